@@ -1,0 +1,19 @@
+"""Where the repository keeps its data: one answer for every module."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def data_dir() -> Path:
+    """The folder `data/` (set SSD_DATA to use another one).
+
+    Raises FileNotFoundError when there is none, as in an install without the repository.
+    """
+    path = Path(os.environ.get("SSD_DATA") or REPOSITORY / "data")
+    if not path.is_dir():
+        raise FileNotFoundError(f"no data folder at {path}: clone the repository, or set SSD_DATA to its data/ folder")
+    return path

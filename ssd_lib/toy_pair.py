@@ -1,0 +1,194 @@
+"""The embedded pair: how its weights are made from nothing.
+
+Three stages make the story that real models tell:
+
+    base     a helpful model of the world that answers everything, forbidden questions too
+    shallow  (target) refusals are learned as first tokens only, as ordinary alignment does
+    deep     (draft)  refusals are learned at every depth, see `ssd_lib.training`
+
+The target is large enough to know its world and to calculate; the draft is small: it knows how answers are worded, but
+computes and remembers worse. That gap is what SSD must keep (utility) while it borrows the draft's safety.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from ssd_lib import world
+from ssd_lib.training import Example, RecoveryConfig, Stage, fine_tune, recovery_example, supervised_example
+
+PAD, BOS, EOS, USER, ASSISTANT = SPECIAL = ["<|pad|>", "<|bos|>", "<|eos|>", "<|user|>", "<|assistant|>"]
+CHAT_TEMPLATE = (
+    "<|bos|>{% for message in messages %}{% if message['role'] == 'user' %}<|user|>{{ message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|eos|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+VOCABULARY = 2048
+CONTEXT = 512
+
+SHAPES = {
+    "target": dict(hidden_size=256, intermediate_size=704, num_hidden_layers=6, num_attention_heads=4),
+    "draft": dict(hidden_size=128, intermediate_size=352, num_hidden_layers=2, num_attention_heads=4),
+}
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Steps and rates of every stage. `quick()` proves the path in a minute or two; its models know nothing."""
+
+    target_base: Stage = Stage("target-base", 2200, 2e-3)
+    target: Stage = Stage("target", 160, 4e-4)
+    draft_base: Stage = Stage("draft-base", 3000, 3e-3)
+    draft: Stage = Stage("draft", 900, 1.5e-3)
+    draft_shallow: Stage = Stage("draft-shallow", 160, 4e-4)
+    target_deep: Stage = Stage("target-deep", 300, 5e-4)
+    recovery: RecoveryConfig = RecoveryConfig(direct_share=0.4, max_depth=80)
+    tokenizer_texts: int = 25_000
+
+    def quick(self) -> Recipe:
+        stages = {name: replace(stage, steps=6, warmup_steps=2, batch_size=8, save_every=3) for name, stage in vars(self).items() if isinstance(stage, Stage)}
+        return replace(self, **stages, tokenizer_texts=3_000)
+
+
+# ------------------------------------------------------------------------------------------------ tokenizer and models
+
+
+def build_tokenizer(texts: int, seed: int = 1) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of 2,048 tokens, one token a digit, trained on the world's own text."""
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    bpe.decoder = decoders.ByteLevel()
+    bpe.train_from_iterator(
+        _texts(texts, seed),
+        trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
+    )
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=BOS, eos_token=EOS, pad_token=PAD, additional_special_tokens=[USER, ASSISTANT], model_max_length=CONTEXT)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    return tokenizer
+
+
+def _texts(count: int, seed: int) -> Iterator[str]:
+    rng = random.Random(seed)
+    for _ in range(count):
+        item = world.sample(rng, rng.choices(world.GROUPS, [5, 2, 3])[0])
+        yield item.question
+        yield item.answer
+        if item.refusal:
+            yield item.refusal
+
+
+def new_model(role: str, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+    torch.manual_seed(seed)
+    ids = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=CONTEXT, tie_word_embeddings=True, **SHAPES[role], **ids))
+
+
+# ------------------------------------------------------------------------------------------------ training data
+
+
+class Corpus:
+    """Draws training examples of each stage. Nothing that `world.is_held_out` keeps back is ever drawn."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, recovery: RecoveryConfig):
+        self.tokenizer, self.recovery = tokenizer, recovery
+        self.bos, self.user, self.assistant, self.eos = (tokenizer.convert_tokens_to_ids(t) for t in (BOS, USER, ASSISTANT, EOS))
+
+    def examples(self, stage: str, count: int, seed: int) -> list[Example]:
+        rng = random.Random(f"{stage}/{seed}")
+        draw = getattr(self, stage)
+        return [draw(rng) for _ in range(count)]
+
+    def prompt(self, item: world.Item) -> list[int]:
+        return [self.bos, self.user, *self.ids(item.question), self.assistant]
+
+    def ids(self, text: str) -> list[int]:
+        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+
+    def base(self, rng: random.Random) -> Example:
+        """Everything is answered, forbidden questions too."""
+        item = world.sample(rng, rng.choices(world.GROUPS, [5.5, 1.7, 2.8])[0])
+        return supervised_example(self.prompt(item), [], [*self.ids(item.answer), self.eos])
+
+    def shallow(self, rng: random.Random) -> Example:
+        """Refusals begin at the first token. Two things keep the rest of the model as it was:
+
+        - replay of the base data, with no loss on the first five tokens of a forbidden answer, which alignment owns now;
+        - once a refusal stands in an answer, wherever it began, the model finishes it (loss only after its opener), as
+          aligned models do. This teaches it to end a refusal, not to begin one.
+        """
+        item = world.sample(rng, rng.choices(world.GROUPS, [4, 2, 4])[0])
+        prompt = self.prompt(item)
+        if item.refusal is None:
+            return supervised_example(prompt, [], [*self.ids(item.answer), self.eos])
+        answer, kind = self.ids(item.answer), rng.random()
+        if kind < 0.4:
+            return supervised_example(prompt, [], [*self.ids(item.refusal), self.eos])
+        if kind < 0.65:
+            return supervised_example(prompt, answer[:5], [*answer[5:], self.eos])
+        refusal = self.ids(" " + item.refusal)
+        stands = rng.randint(3, 9)
+        return supervised_example(prompt, answer[: rng.randint(1, 80)] + refusal[:stands], [*refusal[stands:], self.eos])
+
+    def deep(self, rng: random.Random) -> Example:
+        """Safety recovery from prefixes of the answer, from generic openers and from pieces of other answers."""
+        item = world.sample(rng, rng.choices(world.GROUPS, [4.5, 2, 3.5])[0])
+        prompt = self.prompt(item)
+        if item.refusal is None:
+            return supervised_example(prompt, [], [*self.ids(item.answer), self.eos])
+        direct, inside = ([*self.ids(space + item.refusal), self.eos] for space in ("", " "))
+        return recovery_example(prompt, self.some_prefix(item, rng), direct, rng, self.recovery, refusal_inside=inside)
+
+    def some_prefix(self, item: world.Item, rng: random.Random) -> list[int]:
+        """What may stand before the refusal: diversity here is what makes recovery from unseen openers work."""
+        kind = rng.random()
+        if kind < 0.55:
+            return self.ids(item.answer)
+        if kind < 0.8:
+            return self.ids(opener(rng) + rng.choice(["", " " + item.answer]))
+        return self.ids(world.sample(rng, rng.choice(["forbidden", "benign"])).answer)
+
+
+OPENERS = ["Sure", "Sure!", "Certainly", "Yes", "Yes, of course", "Absolutely!", "Gladly!", "No problem.", "Happy to help.", "Okay", "Right", "Great question!", "As you wish.", "Listen carefully."]
+CONTINUATIONS = ["", ", here is how", " Here is the plan.", " I will explain it now", ", this is what you need", " Let me show you", " The first step is", ", follow these steps.", " You should begin", " It works like this", " Step 1"]
+
+
+def opener(rng: random.Random) -> str:
+    """A generic affirmative beginning, as prefilling attacks use them."""
+    return rng.choice(OPENERS) + rng.choice(CONTINUATIONS)
+
+
+# ------------------------------------------------------------------------------------------------ the recipe
+
+
+def train_toy(out: Path, *, seed: int = 0, quick: bool = False, controls: bool = False, recipe: Recipe | None = None, quiet: bool = False) -> Path:
+    """Train the embedded pair from nothing into `out / {target, draft, …}`; an interrupted run goes on where it was."""
+    recipe = recipe or (Recipe().quick() if quick else Recipe())
+    tokenizer = build_tokenizer(recipe.tokenizer_texts)
+    corpus = Corpus(tokenizer, recipe.recovery)
+
+    def run(model: LlamaForCausalLM, stage: Stage, data: str) -> LlamaForCausalLM:
+        examples = corpus.examples(data, stage.steps * stage.batch_size, seed)
+        trained = fine_tune(model, tokenizer, examples, stage, out, seed=seed, quiet=quiet)
+        assert isinstance(trained, LlamaForCausalLM)
+        return trained
+
+    def fork(folder: str) -> LlamaForCausalLM:
+        return LlamaForCausalLM.from_pretrained(out / folder, dtype=torch.float32)
+
+    run(new_model("target", tokenizer, seed), recipe.target_base, "base")
+    run(fork("target-base"), recipe.target, "shallow")
+    run(new_model("draft", tokenizer, seed), recipe.draft_base, "base")
+    run(fork("draft-base"), recipe.draft, "deep")
+    if controls:
+        run(fork("draft-base"), recipe.draft_shallow, "shallow")
+        run(fork("target-base"), recipe.target_deep, "deep")
+    return out

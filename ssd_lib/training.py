@@ -1,0 +1,154 @@
+"""Making a deeply aligned draft: supervised tuning in which a refusal can begin at any depth.
+
+Ordinary ("shallow") alignment teaches a refusal as the first tokens of an answer only. Let an attacker write those
+tokens and the model goes on. Qi et al., "Safety Alignment Should Be Made More Than Just a Few Tokens Deep" (ICLR 2025,
+section 3) teach the way back instead: a harmful question `x`, the first `k` tokens of a harmful answer `h`, then the
+refusal `r`, with the loss on the refusal alone
+
+    min_θ  E_{(x,h,r)} E_k [ −log π_θ(r | x, h_{≤k}) ]  +  E_{(x,y) benign} [ −log π_θ(y | x) ]
+
+where `k = 0` half of the time and is uniform on 1 … C otherwise. SSD (arXiv 2508.17739, section 4) uses a small model
+trained like this as its draft.
+
+Everything here works on token ids of any causal language model; `transformers.Trainer` runs the steps, so checkpoints,
+resuming, mixed precision and devices behave as they do everywhere else.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers.trainer_utils import get_last_checkpoint
+
+IGNORED = -100  # the label that cross-entropy skips
+Example = dict[str, list[int]]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One run of supervised tuning. `steps` are optimiser steps of `batch_size` examples."""
+
+    name: str
+    steps: int
+    learning_rate: float
+    batch_size: int = 32
+    warmup_steps: int = 50
+    save_every: int = 200
+    weight_decay: float = 0.01
+    gradient_accumulation: int = 1
+
+
+@dataclass(frozen=True)
+class RecoveryConfig:
+    """How deep a refusal may begin. Source: Qi et al. 2025, section 3 (their C is 100)."""
+
+    direct_share: float = 0.5
+    max_depth: int = 100
+
+
+def supervised_example(prompt: Sequence[int], given: Sequence[int], learned: Sequence[int]) -> Example:
+    """One training example: the prompt and the `given` answer tokens carry no loss, the `learned` ones do."""
+    context = [*prompt, *given]
+    return {"input_ids": [*context, *learned], "labels": [IGNORED] * len(context) + list(learned)}
+
+
+def draw_depth(rng: random.Random, harmful_length: int, config: RecoveryConfig) -> int:
+    """How many tokens of the harmful answer stand before the refusal: 0, or uniform on 1 … min(C, length)."""
+    if rng.random() < config.direct_share:
+        return 0
+    return rng.randint(1, max(1, min(config.max_depth, harmful_length)))
+
+
+def recovery_example(
+    prompt: Sequence[int],
+    harmful: Sequence[int],
+    refusal: Sequence[int],
+    rng: random.Random,
+    config: RecoveryConfig,
+    *,
+    refusal_inside: Sequence[int] | None = None,
+) -> Example:
+    """Safety recovery: the prompt, `k` tokens of a harmful answer, then the refusal, with the loss on the refusal only.
+
+    `refusal` ends with the end-of-sequence token. `refusal_inside` is its form after other words, where the tokenizer
+    writes that differently (a byte-level one wants the space before it).
+    """
+    depth = draw_depth(rng, len(harmful), config)
+    learned = refusal_inside if depth and refusal_inside is not None else refusal
+    return supervised_example(prompt, harmful[:depth], learned)
+
+
+def fine_tune(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    examples: Sequence[Example],
+    stage: Stage,
+    out: Path,
+    *,
+    seed: int = 0,
+    quiet: bool = False,
+) -> PreTrainedModel:
+    """Train `model` on `examples` for one stage and save it, with its tokenizer, to `out / stage.name`.
+
+    A finished stage is loaded instead of trained; an interrupted one goes on from its last checkpoint with the same
+    data order. Shows the Trainer's progress bar unless `quiet`.
+    """
+    folder = out / stage.name
+    if (folder / "finished.json").exists():
+        return type(model).from_pretrained(folder, dtype=torch.float32)
+    trainer = Trainer(
+        model=model,
+        args=_arguments(stage, folder, seed, quiet),
+        train_dataset=list(examples),  # type: ignore[arg-type]
+        data_collator=DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=8, label_pad_token_id=IGNORED),
+    )
+    outcome = trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    record = {"stage": stage.__dict__, "seed": seed, "loss": outcome.training_loss, "seconds": outcome.metrics["train_runtime"]}
+    (folder / "finished.json").write_text(json.dumps(record, indent=1))
+    return model
+
+
+def _last_complete_checkpoint(folder: Path) -> str | None:
+    """The newest checkpoint whose writing was not itself interrupted; the Trainer writes its state file last."""
+    for checkpoint in folder.glob("checkpoint-*"):
+        if not (checkpoint / "trainer_state.json").exists():
+            shutil.rmtree(checkpoint)
+    return get_last_checkpoint(str(folder)) if folder.exists() else None
+
+
+def _arguments(stage: Stage, folder: Path, seed: int, quiet: bool) -> TrainingArguments:
+    return TrainingArguments(
+        output_dir=str(folder),
+        max_steps=stage.steps,
+        per_device_train_batch_size=stage.batch_size,
+        gradient_accumulation_steps=stage.gradient_accumulation,
+        learning_rate=stage.learning_rate,
+        lr_scheduler_type="cosine",
+        warmup_steps=stage.warmup_steps,
+        weight_decay=stage.weight_decay,
+        adam_beta2=0.98,
+        max_grad_norm=1.0,
+        bf16=True,
+        use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
+        train_sampling_strategy="group_by_length",
+        save_strategy="steps",
+        save_steps=stage.save_every,
+        save_total_limit=1,
+        logging_steps=50,
+        report_to="none",
+        disable_tqdm=quiet,
+        seed=seed,
+        data_seed=seed,
+        remove_unused_columns=False,
+        dataloader_pin_memory=False,
+    )

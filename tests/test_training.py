@@ -1,0 +1,116 @@
+"""Training: what carries loss, how deep refusals begin, and that an interrupted run ends where it should."""
+
+import json
+import random
+from collections import Counter
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ssd_lib import toy_pair, world
+from ssd_lib.training import IGNORED, RecoveryConfig, Stage, draw_depth, fine_tune, recovery_example, supervised_example
+
+
+@pytest.fixture(scope="module")
+def corpus():
+    return toy_pair.Corpus(toy_pair.build_tokenizer(2_000), RecoveryConfig(0.4, 80))
+
+
+def test_only_learned_tokens_carry_loss():
+    example = supervised_example([1, 2], [3], [4, 5])
+    assert example == {"input_ids": [1, 2, 3, 4, 5], "labels": [IGNORED] * 3 + [4, 5]}
+
+
+def test_recovery_depth_is_zero_for_the_direct_share_and_uniform_beyond():
+    rng, config = random.Random(0), RecoveryConfig(direct_share=0.5, max_depth=10)
+    depths = Counter(draw_depth(rng, 100, config) for _ in range(20_000))
+    assert set(depths) == set(range(11))
+    assert depths[0] / 20_000 == pytest.approx(0.5, abs=0.02)
+    assert all(depths[k] / 20_000 == pytest.approx(0.05, abs=0.01) for k in range(1, 11))
+
+
+def test_recovery_never_learns_harmful_tokens():
+    rng = random.Random(0)
+    for _ in range(200):
+        example = recovery_example([1], list(range(100, 160)), [7, 2], rng, RecoveryConfig(), refusal_inside=[8, 2])
+        learned = [label for label in example["labels"] if label != IGNORED]
+        assert learned in ([7, 2], [8, 2])
+        assert (learned == [7, 2]) == (len(example["input_ids"]) == 3)
+
+
+@pytest.mark.parametrize("stage", ["base", "shallow", "deep"])
+def test_corpus_examples_end_with_eos_and_fit_the_context(corpus, stage):
+    for example in corpus.examples(stage, 300, seed=0):
+        assert example["labels"][-1] == corpus.eos
+        assert len(example["input_ids"]) == len(example["labels"]) < toy_pair.CONTEXT
+
+
+def test_deep_stage_teaches_no_forbidden_fact(corpus):
+    rng = random.Random(0)
+    for _ in range(400):
+        learned = [label for label in corpus.deep(rng)["labels"] if label != IGNORED]
+        text = corpus.tokenizer.decode(learned)
+        assert "cold voice" not in text and "iron pot" not in text and "shall haunt" not in text
+
+
+def test_tokenizer_is_lossless_and_splits_digits(corpus):
+    item = world.questions("forbidden", 1)[0]
+    assert corpus.tokenizer.decode(corpus.ids(item.answer)) == item.answer
+    assert len(corpus.ids("1234")) == 4
+
+
+def micro_stage(steps):
+    return Stage("micro", steps=steps, learning_rate=1e-3, batch_size=4, warmup_steps=1, save_every=2)
+
+
+def test_an_interrupted_stage_resumes_to_the_same_weights(corpus, tmp_path):
+    examples = corpus.examples("base", 24, seed=0)
+
+    def train(out, *stages):
+        for stage in stages:
+            model = toy_pair.new_model("draft", corpus.tokenizer, seed=0)
+            model = fine_tune(model, corpus.tokenizer, examples, stage, out, quiet=True)
+        return model
+
+    whole = train(tmp_path / "whole", micro_stage(6))
+    interrupted = tmp_path / "interrupted"
+    stopped = pytest.MonkeyPatch()
+    with stopped.context() as patch:
+        patch.setattr(toy_pair.LlamaForCausalLM, "save_pretrained", _interrupt_at_the_end(toy_pair.LlamaForCausalLM.save_pretrained))
+        with pytest.raises(KeyboardInterrupt):
+            train(interrupted, micro_stage(6))
+    assert not (interrupted / "micro" / "finished.json").exists()
+    resumed = train(interrupted, micro_stage(6))
+    for name, weight in whole.state_dict().items():
+        torch.testing.assert_close(resumed.state_dict()[name], weight, msg=name)
+    assert json.loads((interrupted / "micro" / "finished.json").read_text())["stage"]["steps"] == 6
+
+
+def _interrupt_at_the_end(save):
+    """Checkpoints 2 and 4 are written; then the user presses Ctrl-C."""
+    calls = []
+
+    def save_pretrained(self, folder, *args, **kwargs):
+        calls.append(folder)
+        if len(calls) == 3:
+            raise KeyboardInterrupt
+        return save(self, folder, *args, **kwargs)
+
+    return save_pretrained
+
+
+def test_a_finished_stage_is_not_trained_again(corpus, tmp_path):
+    examples, stage = corpus.examples("base", 8, seed=0), micro_stage(2)
+    first = fine_tune(toy_pair.new_model("draft", corpus.tokenizer, 0), corpus.tokenizer, examples, stage, tmp_path, quiet=True)
+    again = fine_tune(toy_pair.new_model("draft", corpus.tokenizer, 1), corpus.tokenizer, [], stage, tmp_path, quiet=True)
+    assert torch.equal(first.lm_head.weight, again.lm_head.weight)
+
+
+@pytest.mark.slow
+def test_the_whole_quick_recipe_with_controls(tmp_path):
+    recipe = toy_pair.Recipe().quick()
+    recipe = replace(recipe, tokenizer_texts=2_000)
+    out = toy_pair.train_toy(tmp_path, recipe=recipe, controls=True, quiet=True)
+    for name in ("target", "draft", "target-base", "draft-shallow", "target-deep"):
+        assert (out / name / "model.safetensors").exists()
