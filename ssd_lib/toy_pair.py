@@ -45,11 +45,11 @@ SHAPES = {
 class Recipe:
     """Steps and rates of every stage. `quick()` proves the path in a minute or two; its models know nothing."""
 
-    target_base: Stage = Stage("target-base", 2200, 2e-3)
-    target: Stage = Stage("target", 160, 4e-4)
+    target_base: Stage = Stage("target-base", 2000, 2e-3, warmup_steps=100, optimizer="muon")
+    target: Stage = Stage("target", 240, 4e-4)
     draft_base: Stage = Stage("draft-base", 3000, 3e-3)
     draft: Stage = Stage("draft", 900, 1.5e-3)
-    draft_shallow: Stage = Stage("draft-shallow", 160, 4e-4)
+    draft_shallow: Stage = Stage("draft-shallow", 240, 4e-4)
     target_deep: Stage = Stage("target-deep", 300, 5e-4)
     recovery: RecoveryConfig = RecoveryConfig(direct_share=0.4, max_depth=80)
     tokenizer_texts: int = 25_000
@@ -118,6 +118,13 @@ class Corpus:
         item = world.sample(rng, rng.choices(world.GROUPS, [5.5, 1.7, 2.8])[0])
         return supervised_example(self.prompt(item), [], [*self.ids(item.answer), self.eos])
 
+    def practised(self, rng: random.Random) -> Example:
+        """The base data with a third more of what needs reading and calculating: the target's share of schooling."""
+        if rng.random() < 0.65:
+            return self.base(rng)
+        item = world.sample(rng, "benign", family=rng.choice(["sum", "sum", "where", "where", "repeat"]))
+        return supervised_example(self.prompt(item), [], [*self.ids(item.answer), self.eos])
+
     def shallow(self, rng: random.Random) -> Example:
         """Refusals begin at the first token. Two things keep the rest of the model as it was:
 
@@ -130,9 +137,9 @@ class Corpus:
         if item.refusal is None:
             return supervised_example(prompt, [], [*self.ids(item.answer), self.eos])
         answer, kind = self.ids(item.answer), rng.random()
-        if kind < 0.4:
+        if kind < 0.5:
             return supervised_example(prompt, [], [*self.ids(item.refusal), self.eos])
-        if kind < 0.65:
+        if kind < 0.7:
             return supervised_example(prompt, answer[:5], [*answer[5:], self.eos])
         refusal = self.ids(" " + item.refusal)
         stands = rng.randint(3, 9)
@@ -184,7 +191,7 @@ def train_toy(out: Path, *, seed: int = 0, quick: bool = False, controls: bool =
     def fork(folder: str) -> LlamaForCausalLM:
         return LlamaForCausalLM.from_pretrained(out / folder, dtype=torch.float32)
 
-    run(new_model("target", tokenizer, seed), recipe.target_base, "base")
+    run(new_model("target", tokenizer, seed), recipe.target_base, "practised")
     run(fork("target-base"), recipe.target, "shallow")
     run(new_model("draft", tokenizer, seed), recipe.draft_base, "base")
     run(fork("draft-base"), recipe.draft, "deep")

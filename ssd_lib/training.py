@@ -22,7 +22,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
@@ -44,6 +44,7 @@ class Stage:
     save_every: int = 200
     weight_decay: float = 0.01
     gradient_accumulation: int = 1
+    optimizer: Literal["adamw", "muon"] = "adamw"
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,7 @@ def fine_tune(
         args=_arguments(stage, folder, seed, quiet),
         train_dataset=list(examples),  # type: ignore[arg-type]
         data_collator=DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=8, label_pad_token_id=IGNORED),
+        optimizers=(MuonWithAdamW(model, stage) if stage.optimizer == "muon" else None, None),
     )
     outcome = trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
     model.save_pretrained(folder)
@@ -116,6 +118,40 @@ def fine_tune(
     record = {"stage": stage.__dict__, "seed": seed, "loss": outcome.training_loss, "seconds": outcome.metrics["train_runtime"]}
     (folder / "finished.json").write_text(json.dumps(record, indent=1))
     return model
+
+
+class MuonWithAdamW(torch.optim.Optimizer):
+    """Muon for the matrices inside the layers, AdamW for embeddings and norms, behind one optimiser's interface.
+
+    Muon (Jordan et al. 2024; `torch.optim.Muon`) needs about half of AdamW's steps when a small model is trained from
+    nothing, which is what keeps the embedded pair's recipe under an hour on two cores.
+    """
+
+    def __init__(self, model: PreTrainedModel, stage: Stage):
+        inside = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
+        chosen = {id(p) for p in inside}
+        outside = [p for p in model.parameters() if id(p) not in chosen]
+        muon = torch.optim.Muon(inside, lr=stage.learning_rate, weight_decay=stage.weight_decay, adjust_lr_fn="match_rms_adamw")
+        adamw = torch.optim.AdamW(outside, lr=stage.learning_rate, betas=(0.9, 0.98), weight_decay=stage.weight_decay)
+        self.parts = (muon, adamw)
+        super().__init__([{"params": inside}, {"params": outside}], {"lr": stage.learning_rate})
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
+
+    def step(self, closure: Any = None) -> None:  # type: ignore[override]
+        for part in self.parts:
+            part.step(closure)
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        for part in self.parts:
+            part.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"parts": [part.state_dict() for part in self.parts], "state": {}, "param_groups": []}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        for part, state in zip(self.parts, state_dict["parts"], strict=True):
+            part.load_state_dict(state)
+        self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
 def _last_complete_checkpoint(folder: Path) -> str | None:

@@ -30,7 +30,7 @@ GROUPS: tuple[Group, ...] = ("benign", "scary", "forbidden")
 
 HELD_OUT_PERCENT = 15
 WORDING_DECAY = 0.5  # in answers the second wording is half as likely as the first, and so on
-ARITHMETIC_WEIGHTS = {"sum": 3.0, "sort": 2.0, "compare": 1.5, "where": 2.0}
+COMPUTED_WEIGHTS = {"sum": 3.0, "sort": 2.0, "compare": 1.5, "where": 2.0, "repeat": 1.0}
 
 
 @dataclass(frozen=True)
@@ -181,7 +181,7 @@ def _fields(family: dict[str, Any], rng: random.Random, held_out: bool) -> dict[
     """Draw the parts of a name (held out or not, where there are two) and look up every fact."""
     hidden = world()["hidden"]
     fields = {"place": rng.choice(hidden["places"]), "game": rng.choice(hidden["games"]), "machine": rng.choice(hidden["machines"])}
-    fields["nonsense"] = " ".join(rng.choice("blkmnprstvz") + rng.choice("aeiou") + rng.choice(["ddle", "mp", "lk", "zzy", "ck", "pple", "rt"]) for _ in range(2)).title()
+    fields["nonsense"] = f"{_nonsense(rng)} {_nonsense(rng)}"
     if "a" in family:
         while True:
             fields["a"] = rng.choice(family["a"])
@@ -194,6 +194,10 @@ def _fields(family: dict[str, Any], rng: random.Random, held_out: bool) -> dict[
     for fact, dealt in family["dealt"].items():
         fields[fact] = " ".join(values[fields[part]] for part, values in dealt.items())
     return fields
+
+
+def _nonsense(rng: random.Random) -> str:
+    return (rng.choice("blkmnprstvz") + rng.choice("aeiou") + rng.choice(["ddle", "mp", "lk", "zzy", "ck", "pple", "rt"])).title()
 
 
 def _sum(rng: random.Random, held_out: bool) -> Item:
@@ -247,14 +251,26 @@ def _where(rng: random.Random, held_out: bool) -> Item:
     return Item("where", "benign", question, answer, (answer.rstrip("."),))
 
 
-_COMPUTED: dict[str, Callable[[random.Random, bool], Item]] = {"sum": _sum, "sort": _sort, "compare": _compare, "where": _where}
+def _repeat(rng: random.Random, held_out: bool) -> Item:
+    """Copy words that mean nothing: only reading the question helps."""
+    words = world()["words"]
+    while True:
+        kinds = [lambda: _nonsense(rng).lower(), lambda: str(rng.randint(1, 99))]
+        kinds += [lambda: rng.choice(words["herbs"]), lambda: rng.choice(words["people"])]
+        text = " ".join(rng.choice(kinds)() for _ in range(rng.randint(3, 8)))
+        if is_held_out("repeat", text) == held_out:
+            break
+    return Item("repeat", "benign", _word("[Repeat after me: |Please say: ]", rng) + " " + text, text, (text,))
+
+
+_COMPUTED: dict[str, Callable[[random.Random, bool], Item]] = {"sum": _sum, "sort": _sort, "compare": _compare, "where": _where, "repeat": _repeat}
 
 
 @cache
 def families(group: Group) -> dict[str, float]:
     """The families of a group with their weights."""
     weights = {name: family["weight"] for name, family in world()["families"].items() if family["group"] == group}
-    return weights | (ARITHMETIC_WEIGHTS if group == "benign" else {})
+    return weights | (COMPUTED_WEIGHTS if group == "benign" else {})
 
 
 def sample(rng: random.Random, group: Group, *, held_out: bool = False, unseen_wording: bool = False, as_typed: bool = True, family: str | None = None) -> Item:
@@ -269,7 +285,7 @@ def sample(rng: random.Random, group: Group, *, held_out: bool = False, unseen_w
         item = _COMPUTED[family](rng, held_out)
     else:
         item = _from_table(family, rng, held_out, unseen_wording)
-    if not as_typed or family == "talk":
+    if not as_typed or family in ("talk", "repeat"):
         return item
     return replace(item, question=_in_passing(item.question, item.group, rng))
 

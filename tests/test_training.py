@@ -60,11 +60,12 @@ def test_tokenizer_is_lossless_and_splits_digits(corpus):
     assert len(corpus.ids("1234")) == 4
 
 
-def micro_stage(steps):
-    return Stage("micro", steps=steps, learning_rate=1e-3, batch_size=4, warmup_steps=1, save_every=2)
+def micro_stage(steps, optimizer="adamw"):
+    return Stage("micro", steps=steps, learning_rate=1e-3, batch_size=4, warmup_steps=1, save_every=2, optimizer=optimizer)
 
 
-def test_an_interrupted_stage_resumes_to_the_same_weights(corpus, tmp_path):
+@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
+def test_an_interrupted_stage_resumes_to_the_same_weights(corpus, tmp_path, optimizer):
     examples = corpus.examples("base", 24, seed=0)
 
     def train(out, *stages):
@@ -73,15 +74,15 @@ def test_an_interrupted_stage_resumes_to_the_same_weights(corpus, tmp_path):
             model = fine_tune(model, corpus.tokenizer, examples, stage, out, quiet=True)
         return model
 
-    whole = train(tmp_path / "whole", micro_stage(6))
+    whole = train(tmp_path / "whole", micro_stage(6, optimizer))
     interrupted = tmp_path / "interrupted"
     stopped = pytest.MonkeyPatch()
     with stopped.context() as patch:
         patch.setattr(toy_pair.LlamaForCausalLM, "save_pretrained", _interrupt_at_the_end(toy_pair.LlamaForCausalLM.save_pretrained))
         with pytest.raises(KeyboardInterrupt):
-            train(interrupted, micro_stage(6))
+            train(interrupted, micro_stage(6, optimizer))
     assert not (interrupted / "micro" / "finished.json").exists()
-    resumed = train(interrupted, micro_stage(6))
+    resumed = train(interrupted, micro_stage(6, optimizer))
     for name, weight in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], weight, msg=name)
     assert json.loads((interrupted / "micro" / "finished.json").read_text())["stage"]["steps"] == 6
