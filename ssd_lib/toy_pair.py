@@ -3,8 +3,10 @@
 Three stages make the story that real models tell:
 
     base     a helpful model of the world that answers everything, forbidden questions too
-    shallow  (target) refusals are learned as first tokens only, as ordinary alignment does
+    shallow  (target) refusals are learned as first tokens only, as ordinary alignment does; a LoRA adapter
     deep     (draft)  refusals are learned at every depth, see `ssd_lib.training`
+
+Two controls show what matters: a draft with shallow alignment only, and the target deepened by a second adapter.
 
 The target is large enough to know its world and to calculate; the draft is small: it knows how answers are worded, but
 computes and remembers worse. That gap is what SSD must keep (utility) while it borrows the draft's safety.
@@ -14,12 +16,12 @@ from __future__ import annotations
 
 import json
 import random
-import shutil
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
@@ -46,11 +48,11 @@ class Recipe:
     """Steps and rates of every stage. `quick()` proves the path in a minute or two; its models know nothing."""
 
     target_base: Stage = Stage("target-base", 2000, 2e-3, warmup_steps=100, optimizer="muon")
-    target: Stage = Stage("target", 240, 4e-4)
+    target: Stage = Stage("target", 240, 2e-3, lora_rank=16)
     draft_base: Stage = Stage("draft-base", 3000, 3e-3)
     draft: Stage = Stage("draft", 900, 1.5e-3)
     draft_shallow: Stage = Stage("draft-shallow", 240, 4e-4)
-    target_deep: Stage = Stage("target-deep", 300, 5e-4)
+    target_deep: Stage = Stage("target-deep", 300, 2e-3, lora_rank=16)
     recovery: RecoveryConfig = RecoveryConfig(direct_share=0.4, max_depth=80)
     tokenizer_texts: int = 25_000
 
@@ -197,5 +199,30 @@ def train_toy(out: Path, *, seed: int = 0, quick: bool = False, controls: bool =
     run(fork("draft-base"), recipe.draft, "deep")
     if controls:
         run(fork("draft-base"), recipe.draft_shallow, "shallow")
-        run(fork("target-base"), recipe.target_deep, "deep")
+        run(fork("target"), recipe.target_deep, "deep")
     return out
+
+
+# ------------------------------------------------------------------------------------------------ what is shipped
+
+
+def ship(trained: Path, data: Path) -> None:
+    """Write the shipped form of a trained recipe to `data`: fp16 models, and adapters for what differs by one.
+
+    `target-base` is the target with its alignment adapter taken off, so it is stored as that adapter negated; the
+    deepened target is the target with its own adapter on. Both are loaded by `ssd_lib.pairs.load_model`.
+    """
+    for name in ("target", "draft", "draft-shallow"):
+        LlamaForCausalLM.from_pretrained(trained / name, dtype=torch.float16).save_pretrained(data / name)
+        PreTrainedTokenizerFast.from_pretrained(trained / name).save_pretrained(data / name)
+    _ship_adapter(trained / "target" / "adapter", data / "target-base", sign=-1.0)
+    _ship_adapter(trained / "target-deep" / "adapter", data / "target-deep", sign=1.0)
+
+
+def _ship_adapter(adapter: Path, folder: Path, sign: float) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    weights = {name: (sign * w if "lora_B" in name else w).half() for name, w in weights.items()}
+    save_file(weights, folder / "adapter_model.safetensors")
+    config = json.loads((adapter / "adapter_config.json").read_text())
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "../target"}, indent=1))

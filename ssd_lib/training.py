@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
@@ -45,6 +46,7 @@ class Stage:
     weight_decay: float = 0.01
     gradient_accumulation: int = 1
     optimizer: Literal["adamw", "muon"] = "adamw"
+    lora_rank: int = 0  # 0 trains all weights
 
 
 @dataclass(frozen=True)
@@ -99,25 +101,35 @@ def fine_tune(
 ) -> PreTrainedModel:
     """Train `model` on `examples` for one stage and save it, with its tokenizer, to `out / stage.name`.
 
-    A finished stage is loaded instead of trained; an interrupted one goes on from its last checkpoint with the same
+    With `stage.lora_rank` only a low-rank adapter is trained; the folder then holds the merged model, and the adapter
+    in `adapter/`. A finished stage is loaded instead of trained; an interrupted one goes on from its last checkpoint with the same
     data order. Shows the Trainer's progress bar unless `quiet`.
     """
     folder = out / stage.name
     if (folder / "finished.json").exists():
         return type(model).from_pretrained(folder, dtype=torch.float32)
+    trained = get_peft_model(model, _lora(stage)) if stage.lora_rank else model
     trainer = Trainer(
-        model=model,
+        model=trained,
         args=_arguments(stage, folder, seed, quiet),
         train_dataset=list(examples),  # type: ignore[arg-type]
         data_collator=DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=8, label_pad_token_id=IGNORED),
-        optimizers=(MuonWithAdamW(model, stage) if stage.optimizer == "muon" else None, None),
+        optimizers=(MuonWithAdamW(trained, stage) if stage.optimizer == "muon" else None, None),
     )
     outcome = trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
+    if isinstance(trained, PeftModel):
+        trained.save_pretrained(folder / "adapter")
+        model = trained.merge_and_unload()
+    model.config.use_cache = True  # the Trainer turns it off
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     record = {"stage": stage.__dict__, "seed": seed, "loss": outcome.training_loss, "seconds": outcome.metrics["train_runtime"]}
     (folder / "finished.json").write_text(json.dumps(record, indent=1))
     return model
+
+
+def _lora(stage: Stage) -> LoraConfig:
+    return LoraConfig(r=stage.lora_rank, lora_alpha=2 * stage.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM")
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -127,7 +139,7 @@ class MuonWithAdamW(torch.optim.Optimizer):
     nothing, which is what keeps the embedded pair's recipe under an hour on two cores.
     """
 
-    def __init__(self, model: PreTrainedModel, stage: Stage):
+    def __init__(self, model: torch.nn.Module, stage: Stage):
         inside = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
         chosen = {id(p) for p in inside}
         outside = [p for p in model.parameters() if id(p) not in chosen]

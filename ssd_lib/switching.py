@@ -1,0 +1,86 @@
+"""When to trust the target and when the draft: the match-ratio scheduler (arXiv 2508.17739, section 4.3).
+
+A token *matches* when it is what the draft proposed. Where both models want the same thing most tokens match; where the
+target is about to comply and the draft refuses, hardly any do. After every b emitted tokens
+
+    β = matches among the last b tokens / b        next scheme = Union if β < threshold, else Intersection
+
+- the scheme stays:    threshold ← max(threshold − 0.1, 0), and in Intersection α_I ← max(α_I − 0.15, 0.3), never raised
+- the scheme changes:  threshold and α_I go back to their starting values
+
+The new scheme holds from the very next token. The state is one value a row and `update` is a pure function of it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from ssd_lib.config import SSDConfig
+
+
+class SwitchState(NamedTuple):
+    """What the scheduler remembers, one entry a row. Float64, so that 0.6 − 0.1 − … is the same on every device."""
+
+    union: Bool[Tensor, " rows"]
+    threshold: Float[Tensor, " rows"]
+    alpha_intersection: Float[Tensor, " rows"]
+    matches: Int[Tensor, " rows"]
+    """Matches in the running bin."""
+    emitted: Int[Tensor, " rows"]
+    """Tokens emitted since the start."""
+
+
+def start(rows: int, config: SSDConfig, device: torch.device | str = "cpu") -> SwitchState:
+    """The state before the first token."""
+    full = lambda value, dtype: torch.full((rows,), value, dtype=dtype, device=device)  # noqa: E731
+    return SwitchState(
+        union=full(config.first_scheme == "union", torch.bool),
+        threshold=full(config.threshold, torch.float64),
+        alpha_intersection=full(config.alpha_intersection, torch.float64),
+        matches=full(0, torch.long),
+        emitted=full(0, torch.long),
+    )
+
+
+def alpha(state: SwitchState, config: SSDConfig) -> Float[Tensor, " rows"]:
+    """The α of the current scheme: α_U in Union, the annealed α_I in Intersection."""
+    return torch.where(state.union, config.alpha_union, state.alpha_intersection)
+
+
+def running_match_ratio(state: SwitchState, config: SSDConfig) -> Float[Tensor, " rows"]:
+    """Matches over tokens of the running bin (the whole bin right after its last token); 0 before the first token."""
+    in_bin = torch.where(state.emitted > 0, (state.emitted - 1) % config.bin_size + 1, 1)
+    return state.matches.double() / in_bin
+
+
+def count(state: SwitchState, matched: Bool[Tensor, " rows"], active: Bool[Tensor, " rows"], config: SSDConfig) -> SwitchState:
+    """Count one emitted token for the active rows; a new bin starts from zero."""
+    begins = active & (state.emitted % config.bin_size == 0)
+    matches = state.matches.masked_fill(begins, 0) + (matched & active)
+    return state._replace(matches=matches, emitted=state.emitted + active)
+
+
+def decide(state: SwitchState, active: Bool[Tensor, " rows"], config: SSDConfig) -> SwitchState:
+    """At the end of a bin: choose the next scheme and anneal, for the active rows."""
+    decides = active & (state.emitted % config.bin_size == 0)
+    ratio = state.matches.double() / config.bin_size
+    union = state.union if config.fixed_scheme else ratio < state.threshold
+    same = union == state.union
+    lower_threshold = (state.threshold - config.threshold_decay).clamp(min=0)
+    lower_alpha = torch.minimum((state.alpha_intersection - config.alpha_decay).clamp(min=config.alpha_floor), state.alpha_intersection)
+    threshold = torch.where(same, lower_threshold, config.threshold)
+    alpha_intersection = torch.where(same, torch.where(union, state.alpha_intersection, lower_alpha), config.alpha_intersection)
+    return state._replace(
+        union=torch.where(decides, union, state.union),
+        threshold=torch.where(decides, threshold, state.threshold),
+        alpha_intersection=torch.where(decides, alpha_intersection, state.alpha_intersection),
+    )
+
+
+def update(state: SwitchState, matched: Bool[Tensor, " rows"], active: Bool[Tensor, " rows"], config: SSDConfig) -> SwitchState:
+    """The state after one more emitted token; rows that are not active keep theirs."""
+    return decide(count(state, matched, active, config), active, config)

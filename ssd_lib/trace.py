@@ -1,0 +1,152 @@
+"""What happened at every token, as data.
+
+`ssd_generate` records one line for each emitted token: what the draft proposed, what was emitted and why, under which
+scheme, and the best candidates of both models. A `Trace` is those lines as a data frame, with a token strip for
+notebooks (inline styles only, every token escaped: model output is untrusted) and a plain-text twin.
+
+Columns: row, position, round, token, proposal, match, scheme, k, threshold, alpha, bin_tokens, match_ratio (of the
+running bin, this token included), target_prob, draft_prob, composite (P_M, P_m and F of the emitted token), insisted
+(rule 2), and as short lists target_top, target_top_probs, draft_top, draft_top_probs, space, space_composite.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import unicodedata
+from pathlib import Path
+from typing import Any, Protocol
+
+import pandas as pd
+
+TOP = 10
+"""Candidates kept of each model."""
+SPACE = 20
+"""Tokens kept of the sample space, best F first."""
+
+
+class Decodes(Protocol):
+    """The one thing a trace needs of a tokenizer."""
+
+    def decode(self, token_ids: Any, **kwargs: Any) -> Any: ...
+
+
+class Trace:
+    """The record of one call, one line an emitted token; rows of the batch are told apart by the column `row`."""
+
+    def __init__(self, frame: pd.DataFrame):
+        self.frame = frame
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+    def row(self, index: int) -> Trace:
+        """The lines of one row of the batch, as row 0 of a new trace."""
+        lines = self.frame[self.frame["row"] == index]
+        return Trace(lines.assign(row=0).reset_index(drop=True))
+
+    def to_frame(self, tokenizer: Decodes | None = None, row: int | None = None) -> pd.DataFrame:
+        """The lines as a data frame; with a tokenizer, `text` and `proposal_text` beside the ids."""
+        frame = self.frame if row is None else self.row(row).frame
+        if tokenizer is None:
+            return frame.copy()
+        text = [visible(tokenizer.decode([token])) for token in frame["token"]]
+        proposal = [visible(tokenizer.decode([token])) for token in frame["proposal"]]
+        return frame.assign(text=text, proposal_text=proposal)
+
+    def to_html(self, tokenizer: Decodes, row: int = 0) -> str:
+        """The answer as a strip of tokens: matched, corrected or insisted, and the scheme of each."""
+        frame = self.to_frame(tokenizer, row)
+        tokens = "".join(_token_html(line) for line in frame.to_dict("records"))
+        return f'<div style="line-height:2.1;font-family:monospace;white-space:pre-wrap">{tokens}</div>{_legend()}'
+
+    def to_text(self, tokenizer: Decodes, row: int = 0) -> str:
+        """The same strip without colour: [corrected], {insisted}, and ∪ ∩ where the scheme changes."""
+        words, scheme = [], None
+        for line in self.to_frame(tokenizer, row).to_dict("records"):
+            if line["scheme"] != scheme:
+                scheme = line["scheme"]
+                words.append(f" {SIGNS[scheme]}:")
+            words.append({"matched": "{}", "corrected": "[{}]", "insisted": "{{{}}}"}[kind(line)].format(line["text"]))
+        return "".join(words).strip() + "\n[corrected]  {target insists}  ∩ Intersection  ∪ Union"
+
+    def show(self, tokenizer: Decodes, row: int = 0) -> Strip:
+        """Something a notebook displays as HTML and a terminal as text."""
+        return Strip(self.to_html(tokenizer, row), self.to_text(tokenizer, row))
+
+    def save(self, path: str | Path) -> None:
+        """Write to `.parquet` or `.json`. Raises ValueError for another suffix."""
+        path = Path(path)
+        if path.suffix == ".parquet":
+            self.frame.to_parquet(path, index=False)
+        elif path.suffix == ".json":
+            path.write_text(json.dumps(self.frame.to_dict("records")), encoding="utf-8")
+        else:
+            raise ValueError(f"a trace is saved as .parquet or .json, not {path.name!r}")
+
+    @classmethod
+    def load(cls, path: str | Path) -> Trace:
+        """Read what `save` wrote."""
+        path = Path(path)
+        if path.suffix == ".parquet":
+            frame = pd.read_parquet(path)
+            for column in LISTS:
+                frame[column] = [list(values) for values in frame[column]]
+            return cls(frame)
+        if path.suffix == ".json":
+            return cls(pd.DataFrame(json.loads(path.read_text(encoding="utf-8")), columns=COLUMNS))
+        raise ValueError(f"a trace is loaded from .parquet or .json, not {path.name!r}")
+
+
+SCALARS = ["row", "position", "round", "token", "proposal", "match", "scheme", "k", "threshold", "alpha", "bin_tokens", "match_ratio"]
+SCALARS += ["target_prob", "draft_prob", "composite", "insisted"]
+LISTS = ["target_top", "target_top_probs", "draft_top", "draft_top_probs", "space", "space_composite"]
+COLUMNS = SCALARS + LISTS
+
+SIGNS = {"intersection": "∩", "union": "∪"}
+# Blue, vermilion and grey of Okabe and Ito, readable on light and dark; line style and brackets say the same without colour.
+STYLES = {
+    "matched": "border-bottom:2px solid #0072B2",
+    "corrected": "border-bottom:4px double #D55E00;font-weight:bold",
+    "insisted": "border-bottom:3px dotted #E69F00;font-style:italic",
+}
+UNION = "background:rgba(0,158,115,.22);outline:1px solid rgba(0,158,115,.6)"
+
+
+class Strip:
+    """A token strip that displays itself: HTML in a notebook, text elsewhere."""
+
+    def __init__(self, markup: str, text: str):
+        self.markup, self.text = markup, text
+
+    def _repr_html_(self) -> str:
+        return self.markup
+
+    def __repr__(self) -> str:
+        return self.text
+
+
+def kind(line: dict[str, Any]) -> str:
+    """How a token came to be emitted."""
+    return "matched" if line["match"] else "insisted" if line["insisted"] else "corrected"
+
+
+def visible(text: str) -> str:
+    """Make control and direction marks visible, so that no token can change what stands around it."""
+    return "".join(f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in ("Cc", "Cf", "Co", "Cs") and c != "\n" else c for c in text).replace("\n", "⏎")
+
+
+def _token_html(line: dict[str, Any]) -> str:
+    style = STYLES[kind(line)] + (";" + UNION if line["scheme"] == "union" else "")
+    title = (
+        f"#{line['position']} round {line['round']} · {kind(line)} · {line['scheme']}"
+        f" · draft proposed {line['proposal_text']!r} · P_M {line['target_prob']:.3f} P_m {line['draft_prob']:.3f} F {line['composite']:.3f}"
+        f" · k {line['k']} · α {line['alpha']:.2f} · match ratio {line['match_ratio']:.2f} / threshold {line['threshold']:.2f}"
+    )
+    return f'<span style="{style};margin-right:2px" title="{html.escape(title, quote=True)}">{html.escape(line["text"], quote=True)}</span>'
+
+
+def _legend() -> str:
+    entries = [(STYLES["matched"], "matched"), (STYLES["corrected"], "corrected"), (STYLES["insisted"], "target insists"), (UNION, "Union")]
+    words = " &nbsp; ".join(f'<span style="{style}">{name}</span>' for style, name in entries)
+    return f'<div style="font-size:85%;opacity:.85;margin-top:4px">{words} &nbsp; (not shaded: Intersection)</div>'
