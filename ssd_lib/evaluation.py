@@ -92,7 +92,8 @@ def measure(
 
 def _with_models(pair: Pair, system: System, models: Callable[[str], Any]) -> Pair:
     """The pair with the system's own target or draft in place, and its settings."""
-    changed: dict[str, Any] = {"config": replace(pair.config, **dict(system.settings))}
+    pair = pair.with_config(replace(pair.config, **dict(system.settings)))
+    changed: dict[str, Any] = {}
     if system.target:
         changed["target"] = models(system.target)[0]
     if system.draft:

@@ -1,0 +1,236 @@
+"""Named pairs of target and draft, and loading them: your own models in one line.
+
+    pair = load_pair("toy")                                        # ships with the repository
+    pair = load_pair("llama3.1_8b")                                # from the Hub
+    pair = load_pair("llama2", draft="runs/my-deep-tinyllama")     # a draft of your own
+
+Weights are read as safetensors only and no code of a model's repository is run, unless you ask for it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from peft import PeftModel
+from torch import Tensor
+from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from ssd_lib.chat import Message, encode_answer, encode_prompt, pad_left
+from ssd_lib.config import SSDConfig
+from ssd_lib.paths import data_dir
+
+Quantization = Literal["4bit", "8bit"]
+
+
+@dataclass(frozen=True)
+class PairSpec:
+    """A pair by name: where its models come from, their templates, and the paper's settings for it.
+
+    `draft` is None where the model was never published; `load_pair(name, draft=…)` then needs your own.
+    """
+
+    name: str
+    target: str
+    draft: str | None
+    target_format: str
+    draft_format: str
+    config: SSDConfig
+    note: str = ""
+
+
+_TRAIN_IT = (
+    "The deeply aligned TinyLlama is not published. Train it from TinyLlama/TinyLlama-1.1B-Chat-v1.0 with "
+    "`ssd train --model TinyLlama/TinyLlama-1.1B-Chat-v1.0 --harmful … --benign … --out PATH`, then pass draft=PATH."
+)
+_LLAMA2 = SSDConfig(alpha_intersection=0.3, alpha_union=0.8, threshold=0.6)
+
+PAIRS: dict[str, PairSpec] = {
+    spec.name: spec
+    for spec in (
+        PairSpec("toy", "toy/target", "toy/draft", "toy", "toy", SSDConfig(), "the embedded pair in data/toy"),
+        PairSpec("llama2", "meta-llama/Llama-2-7b-chat-hf", None, "llama2", "tinyllama", _LLAMA2, _TRAIN_IT),
+        PairSpec("llama2-13b-chat", "meta-llama/Llama-2-13b-chat-hf", None, "llama2", "tinyllama", _LLAMA2, _TRAIN_IT),
+        PairSpec(
+            "vicuna", "lmsys/vicuna-7b-v1.5", None, "vicuna", "tinyllama", SSDConfig(alpha_intersection=0.45, alpha_union=2.0), _TRAIN_IT
+        ),
+        PairSpec(
+            "llama3.1_8b",
+            "meta-llama/Llama-3.1-8B-Instruct",
+            "wxk123/llama-3.2-1b-instruct-augmented",
+            "llama3",
+            "llama3",
+            SSDConfig(threshold=0.5),
+            "the paper does not state α_I and α_U for this pair; Llama-2's are assumed",
+        ),
+    )
+}
+"""Settings: arXiv 2508.17739, section 5.1 (α_I, α_U, threshold)."""
+
+ALIASES = {"llama2-7b-chat": "llama2", "llama-2-7b-chat": "llama2", "llama2-13b": "llama2-13b-chat", "vicuna-7b": "vicuna", "llama3.1-8b": "llama3.1_8b"}
+
+MODELS: dict[str, str | None] = {
+    "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    "llama3.2_1b_augmented": "wxk123/llama-3.2-1b-instruct-augmented",
+    "deep_align_llama2": None,
+    "deep_align_vicuna": None,
+    "deepalign_llama3.1_8b": None,
+    "deep_align_tinyllama": None,
+}
+"""Single models by name; None where the published system trains the model but does not publish it."""
+
+
+@dataclass(frozen=True)
+class Pair:
+    """Two loaded models that share a vocabulary, with their tokenizers, templates and settings."""
+
+    target: PreTrainedModel
+    draft: PreTrainedModel
+    tokenizer: PreTrainedTokenizerBase
+    draft_tokenizer: PreTrainedTokenizerBase
+    spec: PairSpec
+
+    @property
+    def config(self) -> SSDConfig:
+        return self.spec.config
+
+    def with_config(self, config: SSDConfig) -> Pair:
+        """The same models under other settings."""
+        return replace(self, spec=replace(self.spec, config=config))
+
+    def encode(
+        self, questions: Sequence[str | Sequence[Message]], prefills: Sequence[str | Sequence[int]] | None = None, system: str | None = None
+    ) -> dict[str, Tensor]:
+        """Both models' prompts, left-padded, as keyword arguments of `ssd_generate`."""
+        answers = [encode_answer(self.tokenizer, prefill) for prefill in prefills or [""] * len(questions)]
+        target, draft = (
+            [
+                encode_prompt(tokenizer, question, chat_format=chat_format, system=system, prefill=prefill)
+                for question, prefill in zip(questions, answers, strict=True)
+            ]
+            for tokenizer, chat_format in (
+                (self.tokenizer, self.spec.target_format),
+                (self.draft_tokenizer, self.spec.draft_format),
+            )
+        )
+        names = ("input_ids", "attention_mask", "draft_input_ids", "draft_attention_mask")
+        padded = (*pad_left(target, self.tokenizer.pad_token_id), *pad_left(draft, self.draft_tokenizer.pad_token_id))
+        return {name: tensor.to(self.target.device) for name, tensor in zip(names, padded, strict=True)}
+
+
+# ------------------------------------------------------------------------------------------------ loading
+
+
+def find_pair(name: str) -> PairSpec:
+    """The spec of a pair, by name or alias in any case. Raises ValueError that lists the names."""
+    key = ALIASES.get(name.lower(), name.lower())
+    if key not in PAIRS:
+        raise ValueError(f"unknown pair {name!r}: choose one of {', '.join(PAIRS)}, or pass target= and draft= with any of them")
+    return PAIRS[key]
+
+
+def load_pair(
+    name: str,
+    *,
+    target: str | None = None,
+    draft: str | None = None,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    quantization: Quantization | None = None,
+    trust_remote_code: bool = False,
+) -> Pair:
+    """Load a pair; `target` and `draft` (Hub ids or paths) replace the registered models.
+
+    device: default the GPU(s) if there are any, spread by `device_map="auto"`, else the CPU. dtype: default bfloat16 on
+    a GPU, float32 on a CPU. quantization: "4bit" or "8bit" for the target (needs bitsandbytes).
+
+    Raises ValueError for an unknown pair, an unpublished draft, or vocabularies that differ; OSError as transformers
+    does when a model cannot be had.
+    """
+    spec = find_pair(name)
+    target, draft = target or spec.target, draft or spec.draft
+    if draft is None:
+        raise ValueError(f"the pair {spec.name!r} needs draft=…: {spec.note}")
+    options: dict[str, Any] = dict(device=device, dtype=dtype, trust_remote_code=trust_remote_code)
+    target_model, tokenizer = load_model(target, quantization=quantization, **options)
+    draft_model, draft_tokenizer = load_model(draft, **options)
+    check_vocabularies(tokenizer, draft_tokenizer)
+    return Pair(target_model, draft_model, tokenizer, draft_tokenizer, replace(spec, target=target, draft=draft))
+
+
+def load_model(
+    name: str,
+    *,
+    device: str | torch.device | None = None,
+    dtype: torch.dtype | None = None,
+    quantization: Quantization | None = None,
+    trust_remote_code: bool = False,
+) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
+    """Load one model with its tokenizer: a name of `MODELS` or of data/toy, a local path or a Hub id."""
+    source = locate(name)
+    on_gpu = torch.cuda.is_available() if device is None else torch.device(device).type != "cpu"
+    dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
+    options: dict[str, Any] = dict(dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code)
+    if device is None and on_gpu:
+        options["device_map"] = "auto"
+    if quantization is not None:
+        options["quantization_config"] = _quantized(quantization)
+    base = _base_of_adapter(source)
+    model = AutoModelForCausalLM.from_pretrained(base or source, **options)
+    if base is not None:
+        model = PeftModel.from_pretrained(model, source).merge_and_unload()
+    if device is not None and quantization is None:
+        model = model.to(device)
+    tokenizer = AutoTokenizer.from_pretrained(base or source, trust_remote_code=trust_remote_code, padding_side="left")
+    return model.eval(), tokenizer
+
+
+def locate(name: str) -> str:
+    """Where a model is: a path or a Hub id. Raises ValueError for a model that was never published."""
+    for folder in (Path(name), data_dir() / name, data_dir() / "toy" / name):
+        if (folder / "config.json").exists() or (folder / "adapter_config.json").exists():
+            return str(folder)
+    if name.lower() in MODELS:
+        found = MODELS[name.lower()]
+        if found is None:
+            raise ValueError(f"{name} is not published: train it (`ssd train --model …`) and pass the path of the result")
+        return found
+    return name
+
+
+def _base_of_adapter(source: str) -> str | None:
+    """For a folder that holds only an adapter: the model it belongs on, read relative to that folder."""
+    config = Path(source) / "adapter_config.json"
+    if not config.exists():
+        return None
+    base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    beside = Path(source) / base
+    return str(beside.resolve()) if beside.is_dir() else base
+
+
+def _quantized(quantization: Quantization) -> BitsAndBytesConfig:
+    if quantization not in ("4bit", "8bit"):
+        raise ValueError(f"quantization is '4bit', '8bit' or None, not {quantization!r}")
+    try:
+        import bitsandbytes  # noqa: F401  # pyright: ignore[reportMissingImports]
+    except ImportError as error:
+        raise ImportError(f"quantization={quantization!r} needs bitsandbytes: pip install 'ssd_lib[gpu]'") from error
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def check_vocabularies(target: PreTrainedTokenizerBase, draft: PreTrainedTokenizerBase) -> None:
+    """Raise ValueError, naming the first tokens that differ, unless both tokenizers give every token the same id."""
+    first, second = ({i: token for token, i in tokenizer.get_vocab().items()} for tokenizer in (target, draft))
+    different = [i for i in sorted(first.keys() | second.keys()) if first.get(i) != second.get(i)]
+    if different:
+        examples = "; ".join(f"id {i}: target {first.get(i)!r}, draft {second.get(i)!r}" for i in different[:3])
+        raise ValueError(
+            f"target and draft must share one vocabulary, but {len(different)} of {len(first.keys() | second.keys())} tokens differ ({examples}). "
+            "Choose a draft of the target's family."
+        )
