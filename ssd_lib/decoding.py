@@ -114,6 +114,8 @@ class Decoder:
     max_new_tokens: int
     generator: torch.Generator | None
     pending: Int[Tensor, " rows"]
+    draft_pending: Int[Tensor, " rows"]
+    """The same token as `pending`, but for the first round: the last token of the draft's own prompt."""
     switch: SwitchState
     finished: Bool[Tensor, " rows"]
 
@@ -127,7 +129,7 @@ class Decoder:
 
     def propose(self) -> tuple[Int[Tensor, "rows T"], Float[Tensor, "rows T vocab"], Bool[Tensor, "rows T"]]:
         """The draft continues the pending token, one forward a token."""
-        token, proposals, probs, nan = self.pending, [], [], []
+        token, proposals, probs, nan = self.draft_pending, [], [], []
         for _ in range(self.config.lookahead):
             logits = self.draft.forward(token.to(self.draft.device).unsqueeze(-1))[:, -1].to(self.target.device)
             self.draft.cache.advance(1)
@@ -201,6 +203,7 @@ class Decoder:
         emitted = valid.sum(dim=1)
         last = tokens.gather(1, (emitted - 1).clamp(min=0).unsqueeze(-1)).squeeze(-1)
         self.pending = torch.where(emitted > 0, last, self.pending)
+        self.draft_pending = torch.where(emitted > 0, last, self.draft_pending)
         rejected = tokens.shape[1] - emitted
         self.target.cache.rewind(rejected)
         self.draft.cache.rewind(rejected)
@@ -375,6 +378,7 @@ def ssd_generate(
     draft_prompts, draft_lengths = _aligned_left("draft_input_ids", draft_input_ids, draft_attention_mask, target_device)
     _check_room("target", target, prompts.shape[1], max_new_tokens)
     _check_room("draft", draft, draft_prompts.shape[1], max_new_tokens)
+    host = Host([prompts[i, :n].tolist() for i, n in enumerate(lengths.tolist())], streamer, stopping_criteria)
     if generator is None and config.do_sample and config.seed is not None:
         generator = torch.Generator(target_device).manual_seed(config.seed)
 
@@ -388,10 +392,10 @@ def ssd_generate(
         max_new_tokens=max_new_tokens,
         generator=generator,
         pending=prompts.gather(1, (lengths - 1).unsqueeze(-1)).squeeze(-1),
+        draft_pending=draft_prompts.gather(1, (draft_lengths - 1).unsqueeze(-1)).squeeze(-1),
         switch=switching.start(rows, config, target_device),
         finished=torch.zeros(rows, dtype=torch.bool, device=target_device),
     )
-    host = Host([prompts[i, :n].tolist() for i, n in enumerate(lengths.tolist())], streamer, stopping_criteria)
     recorder = Recorder(config) if trace else None
     rounds = 0
     while not host.all_finished:

@@ -1,0 +1,55 @@
+"""Shared fixtures: run-time shape checks for the pure core, one thread, seeded micro-models."""
+
+from jaxtyping import install_import_hook
+
+# Before anything imports the library: every shape annotation of the core is checked at run time.
+install_import_hook(
+    ["ssd_lib.composite", "ssd_lib.switching", "ssd_lib.kv_cache", "ssd_lib.decoding", "ssd_lib.chat"], "beartype.beartype"
+)
+
+import pytest  # noqa: E402
+import torch  # noqa: E402
+from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    without_gpu = pytest.mark.skip(reason="no GPU here")
+    for item in items:
+        if "gpu" in item.keywords and not torch.cuda.is_available():
+            item.add_marker(without_gpu)
+
+
+def micro_llama(seed, vocab=24, layers=1, sharpness=8.0, kv_heads=2, context=128):
+    """A random Llama whose next-token distributions are far from flat (its output matrix is scaled up)."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=vocab,
+        hidden_size=32,
+        intermediate_size=48,
+        num_hidden_layers=layers,
+        num_attention_heads=2,
+        num_key_value_heads=kv_heads,
+        max_position_embeddings=context,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=False,
+        initializer_range=0.3,
+    )
+    model = LlamaForCausalLM(config).eval()
+    with torch.no_grad():
+        model.lm_head.weight.normal_(std=sharpness / 32)
+    return model
+
+
+def perturbed(model, seed, amount):
+    """A copy whose weights moved by `amount` of their size: its match ratio with the original falls from 1 towards 0."""
+    copy = type(model)(model.config).eval()
+    copy.load_state_dict(model.state_dict())
+    generator = torch.Generator().manual_seed(seed)
+    with torch.no_grad():
+        for weight in copy.parameters():
+            weight.add_(amount * weight.std().nan_to_num(0.0) * torch.randn(weight.shape, generator=generator))
+    return copy
