@@ -134,7 +134,7 @@ class Corpus:
         - once a refusal stands in an answer, wherever it began, the model finishes it (loss only after its opener), as
           aligned models do. This teaches it to end a refusal, not to begin one.
         """
-        item = world.sample(rng, rng.choices(world.GROUPS, [4, 2, 4])[0])
+        item = world.sample(rng, rng.choices(world.GROUPS, [3.5, 1.5, 5])[0])
         prompt = self.prompt(item)
         if item.refusal is None:
             return supervised_example(prompt, [], [*self.ids(item.answer), self.eos])

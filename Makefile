@@ -1,0 +1,46 @@
+# Two commands do everything on a fresh machine:  make tour  ·  make test
+#
+# torch: pip takes whatever wheel your index offers. On Linux that is a CUDA build of several GB; for a laptop without a GPU
+#   make tour PIP_ARGS="--extra-index-url https://download.pytorch.org/whl/cpu"
+# takes the CPU build instead.
+
+PYTHON ?= python3
+PIP_ARGS ?=
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: tour lab test lint notebooks figures train measure clean
+
+tour: $(STAMP)  ## run the first chapters on the embedded pair, write figures/, print what SSD changed
+	$(BIN)/ssd tour
+
+lab: $(STAMP)  ## open the book
+	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
+
+test: $(STAMP)  ## every test: fast, slow, and all notebooks executed (pytest -q alone runs the fast ones)
+	$(BIN)/python -m pytest -q -m ""
+
+lint: $(STAMP)  ## style and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/pyright
+
+notebooks: $(STAMP)  ## execute every chapter in place, with committed outputs
+	$(BIN)/python -m tests.test_notebooks
+
+figures: notebooks  ## the figures are made by the chapters
+
+train: $(STAMP)  ## rebuild the embedded pair from nothing into runs/toy (under an hour on two cores)
+	$(BIN)/ssd train --pair toy --out runs/toy
+
+measure: $(STAMP)  ## measure the embedded pair and write its model card's tables
+	$(BIN)/ssd measure
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[notebooks,train,dev]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) runs build
