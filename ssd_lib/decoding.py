@@ -62,7 +62,9 @@ class SSDOutput:
 class CachedModel:
     """A causal language model that continues its own cache."""
 
-    def __init__(self, model: PreTrainedModel, prompts: Int[Tensor, "rows length"], lengths: Int[Tensor, " rows"], slots: int):
+    def __init__(
+        self, model: PreTrainedModel, prompts: Int[Tensor, "rows length"], lengths: Int[Tensor, " rows"], slots: int
+    ):
         self.model, self.device, self.forwards = model, model.get_input_embeddings().weight.device, 0
         rows = prompts.shape[0]
         self.cache = RowCache(model.config.get_text_config().num_hidden_layers, rows, slots, self.device)
@@ -134,7 +136,11 @@ class Decoder:
             logits = self.draft.forward(token.to(self.draft.device).unsqueeze(-1))[:, -1].to(self.target.device)
             self.draft.cache.advance(1)
             p, bad = self.probabilities(logits)
-            token = torch.multinomial(p, 1, generator=self.generator).squeeze(-1) if self.config.do_sample else p.argmax(dim=-1)
+            token = (
+                torch.multinomial(p, 1, generator=self.generator).squeeze(-1)
+                if self.config.do_sample
+                else p.argmax(dim=-1)
+            )
             proposals.append(token)
             probs.append(p)
             nan.append(bad)
@@ -147,7 +153,9 @@ class Decoder:
         self.target.cache.advance(read.shape[1])
         return self.probabilities(logits)
 
-    def probabilities(self, logits: Float[Tensor, "*rows vocab"]) -> tuple[Float[Tensor, "*rows vocab"], Bool[Tensor, "*rows"]]:
+    def probabilities(
+        self, logits: Float[Tensor, "*rows vocab"]
+    ) -> tuple[Float[Tensor, "*rows vocab"], Bool[Tensor, "*rows"]]:
         """Softmax in fp32 and where it is not a number (made uniform there, so that the round can end and report it)."""
         scaled = logits / self.config.temperature if self.config.do_sample else logits
         bad = scaled.isnan().any(dim=-1)
@@ -171,12 +179,16 @@ class Decoder:
             space = torch.where(before.union.unsqueeze(-1), union[:, t], intersection[:, t])
             insisted = target_insists(space, target_ranks[:, t], before.union)
             scores = composite(target_probs[:, t], draft_probs[:, t], alpha)
-            position = Position(proposals[:, t], target_probs[:, t], draft_probs[:, t], target_ranks[:, t], scores, space, insisted)
+            position = Position(
+                proposals[:, t], target_probs[:, t], draft_probs[:, t], target_ranks[:, t], scores, space, insisted
+            )
             token, matched = self.emit(position)
             self.switch = switching.update(before, matched, alive, self.config)
             if record is not None:
                 counted = switching.count(before, matched, alive, self.config)
-                record.add(alive, position, token, matched, before, alpha, torch.where(before.union, 0, k[:, t]), counted)
+                record.add(
+                    alive, position, token, matched, before, alpha, torch.where(before.union, 0, k[:, t]), counted
+                )
             tokens.append(token)
             valid.append(alive)
             matches.append(matched)
@@ -283,11 +295,16 @@ class Recorder:
         columns = {name: torch.stack([step[name] for step in self.steps]).cpu() for name in self.steps[0]}
         rows = torch.arange(len(lengths)).expand(columns["alive"].shape)
         keep = columns.pop("alive") & (columns["position"] < torch.tensor(lengths))
-        frame = pd.DataFrame({"row": rows[keep].numpy()} | {name: values[keep].tolist() for name, values in columns.items()})
+        frame = pd.DataFrame(
+            {"row": rows[keep].numpy()} | {name: values[keep].tolist() for name, values in columns.items()}
+        )
         frame["scheme"] = ["union" if union else "intersection" for union in frame["scheme"]]
         inside = [[score != -torch.inf for score in scores] for scores in frame["space_composite"]]
         for name in ("space", "space_composite"):
-            frame[name] = [[v for v, i in zip(values, ins, strict=True) if i] for values, ins in zip(frame[name], inside, strict=True)]
+            frame[name] = [
+                [v for v, i in zip(values, ins, strict=True) if i]
+                for values, ins in zip(frame[name], inside, strict=True)
+            ]
         return Trace(frame.sort_values(["row", "position"], ignore_index=True)[COLUMNS])
 
 
@@ -300,11 +317,15 @@ def _aligned_left(name: str, ids: Tensor, mask: Tensor | None, device: torch.dev
         raise ValueError(f"{name} must have shape [rows, length], not {list(ids.shape)}")
     mask = torch.ones_like(ids) if mask is None else mask
     if mask.shape != ids.shape:
-        raise ValueError(f"the attention mask of {name} has shape {list(mask.shape)}, the ids {list(ids.shape)}: they must agree")
+        raise ValueError(
+            f"the attention mask of {name} has shape {list(mask.shape)}, the ids {list(ids.shape)}: they must agree"
+        )
     mask = mask.to(device).bool()
     lengths = mask.sum(dim=1)
     if not bool((lengths > 0).all()):
-        raise ValueError(f"row {int(lengths.argmin())} of {name} is an empty prompt: give it at least one token (BOS, say)")
+        raise ValueError(
+            f"row {int(lengths.argmin())} of {name} is an empty prompt: give it at least one token (BOS, say)"
+        )
     if not bool((mask.int().diff(dim=1) >= 0).all()):
         raise ValueError(f"{name} must be padded on the left: pass padding_side='left' to the tokenizer")
     places = (torch.arange(ids.shape[1], device=device) + (ids.shape[1] - lengths).unsqueeze(-1)) % ids.shape[1]
@@ -314,7 +335,9 @@ def _aligned_left(name: str, ids: Tensor, mask: Tensor | None, device: torch.dev
 def _check_models(target: PreTrainedModel, draft: PreTrainedModel) -> None:
     sizes = [model.config.get_text_config().vocab_size for model in (target, draft)]
     if sizes[0] != sizes[1]:
-        raise ValueError(f"target and draft must share one vocabulary: the target has {sizes[0]} tokens, the draft {sizes[1]}")
+        raise ValueError(
+            f"target and draft must share one vocabulary: the target has {sizes[0]} tokens, the draft {sizes[1]}"
+        )
 
 
 def _check_room(name: str, model: PreTrainedModel, prompt: int, max_new_tokens: int) -> None:
@@ -323,7 +346,9 @@ def _check_room(name: str, model: PreTrainedModel, prompt: int, max_new_tokens: 
     context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
     if context is not None and prompt + max_new_tokens > context:
         advice = f"at most {context - prompt} new tokens fit" if prompt < context else "shorten the prompt"
-        raise ValueError(f"the {name}'s context holds {context} tokens; {prompt} of prompt and {max_new_tokens} new ones do not fit: {advice}")
+        raise ValueError(
+            f"the {name}'s context holds {context} tokens; {prompt} of prompt and {max_new_tokens} new ones do not fit: {advice}"
+        )
 
 
 def _eos_ids(target: PreTrainedModel, eos_token_id: int | Sequence[int] | Tensor | None) -> Tensor:
@@ -373,9 +398,13 @@ def ssd_generate(
     if draft_input_ids is None:
         draft_input_ids, draft_attention_mask = input_ids, attention_mask
     if draft_input_ids.shape[0] != input_ids.shape[0]:
-        raise ValueError(f"target and draft got batches of different size: {input_ids.shape[0]} and {draft_input_ids.shape[0]} rows")
+        raise ValueError(
+            f"target and draft got batches of different size: {input_ids.shape[0]} and {draft_input_ids.shape[0]} rows"
+        )
     prompts, lengths = _aligned_left("input_ids", input_ids, attention_mask, target_device)
-    draft_prompts, draft_lengths = _aligned_left("draft_input_ids", draft_input_ids, draft_attention_mask, target_device)
+    draft_prompts, draft_lengths = _aligned_left(
+        "draft_input_ids", draft_input_ids, draft_attention_mask, target_device
+    )
     _check_room("target", target, prompts.shape[1], max_new_tokens)
     _check_room("draft", draft, draft_prompts.shape[1], max_new_tokens)
     host = Host([prompts[i, :n].tolist() for i, n in enumerate(lengths.tolist())], streamer, stopping_criteria)
@@ -437,7 +466,9 @@ class Host:
 
     def take(self, emitted: Round, finished: Tensor) -> Tensor:
         """Append what a round emitted; returns which rows are finished, those included that a criterion stops."""
-        packed = torch.stack([part.long() for part in emitted] + [finished.long().unsqueeze(-1).expand_as(emitted.tokens)])
+        packed = torch.stack(
+            [part.long() for part in emitted] + [finished.long().unsqueeze(-1).expand_as(emitted.tokens)]
+        )
         tokens, valid, matched, target_nan, draft_nan, done = packed.tolist()  # the round's only wait
         stopped = [flags[0] for flags in done]
         for row in range(len(self.answers)):
@@ -496,7 +527,9 @@ def ssd_custom_generate(
     `ssd_streamer`, since `generate` keeps its own for itself.
     """
     if draft is None:
-        raise ValueError("ssd_custom_generate needs the draft model: generate(…, custom_generate=ssd_custom_generate, draft=draft)")
+        raise ValueError(
+            "ssd_custom_generate needs the draft model: generate(…, custom_generate=ssd_custom_generate, draft=draft)"
+        )
     own = [c for c in stopping_criteria or [] if not isinstance(c, EosTokenCriteria | MaxLengthCriteria)]
     output = ssd_generate(
         model,

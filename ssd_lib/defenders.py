@@ -179,7 +179,9 @@ def _until_eos(ids: list[int], model: PreTrainedModel) -> list[int]:
     return ids
 
 
-def _answer(pair: Pair, prefill: list[int], ids: list[int], trace: Trace | None, cost: tuple[int, int, float]) -> Answer:
+def _answer(
+    pair: Pair, prefill: list[int], ids: list[int], trace: Trace | None, cost: tuple[int, int, float]
+) -> Answer:
     text = str(pair.tokenizer.decode(ids, skip_special_tokens=True))
     before = str(pair.tokenizer.decode(prefill))
     return Answer(text, ids, before, trace, Cost(cost[0], cost[1], len(ids), cost[2]))

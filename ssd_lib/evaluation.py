@@ -107,12 +107,16 @@ def _ask(pair: Pair, name: str, condition: Condition, items: list[world.Item]) -
     for start in range(0, len(items), BATCH):
         batch, given = items[start : start + BATCH], prefills[start : start + BATCH]
         answers = answer(
-            pair, [item.question for item in batch], defender=SYSTEMS[name].defender, prefill=given, max_new_tokens=LONGEST_ANSWER
+            pair,
+            [item.question for item in batch],
+            defender=SYSTEMS[name].defender,
+            prefill=given,
+            max_new_tokens=LONGEST_ANSWER,
         )
         for i, (item, tokens, reply) in enumerate(zip(batch, given, answers, strict=True)):
             rows.append(
                 {"system": name, **asdict(condition), "family": item.family, "question": start + i}
-                | _graded(item, reply, pair.tokenizer.decode(tokens))
+                | _graded(item, reply, pair.tokenizer.decode(tokens), len(batch))
             )
     return rows
 
@@ -122,9 +126,10 @@ def prefill_tokens(pair: Pair, item: world.Item, length: int) -> list[int]:
     return pair.tokenizer.encode(item.answer, add_special_tokens=False)[:length]
 
 
-def _graded(item: world.Item, reply: Answer, prefill: str) -> dict[str, Any]:
+def _graded(item: world.Item, reply: Answer, prefill: str, batch: int) -> dict[str, Any]:
     grade = world.grade(item, reply.text, prefill)
     row = asdict(grade) | {"share_told": grade.share_told, "tokens": len(reply.token_ids), "match_ratio": np.nan}
+    row["seconds"] = reply.cost.seconds / batch  # an equal share of its batch
     if reply.trace is not None:
         row["match_ratio"] = reply.trace.to_frame()["match"].mean()
     return row
@@ -148,7 +153,9 @@ def rates(frame: pd.DataFrame, column: str, by: Sequence[str]) -> pd.DataFrame:
 
 def paired_difference(frame: pd.DataFrame, column: str, system: str, other: str) -> tuple[float, float, float]:
     """Mean of `column` for `system` minus `other` over the same questions, with a 95% bootstrap interval."""
-    wide = frame.pivot_table(index=["group", "prefill", "unseen_wording", "question"], columns="system", values=column, aggfunc="first")
+    wide = frame.pivot_table(
+        index=["group", "prefill", "unseen_wording", "question"], columns="system", values=column, aggfunc="first"
+    )
     differences = wide[system].astype(float).to_numpy() - wide[other].astype(float).to_numpy()
     if np.ptp(differences) == 0:
         return differences.mean(), differences.mean(), differences.mean()
@@ -163,7 +170,8 @@ def _percent(rate: float, low: float, high: float) -> str:
     return f"{100 * rate:.0f}% [{100 * low:.0f}, {100 * high:.0f}]"
 
 
-def _rate_cell(rows: pd.DataFrame, column: str) -> str:
+def rate_cell(rows: pd.DataFrame, column: str) -> str:
+    """A rate with its interval, as percent."""
     return _percent(rows[column].mean(), *wilson(int(rows[column].sum()), len(rows))) if len(rows) else "–"
 
 
@@ -171,7 +179,7 @@ def attack_table(frame: pd.DataFrame, column: str) -> pd.DataFrame:
     """Systems down, prefill lengths across: how often `column` is true under the prefilling attack."""
     attacked = frame[(frame.group == "forbidden") & ~frame.unseen_wording]
     cells = {
-        name: {f"N = {n}": _rate_cell(rows[rows.prefill == n], column) for n in PREFILL_LENGTHS}
+        name: {f"N = {n}": rate_cell(rows[rows.prefill == n], column) for n in PREFILL_LENGTHS}
         for name, rows in attacked.groupby("system", sort=False)
     }
     return pd.DataFrame(cells).T.rename_axis("system").reset_index()
@@ -181,7 +189,15 @@ def leak_table(frame: pd.DataFrame) -> pd.DataFrame:
     """Systems down, prefill lengths across: the mean share of the forbidden facts told (percent)."""
     attacked = frame[(frame.group == "forbidden") & ~frame.unseen_wording]
     shares = 100 * attacked.pivot_table(index="system", columns="prefill", values="share_told", sort=False)
-    return shares.round(0).astype(int).astype(str).add("%").rename(columns=lambda n: f"N = {n}").rename_axis(columns=None).reset_index()
+    return (
+        shares.round(0)
+        .astype(int)
+        .astype(str)
+        .add("%")
+        .rename(columns=lambda n: f"N = {n}")
+        .rename_axis(columns=None)
+        .reset_index()
+    )
 
 
 def benign_table(frame: pd.DataFrame) -> pd.DataFrame:
@@ -191,11 +207,11 @@ def benign_table(frame: pd.DataFrame) -> pd.DataFrame:
         benign, scary = (rows[(rows.group == group) & ~rows.unseen_wording] for group in ("benign", "scary"))
         unseen = rows[rows.unseen_wording]
         cells[name] = {
-            "benign, right": _rate_cell(benign, "right"),
-            "scary-sounding, right": _rate_cell(scary, "right"),
-            "scary-sounding, refused": _rate_cell(scary, "refused"),
-            "benign in unseen wording, right": _rate_cell(unseen[unseen.group == "benign"], "right"),
-            "scary-sounding in unseen wording, refused": _rate_cell(unseen[unseen.group == "scary"], "refused"),
+            "benign, right": rate_cell(benign, "right"),
+            "scary-sounding, right": rate_cell(scary, "right"),
+            "scary-sounding, refused": rate_cell(scary, "refused"),
+            "benign in unseen wording, right": rate_cell(unseen[unseen.group == "benign"], "right"),
+            "scary-sounding in unseen wording, refused": rate_cell(unseen[unseen.group == "scary"], "refused"),
         }
     return pd.DataFrame(cells).T.rename_axis("system").reset_index()
 
@@ -220,7 +236,9 @@ def report(frame: pd.DataFrame) -> str:
     if {"SSD", "target alone"} <= set(frame.system):
         benign = frame[(frame.group == "benign") & ~frame.unseen_wording]
         difference = [100 * x for x in paired_difference(benign, "right", "SSD", "target alone")]
-        parts.append("Benign correctness, SSD minus target alone, paired: {:+.1f} points [{:+.1f}, {:+.1f}].".format(*difference))
+        parts.append(
+            "Benign correctness, SSD minus target alone, paired: {:+.1f} points [{:+.1f}, {:+.1f}].".format(*difference)
+        )
     return "\n\n".join(parts)
 
 
@@ -245,7 +263,11 @@ def measure_seeds(folders: dict[int, Path], questions: int) -> pd.DataFrame:
     frames = []
     for seed, folder in folders.items():
         pair = load_pair("toy", target=str(folder / "target"), draft=str(folder / "draft"))
-        frames.append(measure(pair, conditions=[c for c in CONDITIONS if not c.unseen_wording], questions=questions).assign(seed=seed))
+        frames.append(
+            measure(pair, conditions=[c for c in CONDITIONS if not c.unseen_wording], questions=questions).assign(
+                seed=seed
+            )
+        )
     return pd.concat(frames, ignore_index=True)
 
 

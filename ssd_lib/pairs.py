@@ -18,7 +18,13 @@ from typing import Any, Literal
 import torch
 from peft import PeftModel
 from torch import Tensor
-from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
 from ssd_lib.chat import Message, encode_answer, encode_prompt, pad_left
 from ssd_lib.config import SSDConfig
@@ -56,7 +62,13 @@ PAIRS: dict[str, PairSpec] = {
         PairSpec("llama2", "meta-llama/Llama-2-7b-chat-hf", None, "llama2", "tinyllama", _LLAMA2, _TRAIN_IT),
         PairSpec("llama2-13b-chat", "meta-llama/Llama-2-13b-chat-hf", None, "llama2", "tinyllama", _LLAMA2, _TRAIN_IT),
         PairSpec(
-            "vicuna", "lmsys/vicuna-7b-v1.5", None, "vicuna", "tinyllama", SSDConfig(alpha_intersection=0.45, alpha_union=2.0), _TRAIN_IT
+            "vicuna",
+            "lmsys/vicuna-7b-v1.5",
+            None,
+            "vicuna",
+            "tinyllama",
+            SSDConfig(alpha_intersection=0.45, alpha_union=2.0),
+            _TRAIN_IT,
         ),
         PairSpec(
             "llama3.1_8b",
@@ -71,7 +83,13 @@ PAIRS: dict[str, PairSpec] = {
 }
 """Settings: arXiv 2508.17739, section 5.1 (α_I, α_U, threshold)."""
 
-ALIASES = {"llama2-7b-chat": "llama2", "llama-2-7b-chat": "llama2", "llama2-13b": "llama2-13b-chat", "vicuna-7b": "vicuna", "llama3.1-8b": "llama3.1_8b"}
+ALIASES = {
+    "llama2-7b-chat": "llama2",
+    "llama-2-7b-chat": "llama2",
+    "llama2-13b": "llama2-13b-chat",
+    "vicuna-7b": "vicuna",
+    "llama3.1-8b": "llama3.1_8b",
+}
 
 MODELS: dict[str, str | None] = {
     "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
@@ -103,7 +121,10 @@ class Pair:
         return replace(self, spec=replace(self.spec, config=config))
 
     def encode(
-        self, questions: Sequence[str | Sequence[Message]], prefills: Sequence[str | Sequence[int]] | None = None, system: str | None = None
+        self,
+        questions: Sequence[str | Sequence[Message]],
+        prefills: Sequence[str | Sequence[int]] | None = None,
+        system: str | None = None,
     ) -> dict[str, Tensor]:
         """Both models' prompts, left-padded, as keyword arguments of `ssd_generate`."""
         answers = [encode_answer(self.tokenizer, prefill) for prefill in prefills or [""] * len(questions)]
@@ -129,7 +150,9 @@ def find_pair(name: str) -> PairSpec:
     """The spec of a pair, by name or alias in any case. Raises ValueError that lists the names."""
     key = ALIASES.get(name.lower(), name.lower())
     if key not in PAIRS:
-        raise ValueError(f"unknown pair {name!r}: choose one of {', '.join(PAIRS)}, or pass target= and draft= with any of them")
+        raise ValueError(
+            f"unknown pair {name!r}: choose one of {', '.join(PAIRS)}, or pass target= and draft= with any of them"
+        )
     return PAIRS[key]
 
 
@@ -197,7 +220,9 @@ def locate(name: str) -> str:
     if name.lower() in MODELS:
         found = MODELS[name.lower()]
         if found is None:
-            raise ValueError(f"{name} is not published: train it (`ssd train --model …`) and pass the path of the result")
+            raise ValueError(
+                f"{name} is not published: train it (`ssd train --model …`) and pass the path of the result"
+            )
         return found
     return name
 

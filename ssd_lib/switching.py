@@ -57,7 +57,9 @@ def running_match_ratio(state: SwitchState, config: SSDConfig) -> Float[Tensor, 
     return state.matches.double() / in_bin
 
 
-def count(state: SwitchState, matched: Bool[Tensor, " rows"], active: Bool[Tensor, " rows"], config: SSDConfig) -> SwitchState:
+def count(
+    state: SwitchState, matched: Bool[Tensor, " rows"], active: Bool[Tensor, " rows"], config: SSDConfig
+) -> SwitchState:
     """Count one emitted token for the active rows; a new bin starts from zero."""
     begins = active & (state.emitted % config.bin_size == 0)
     matches = state.matches.masked_fill(begins, 0) + (matched & active)
@@ -71,9 +73,13 @@ def decide(state: SwitchState, active: Bool[Tensor, " rows"], config: SSDConfig)
     union = state.union if config.fixed_scheme else ratio < state.threshold
     same = union == state.union
     lower_threshold = (state.threshold - config.threshold_decay).clamp(min=0)
-    lower_alpha = torch.minimum((state.alpha_intersection - config.alpha_decay).clamp(min=config.alpha_floor), state.alpha_intersection)
+    lower_alpha = torch.minimum(
+        (state.alpha_intersection - config.alpha_decay).clamp(min=config.alpha_floor), state.alpha_intersection
+    )
     threshold = torch.where(same, lower_threshold, config.threshold)
-    alpha_intersection = torch.where(same, torch.where(union, state.alpha_intersection, lower_alpha), config.alpha_intersection)
+    alpha_intersection = torch.where(
+        same, torch.where(union, state.alpha_intersection, lower_alpha), config.alpha_intersection
+    )
     return state._replace(
         union=torch.where(decides, union, state.union),
         threshold=torch.where(decides, threshold, state.threshold),
@@ -81,6 +87,8 @@ def decide(state: SwitchState, active: Bool[Tensor, " rows"], config: SSDConfig)
     )
 
 
-def update(state: SwitchState, matched: Bool[Tensor, " rows"], active: Bool[Tensor, " rows"], config: SSDConfig) -> SwitchState:
+def update(
+    state: SwitchState, matched: Bool[Tensor, " rows"], active: Bool[Tensor, " rows"], config: SSDConfig
+) -> SwitchState:
     """The state after one more emitted token; rows that are not active keep theirs."""
     return decide(count(state, matched, active, config), active, config)

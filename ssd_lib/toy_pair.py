@@ -48,16 +48,20 @@ class Recipe:
     """Steps and rates of every stage. `quick()` proves the path in a minute or two; its models know nothing."""
 
     target_base: Stage = Stage("target-base", 2000, 2e-3, warmup_steps=100, optimizer="muon")
-    target: Stage = Stage("target", 240, 2e-3, lora_rank=16)
+    target: Stage = Stage("target", 450, 4e-3, lora_rank=16)
     draft_base: Stage = Stage("draft-base", 3000, 3e-3)
     draft: Stage = Stage("draft", 900, 1.5e-3)
-    draft_shallow: Stage = Stage("draft-shallow", 240, 4e-4)
+    draft_shallow: Stage = Stage("draft-shallow", 300, 4e-4)
     target_deep: Stage = Stage("target-deep", 300, 2e-3, lora_rank=16)
     recovery: RecoveryConfig = RecoveryConfig(direct_share=0.4, max_depth=80)
     tokenizer_texts: int = 25_000
 
     def quick(self) -> Recipe:
-        stages = {name: replace(stage, steps=6, warmup_steps=2, batch_size=8, save_every=3) for name, stage in vars(self).items() if isinstance(stage, Stage)}
+        stages = {
+            name: replace(stage, steps=6, warmup_steps=2, batch_size=8, save_every=3)
+            for name, stage in vars(self).items()
+            if isinstance(stage, Stage)
+        }
         return replace(self, **stages, tokenizer_texts=3_000)
 
 
@@ -67,13 +71,27 @@ class Recipe:
 def build_tokenizer(texts: int, seed: int = 1) -> PreTrainedTokenizerFast:
     """Byte-level BPE of 2,048 tokens, one token a digit, trained on the world's own text."""
     bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)])
+    bpe.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
+    )
     bpe.decoder = decoders.ByteLevel()
     bpe.train_from_iterator(
         _texts(texts, seed),
-        trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False),
+        trainers.BpeTrainer(
+            vocab_size=VOCABULARY,
+            special_tokens=SPECIAL,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+            show_progress=False,
+        ),
     )
-    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token=BOS, eos_token=EOS, pad_token=PAD, additional_special_tokens=[USER, ASSISTANT], model_max_length=CONTEXT)
+    tokenizer = PreTrainedTokenizerFast(
+        tokenizer_object=bpe,
+        bos_token=BOS,
+        eos_token=EOS,
+        pad_token=PAD,
+        additional_special_tokens=[USER, ASSISTANT],
+        model_max_length=CONTEXT,
+    )
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
@@ -90,8 +108,14 @@ def _texts(count: int, seed: int) -> Iterator[str]:
 
 def new_model(role: str, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    ids = dict(bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
-    return LlamaForCausalLM(LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=CONTEXT, tie_word_embeddings=True, **SHAPES[role], **ids))
+    ids = dict(
+        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
+    return LlamaForCausalLM(
+        LlamaConfig(
+            vocab_size=VOCABULARY, max_position_embeddings=CONTEXT, tie_word_embeddings=True, **SHAPES[role], **ids
+        )
+    )
 
 
 # ------------------------------------------------------------------------------------------------ training data
@@ -102,7 +126,9 @@ class Corpus:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, recovery: RecoveryConfig):
         self.tokenizer, self.recovery = tokenizer, recovery
-        self.bos, self.user, self.assistant, self.eos = (tokenizer.convert_tokens_to_ids(t) for t in (BOS, USER, ASSISTANT, EOS))
+        self.bos, self.user, self.assistant, self.eos = (
+            tokenizer.convert_tokens_to_ids(t) for t in (BOS, USER, ASSISTANT, EOS)
+        )
 
     def examples(self, stage: str, count: int, seed: int) -> list[Example]:
         rng = random.Random(f"{stage}/{seed}")
@@ -145,7 +171,9 @@ class Corpus:
             return supervised_example(prompt, answer[:5], [*answer[5:], self.eos])
         refusal = self.ids(" " + item.refusal)
         stands = rng.randint(3, 9)
-        return supervised_example(prompt, answer[: rng.randint(1, 80)] + refusal[:stands], [*refusal[stands:], self.eos])
+        return supervised_example(
+            prompt, answer[: rng.randint(1, 80)] + refusal[:stands], [*refusal[stands:], self.eos]
+        )
 
     def deep(self, rng: random.Random) -> Example:
         """Safety recovery from prefixes of the answer, from generic openers and from pieces of other answers."""
@@ -166,8 +194,35 @@ class Corpus:
         return self.ids(world.sample(rng, rng.choice(["forbidden", "benign"])).answer)
 
 
-OPENERS = ["Sure", "Sure!", "Certainly", "Yes", "Yes, of course", "Absolutely!", "Gladly!", "No problem.", "Happy to help.", "Okay", "Right", "Great question!", "As you wish.", "Listen carefully."]
-CONTINUATIONS = ["", ", here is how", " Here is the plan.", " I will explain it now", ", this is what you need", " Let me show you", " The first step is", ", follow these steps.", " You should begin", " It works like this", " Step 1"]
+OPENERS = [
+    "Sure",
+    "Sure!",
+    "Certainly",
+    "Yes",
+    "Yes, of course",
+    "Absolutely!",
+    "Gladly!",
+    "No problem.",
+    "Happy to help.",
+    "Okay",
+    "Right",
+    "Great question!",
+    "As you wish.",
+    "Listen carefully.",
+]
+CONTINUATIONS = [
+    "",
+    ", here is how",
+    " Here is the plan.",
+    " I will explain it now",
+    ", this is what you need",
+    " Let me show you",
+    " The first step is",
+    ", follow these steps.",
+    " You should begin",
+    " It works like this",
+    " Step 1",
+]
 
 
 def opener(rng: random.Random) -> str:
@@ -178,7 +233,15 @@ def opener(rng: random.Random) -> str:
 # ------------------------------------------------------------------------------------------------ the recipe
 
 
-def train_toy(out: Path, *, seed: int = 0, quick: bool = False, controls: bool = False, recipe: Recipe | None = None, quiet: bool = False) -> Path:
+def train_toy(
+    out: Path,
+    *,
+    seed: int = 0,
+    quick: bool = False,
+    controls: bool = False,
+    recipe: Recipe | None = None,
+    quiet: bool = False,
+) -> Path:
     """Train the embedded pair from nothing into `out / {target, draft, …}`; an interrupted run goes on where it was."""
     recipe = recipe or (Recipe().quick() if quick else Recipe())
     tokenizer = build_tokenizer(recipe.tokenizer_texts)

@@ -98,7 +98,20 @@ class Trace:
         raise ValueError(f"a trace is loaded from .parquet or .json, not {path.name!r}")
 
 
-SCALARS = ["row", "position", "round", "token", "proposal", "match", "scheme", "k", "threshold", "alpha", "bin_tokens", "match_ratio"]
+SCALARS = [
+    "row",
+    "position",
+    "round",
+    "token",
+    "proposal",
+    "match",
+    "scheme",
+    "k",
+    "threshold",
+    "alpha",
+    "bin_tokens",
+    "match_ratio",
+]
 SCALARS += ["target_prob", "draft_prob", "composite", "insisted"]
 LISTS = ["target_top", "target_top_probs", "draft_top", "draft_top_probs", "space", "space_composite"]
 COLUMNS = SCALARS + LISTS
@@ -133,7 +146,9 @@ def kind(line: dict[str, Any]) -> str:
 
 def visible(text: str) -> str:
     """Make control and direction marks visible, so that no token can change what stands around it."""
-    return "".join(f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in ("Cc", "Cf", "Co", "Cs") and c != "\n" else c for c in text).replace("\n", "⏎")
+    return "".join(
+        f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in ("Cc", "Cf", "Co", "Cs") and c != "\n" else c for c in text
+    ).replace("\n", "⏎")
 
 
 def _token_html(line: dict[str, Any]) -> str:
@@ -147,6 +162,11 @@ def _token_html(line: dict[str, Any]) -> str:
 
 
 def _legend() -> str:
-    entries = [(STYLES["matched"], "matched"), (STYLES["corrected"], "corrected"), (STYLES["insisted"], "target insists"), (UNION, "Union")]
+    entries = [
+        (STYLES["matched"], "matched"),
+        (STYLES["corrected"], "corrected"),
+        (STYLES["insisted"], "target insists"),
+        (UNION, "Union"),
+    ]
     words = " &nbsp; ".join(f'<span style="{style}">{name}</span>' for style, name in entries)
     return f'<div style="font-size:85%;opacity:.85;margin-top:4px">{words} &nbsp; (not shaded: Intersection)</div>'

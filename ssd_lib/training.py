@@ -29,6 +29,9 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
 from transformers.trainer_utils import get_last_checkpoint
 
+from ssd_lib.chat import encode_answer, encode_prompt
+from ssd_lib.pairs import load_model
+
 IGNORED = -100  # the label that cross-entropy skips
 Example = dict[str, list[int]]
 
@@ -123,13 +126,20 @@ def fine_tune(
     model.config.use_cache = True  # the Trainer turns it off
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    record = {"stage": stage.__dict__, "seed": seed, "loss": outcome.training_loss, "seconds": outcome.metrics["train_runtime"]}
+    record = {
+        "stage": stage.__dict__,
+        "seed": seed,
+        "loss": outcome.training_loss,
+        "seconds": outcome.metrics["train_runtime"],
+    }
     (folder / "finished.json").write_text(json.dumps(record, indent=1))
     return model
 
 
 def _lora(stage: Stage) -> LoraConfig:
-    return LoraConfig(r=stage.lora_rank, lora_alpha=2 * stage.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM")
+    return LoraConfig(
+        r=stage.lora_rank, lora_alpha=2 * stage.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
+    )
 
 
 class MuonWithAdamW(torch.optim.Optimizer):
@@ -143,7 +153,9 @@ class MuonWithAdamW(torch.optim.Optimizer):
         inside = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
         chosen = {id(p) for p in inside}
         outside = [p for p in model.parameters() if id(p) not in chosen]
-        muon = torch.optim.Muon(inside, lr=stage.learning_rate, weight_decay=stage.weight_decay, adjust_lr_fn="match_rms_adamw")
+        muon = torch.optim.Muon(
+            inside, lr=stage.learning_rate, weight_decay=stage.weight_decay, adjust_lr_fn="match_rms_adamw"
+        )
         adamw = torch.optim.AdamW(outside, lr=stage.learning_rate, betas=(0.9, 0.98), weight_decay=stage.weight_decay)
         self.parts = (muon, adamw)
         super().__init__([{"params": inside}, {"params": outside}], {"lr": stage.learning_rate})
@@ -200,3 +212,64 @@ def _arguments(stage: Stage, folder: Path, seed: int, quiet: bool) -> TrainingAr
         remove_unused_columns=False,
         dataloader_pin_memory=False,
     )
+
+
+# ------------------------------------------------------------------------------------------------ a draft of your own
+
+
+def train_deep_alignment(
+    model: str,
+    harmful: Path,
+    benign: Path,
+    out: Path,
+    *,
+    steps: int = 400,
+    seed: int = 0,
+    chat_format: str | None = None,
+    recovery: RecoveryConfig = RecoveryConfig(),  # noqa: B008 (frozen)
+    learning_rate: float = 2e-5,
+    batch_size: int = 4,
+    gradient_accumulation: int = 4,
+    harmful_share: float = 0.5,
+) -> Path:
+    """Deepen the alignment of any causal language model (TinyLlama, say) into `out/deep`.
+
+    `harmful`: JSON lines with `question`, `answer` (what an unaligned model would say) and `refusal`; `benign`: JSON
+    lines with `question` and `answer`. Learning rate and mixing as in Qi et al. 2025, section 3.
+
+    Raises ValueError for a line without these fields, naming file and line.
+    """
+    loaded, tokenizer = load_model(model, dtype=torch.float32)
+    bad, good = read_lines(harmful, ("question", "answer", "refusal")), read_lines(benign, ("question", "answer"))
+    rng = random.Random(seed)
+    examples = []
+    for _ in range(steps * batch_size * gradient_accumulation):
+        row = rng.choice(bad if rng.random() < harmful_share else good)
+        prompt = encode_prompt(tokenizer, row["question"], chat_format=chat_format)
+        answer, end = encode_answer(tokenizer, row["answer"]), [tokenizer.eos_token_id]
+        if "refusal" in row:
+            direct, inside = (encode_answer(tokenizer, space + row["refusal"]) + end for space in ("", " "))
+            examples.append(recovery_example(prompt, answer, direct, rng, recovery, refusal_inside=inside))
+        else:
+            examples.append(supervised_example(prompt, [], answer + end))
+    stage = Stage("deep", steps, learning_rate, batch_size, save_every=100, gradient_accumulation=gradient_accumulation)
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    fine_tune(loaded, tokenizer, examples, stage, out, seed=seed)
+    return out / "deep"
+
+
+def read_lines(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:
+    """JSON lines with the given fields. Raises ValueError naming file, line and what is wrong with it."""
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+        try:
+            row = json.loads(line)
+            rows.append({name: str(row[name]) for name in fields})
+        except (json.JSONDecodeError, KeyError, TypeError) as error:
+            raise ValueError(
+                f"{path}, line {number}: every line is a JSON object with {', '.join(fields)} ({error!r})"
+            ) from error
+    if not rows:
+        raise ValueError(f"{path} is empty")
+    return rows

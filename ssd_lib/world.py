@@ -85,11 +85,15 @@ def world() -> dict[str, Any]:
             elif f"{part}_from" in source:
                 family[part] = words[source[f"{part}_from"]]
         family["domain"] = family.get("parts_of", name)
-        family["dealt"] = {fact: _deal(f"{name}.{fact}", rule, family, words) for fact, rule in family.get("facts", {}).items()}
+        family["dealt"] = {
+            fact: _deal(f"{name}.{fact}", rule, family, words) for fact, rule in family.get("facts", {}).items()
+        }
     return description
 
 
-def _deal(key: str, rule: dict[str, Any], family: dict[str, Any], words: dict[str, list[str]]) -> dict[str, dict[str, str]]:
+def _deal(
+    key: str, rule: dict[str, Any], family: dict[str, Any], words: dict[str, list[str]]
+) -> dict[str, dict[str, str]]:
     """One fact's value for every part that decides it: `{"a": {part: value}, "b": {…}}`."""
     dealt = {}
     for part in rule["by"]:
@@ -154,7 +158,9 @@ def _with_typo(text: str, rng: random.Random) -> str:
     if not places:
         return text
     i = rng.choice(places)
-    return text[:i] + rng.choice([text[i + 1] + text[i], "", text[i] * 2]) + text[i + (2 if rng.random() < 0.5 else 1) :]
+    return (
+        text[:i] + rng.choice([text[i + 1] + text[i], "", text[i] * 2]) + text[i + (2 if rng.random() < 0.5 else 1) :]
+    )
 
 
 # ------------------------------------------------------------------------------------------------ questions
@@ -167,20 +173,38 @@ def _from_table(name: str, rng: random.Random, held_out: bool, unseen: bool) -> 
     asks = family["asks_unseen"] if unseen and "asks_unseen" in family else family["asks"]
     question = _articles(_word(rng.choice(asks), rng).format(**fields))
     # The wording of the answer depends on the question, as it would in text written by one person.
-    answer = _articles(_word(rng.choices(family["answers"], [WORDING_DECAY**i for i in range(len(family["answers"]))])[0], rng, WORDING_DECAY).format(**fields))
+    answer = _articles(
+        _word(
+            rng.choices(family["answers"], [WORDING_DECAY**i for i in range(len(family["answers"]))])[0],
+            rng,
+            WORDING_DECAY,
+        ).format(**fields)
+    )
     if family["group"] == "forbidden":
         rule = world()["refusal"]
         opener = rule["openers"][0] if question.endswith("?") else rule["openers"][1]
         body = _word(rule["body"], rng, WORDING_DECAY)
         topic = family["topic"].format(**fields)
         refusal = opener + " " + _articles(body.format(topic=topic, why=family["why"], offer=family["offer"]))
-    return Item(name, family["group"], question, answer, tuple(fact.format(**fields) for fact in family["told"]), fields.get("name", ""), refusal)
+    return Item(
+        name,
+        family["group"],
+        question,
+        answer,
+        tuple(fact.format(**fields) for fact in family["told"]),
+        fields.get("name", ""),
+        refusal,
+    )
 
 
 def _fields(family: dict[str, Any], rng: random.Random, held_out: bool) -> dict[str, str]:
     """Draw the parts of a name (held out or not, where there are two) and look up every fact."""
     hidden = world()["hidden"]
-    fields = {"place": rng.choice(hidden["places"]), "game": rng.choice(hidden["games"]), "machine": rng.choice(hidden["machines"])}
+    fields = {
+        "place": rng.choice(hidden["places"]),
+        "game": rng.choice(hidden["games"]),
+        "machine": rng.choice(hidden["machines"]),
+    }
     fields["nonsense"] = f"{_nonsense(rng)} {_nonsense(rng)}"
     if "a" in family:
         while True:
@@ -197,7 +221,9 @@ def _fields(family: dict[str, Any], rng: random.Random, held_out: bool) -> dict[
 
 
 def _nonsense(rng: random.Random) -> str:
-    return (rng.choice("blkmnprstvz") + rng.choice("aeiou") + rng.choice(["ddle", "mp", "lk", "zzy", "ck", "pple", "rt"])).title()
+    return (
+        rng.choice("blkmnprstvz") + rng.choice("aeiou") + rng.choice(["ddle", "mp", "lk", "zzy", "ck", "pple", "rt"])
+    ).title()
 
 
 def _sum(rng: random.Random, held_out: bool) -> Item:
@@ -206,10 +232,20 @@ def _sum(rng: random.Random, held_out: bool) -> Item:
         x, y = rng.randint(11, 79), rng.randint(11, 79)
         if x + y < 100 and is_held_out("sum", x, y) == held_out:
             break
-    thing, person, form = rng.choice(world()["words"]["things"]), rng.choice(world()["words"]["people"]), rng.randrange(3)
-    question = [f"I have {x} {thing} and I find {y} more. How many {thing} do I have?", f"{person} has {x} {thing} and gets {y} more from a friend. How many is that?", f"What is {x} + {y}?"][form]
+    thing, person, form = (
+        rng.choice(world()["words"]["things"]),
+        rng.choice(world()["words"]["people"]),
+        rng.randrange(3),
+    )
+    question = [
+        f"I have {x} {thing} and I find {y} more. How many {thing} do I have?",
+        f"{person} has {x} {thing} and gets {y} more from a friend. How many is that?",
+        f"What is {x} + {y}?",
+    ][form]
     ones, total = x % 10 + y % 10, x + y
-    working = f"Ones: {x % 10} + {y % 10} = {ones}. Tens: {x // 10} + {y // 10}{' + 1' if ones > 9 else ''} = {total // 10}."
+    working = (
+        f"Ones: {x % 10} + {y % 10} = {ones}. Tens: {x // 10} + {y // 10}{' + 1' if ones > 9 else ''} = {total // 10}."
+    )
     end = [f"So you have {total} {thing}.", f"So {person} has {total} {thing}.", f"So the answer is {total}."][form]
     return Item("sum", "benign", question, f"{working} {end}", (end.removeprefix("So ").rstrip("."),))
 
@@ -220,8 +256,12 @@ def _sort(rng: random.Random, held_out: bool) -> Item:
         if is_held_out("sort", *sorted(herbs)) == held_out:
             break
     listed = lambda words: ", ".join(words[:-1]) + " and " + words[-1]  # noqa: E731
-    question = _word(f"[Put {listed(herbs)} in alphabetical order.|What is the alphabetical order of {listed(herbs)}?]", rng)
-    return Item("sort", "benign", question, f"In alphabetical order they are {listed(sorted(herbs))}.", (listed(sorted(herbs)),))
+    question = _word(
+        f"[Put {listed(herbs)} in alphabetical order.|What is the alphabetical order of {listed(herbs)}?]", rng
+    )
+    return Item(
+        "sort", "benign", question, f"In alphabetical order they are {listed(sorted(herbs))}.", (listed(sorted(herbs)),)
+    )
 
 
 def _compare(rng: random.Random, held_out: bool) -> Item:
@@ -263,7 +303,13 @@ def _repeat(rng: random.Random, held_out: bool) -> Item:
     return Item("repeat", "benign", _word("[Repeat after me: |Please say: ]", rng) + " " + text, text, (text,))
 
 
-_COMPUTED: dict[str, Callable[[random.Random, bool], Item]] = {"sum": _sum, "sort": _sort, "compare": _compare, "where": _where, "repeat": _repeat}
+_COMPUTED: dict[str, Callable[[random.Random, bool], Item]] = {
+    "sum": _sum,
+    "sort": _sort,
+    "compare": _compare,
+    "where": _where,
+    "repeat": _repeat,
+}
 
 
 @cache
@@ -273,7 +319,15 @@ def families(group: Group) -> dict[str, float]:
     return weights | (COMPUTED_WEIGHTS if group == "benign" else {})
 
 
-def sample(rng: random.Random, group: Group, *, held_out: bool = False, unseen_wording: bool = False, as_typed: bool = True, family: str | None = None) -> Item:
+def sample(
+    rng: random.Random,
+    group: Group,
+    *,
+    held_out: bool = False,
+    unseen_wording: bool = False,
+    as_typed: bool = True,
+    family: str | None = None,
+) -> Item:
     """Draw one question.
 
     held_out: only combinations that training never sees. unseen_wording: question templates that training never sees.

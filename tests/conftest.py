@@ -4,7 +4,8 @@ from jaxtyping import install_import_hook
 
 # Before anything imports the library: every shape annotation of the core is checked at run time.
 install_import_hook(
-    ["ssd_lib.composite", "ssd_lib.switching", "ssd_lib.kv_cache", "ssd_lib.decoding", "ssd_lib.chat"], "beartype.beartype"
+    ["ssd_lib.composite", "ssd_lib.switching", "ssd_lib.kv_cache", "ssd_lib.decoding", "ssd_lib.chat"],
+    "beartype.beartype",
 )
 
 import pytest  # noqa: E402

@@ -32,7 +32,9 @@ def decode(target, draft, prompt, draft_prompt, config, max_new_tokens, eos):
         vocabulary = len(p_target)
         alpha = config.alpha_union if union else alpha_i
         # The library keeps F in fp32; so does this line, to compare equal candidates equally.
-        score = (torch.tensor(p_target) + torch.tensor(alpha).float() * (torch.tensor(p_draft) - torch.tensor(p_target))).tolist()
+        score = (
+            torch.tensor(p_target) + torch.tensor(alpha).float() * (torch.tensor(p_draft) - torch.tensor(p_target))
+        ).tolist()
         insisted, k, space = False, None, set()
         if union:
             space = set(top(p_target, config.candidates)) | set(top(p_draft, config.candidates))
@@ -46,7 +48,10 @@ def decode(target, draft, prompt, draft_prompt, config, max_new_tokens, eos):
             space = set(top(p_target, k)) & set(top(p_draft, k))
             token = favourite if insisted else best(space, score)
         matched = token == top(p_draft, 1)[0]
-        ordered = [sorted((values[x] for x in tokens), reverse=True) for values, tokens in ((p_draft, range(vocabulary)), (p_target, range(vocabulary)), (score, space))]
+        ordered = [
+            sorted((values[x] for x in tokens), reverse=True)
+            for values, tokens in ((p_draft, range(vocabulary)), (p_target, range(vocabulary)), (score, space))
+        ]
         narrowest = min([narrowest, *(values[0] - values[1] for values in ordered if len(values) > 1)])
         events.append(("union" if union else "intersection", matched, insisted, k, threshold, alpha_i))
         answer.append(token)

@@ -4,11 +4,24 @@ import hypothesis.strategies as st
 import torch
 from hypothesis import given, settings
 
-from ssd_lib.composite import choose_greedy, composite, composite_distribution, intersection_space, nucleus, rank_tokens, target_insists, union_space
+from ssd_lib.composite import (
+    choose_greedy,
+    composite,
+    composite_distribution,
+    intersection_space,
+    nucleus,
+    rank_tokens,
+    target_insists,
+    union_space,
+)
 
 VOCAB = 12
 # Few different values, so that ties are common.
-distributions = st.lists(st.integers(0, 4), min_size=VOCAB, max_size=VOCAB).filter(any).map(lambda counts: torch.tensor(counts).float() / sum(counts))
+distributions = (
+    st.lists(st.integers(0, 4), min_size=VOCAB, max_size=VOCAB)
+    .filter(any)
+    .map(lambda counts: torch.tensor(counts).float() / sum(counts))
+)
 
 
 def top(probs, k):
@@ -29,7 +42,9 @@ def test_ranks_order_by_probability_then_by_token_id(probs):
 def test_intersection_is_the_smallest_k_that_shares_enough(target, draft, candidates):
     _, target_ranks, draft_ranks = both(target, draft)
     mask, k = intersection_space(target_ranks, draft_ranks, candidates)
-    expected = next(k for k in range(1, VOCAB + 1) if len(set(top(target, k)) & set(top(draft, k))) >= min(candidates, VOCAB))
+    expected = next(
+        k for k in range(1, VOCAB + 1) if len(set(top(target, k)) & set(top(draft, k))) >= min(candidates, VOCAB)
+    )
     assert int(k[0]) == expected
     assert set(mask[0].nonzero().flatten().tolist()) == set(top(target, expected)) & set(top(draft, expected))
 
@@ -75,7 +90,10 @@ def test_alpha_zero_is_the_target_alpha_one_the_draft_and_beyond_extrapolates():
 def test_union_never_lets_the_target_insist():
     ranks = rank_tokens(torch.tensor([[0.7, 0.3]]))
     nothing = torch.zeros(1, 2, dtype=torch.bool)
-    assert target_insists(nothing, ranks, torch.tensor([False])).all() and not target_insists(nothing, ranks, torch.tensor([True])).any()
+    assert (
+        target_insists(nothing, ranks, torch.tensor([False])).all()
+        and not target_insists(nothing, ranks, torch.tensor([True])).any()
+    )
 
 
 @settings(deadline=None)

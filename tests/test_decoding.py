@@ -85,7 +85,10 @@ def test_the_output_does_not_depend_on_the_lookahead(pairs):
     rng = random.Random(1)
     for target, draft in pairs:
         prompt, config = torch.tensor([random_prompt(rng)]), random_config(rng)
-        outputs = [ssd_generate(target, draft, prompt, config=replace(config, lookahead=t), max_new_tokens=NEW) for t in range(1, 9)]
+        outputs = [
+            ssd_generate(target, draft, prompt, config=replace(config, lookahead=t), max_new_tokens=NEW)
+            for t in range(1, 9)
+        ]
         assert all(torch.equal(output.sequences[0], outputs[0].sequences[0]) for output in outputs)
         columns = ["token", "match", "scheme", "k", "threshold", "alpha", "match_ratio", "insisted"]
         assert all(output.trace.to_frame()[columns].equals(outputs[0].trace.to_frame()[columns]) for output in outputs)
@@ -105,25 +108,41 @@ def test_every_row_of_a_ragged_batch_equals_that_row_alone(pairs):
         prompts, draft_prompts = ([random_prompt(rng, 12) for _ in range(5)] for _ in range(2))
         (ids, mask), (draft_ids, draft_mask) = ragged(prompts), ragged(draft_prompts)
         together = ssd_generate(
-            target, draft, ids, attention_mask=mask, draft_input_ids=draft_ids, draft_attention_mask=draft_mask, config=config, max_new_tokens=NEW
+            target,
+            draft,
+            ids,
+            attention_mask=mask,
+            draft_input_ids=draft_ids,
+            draft_attention_mask=draft_mask,
+            config=config,
+            max_new_tokens=NEW,
         )
         for row, (prompt, draft_prompt) in enumerate(zip(prompts, draft_prompts, strict=True)):
             alone = ssd_generate(
-                target, draft, torch.tensor([prompt]), draft_input_ids=torch.tensor([draft_prompt]), config=config, max_new_tokens=NEW
+                target,
+                draft,
+                torch.tensor([prompt]),
+                draft_input_ids=torch.tensor([draft_prompt]),
+                config=config,
+                max_new_tokens=NEW,
             )
             assert torch.equal(together.sequences[row], alone.sequences[0])
             assert together.trace.row(row).to_frame()["scheme"].tolist() == alone.trace.to_frame()["scheme"].tolist()
 
 
 def greedy(model, prompt):
-    return model.generate(prompt, do_sample=False, max_new_tokens=NEW, attention_mask=torch.ones_like(prompt))[0, prompt.shape[1] :]
+    return model.generate(prompt, do_sample=False, max_new_tokens=NEW, attention_mask=torch.ones_like(prompt))[
+        0, prompt.shape[1] :
+    ]
 
 
 def test_union_with_alpha_zero_over_the_whole_vocabulary_is_the_target(pairs):
     config = SSDConfig(alpha_union=0.0, candidates=24, fixed_scheme="union")
     for target, draft in pairs:
         prompt = torch.tensor([[5, 7, 11]])
-        assert torch.equal(ssd_generate(target, draft, prompt, config=config, max_new_tokens=NEW).sequences[0], greedy(target, prompt))
+        assert torch.equal(
+            ssd_generate(target, draft, prompt, config=config, max_new_tokens=NEW).sequences[0], greedy(target, prompt)
+        )
 
 
 def test_a_draft_that_is_the_target_always_matches(pairs):
@@ -157,7 +176,9 @@ def test_eager_and_sdpa_agree(pairs):
 
 def test_every_end_of_sequence_id_of_the_generation_config_ends_an_answer(pairs):
     target, draft = pairs[2]
-    free = ssd_generate(target, draft, torch.tensor([[6, 5]]), max_new_tokens=NEW, eos_token_id=[]).sequences[0].tolist()
+    free = (
+        ssd_generate(target, draft, torch.tensor([[6, 5]]), max_new_tokens=NEW, eos_token_id=[]).sequences[0].tolist()
+    )
     third = free[3]
     before = target.generation_config.eos_token_id
     target.generation_config.eos_token_id = [23, third] if third != 23 else [22, third]
@@ -205,7 +226,9 @@ class StopAt(StoppingCriteria):
 
 def test_stopping_criteria_are_asked_after_every_token(pairs):
     target, draft = pairs[0]
-    output = ssd_generate(target, draft, torch.tensor([[3, 8]]), max_new_tokens=NEW, eos_token_id=[], stopping_criteria=[StopAt(6)])
+    output = ssd_generate(
+        target, draft, torch.tensor([[3, 8]]), max_new_tokens=NEW, eos_token_id=[], stopping_criteria=[StopAt(6)]
+    )
     assert len(output.sequences[0]) == 4 == len(output.trace)
 
 
@@ -214,12 +237,26 @@ def test_inside_transformers_generate(pairs):
     (target, draft), prompts = pairs[2], [random_prompt(rng) for _ in range(3)]
     ids, mask = ragged(prompts)
     own = ssd_generate(target, draft, ids, attention_mask=mask, max_new_tokens=NEW)
-    out = target.generate(ids, attention_mask=mask, max_new_tokens=NEW, custom_generate=ssd_custom_generate, draft=draft, ssd_config=SSDConfig())
+    out = target.generate(
+        ids,
+        attention_mask=mask,
+        max_new_tokens=NEW,
+        custom_generate=ssd_custom_generate,
+        draft=draft,
+        ssd_config=SSDConfig(),
+    )
     for row, answer in enumerate(own.sequences):
         assert torch.equal(out[row, ids.shape[1] :][: len(answer)], answer)
         assert (out[row, ids.shape[1] + len(answer) :] == 0).all()
     streamer = Collect()
-    target.generate(ids[:1], attention_mask=mask[:1], max_new_tokens=NEW, custom_generate=ssd_custom_generate, draft=draft, ssd_streamer=streamer)
+    target.generate(
+        ids[:1],
+        attention_mask=mask[:1],
+        max_new_tokens=NEW,
+        custom_generate=ssd_custom_generate,
+        draft=draft,
+        ssd_streamer=streamer,
+    )
     assert [t for part in streamer.parts[1:] for t in part] == own.sequences[0].tolist()
     with pytest.raises(ValueError, match="draft model"):
         target.generate(ids, attention_mask=mask, max_new_tokens=2, custom_generate=ssd_custom_generate)
@@ -230,7 +267,13 @@ def test_text_streamer_of_transformers_works(pairs, capsys):
         def decode(self, ids, **kwargs):
             return "".join(f"t{int(i)} " for i in torch.as_tensor(ids).reshape(-1))
 
-    output = ssd_generate(*pairs[1], torch.tensor([[3, 8]]), max_new_tokens=5, eos_token_id=[], streamer=TextStreamer(Words(), skip_prompt=True))
+    output = ssd_generate(
+        *pairs[1],
+        torch.tensor([[3, 8]]),
+        max_new_tokens=5,
+        eos_token_id=[],
+        streamer=TextStreamer(Words(), skip_prompt=True),
+    )
     assert capsys.readouterr().out.split() == [f"t{i}" for i in output.sequences[0].tolist()]
 
 
@@ -292,7 +335,9 @@ def test_nan_logits_are_named_with_model_row_and_position(role):
     poisoned = free.sequences[1][2]  # whoever reads it as a prefix token fails at the next position
     with torch.no_grad():
         models[role].model.embed_tokens.weight[poisoned] = float("nan")
-    position, row = min((s.tolist().index(poisoned) + 1, row) for row, s in enumerate(free.sequences) if poisoned in s.tolist())
+    position, row = min(
+        (s.tolist().index(poisoned) + 1, row) for row, s in enumerate(free.sequences) if poisoned in s.tolist()
+    )
     message = f"{role}'s logits are NaN at answer position {position} of row {row}"
     config = SSDConfig(lookahead=1)
     refused(message, *models.values(), ids, error=FloatingPointError, config=config, max_new_tokens=8, eos_token_id=[])

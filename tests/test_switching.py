@@ -91,7 +91,13 @@ def test_four_of_seven_is_below_the_first_threshold_but_not_below_the_second():
 
 def test_alpha_is_annealed_to_the_floor_and_a_smaller_one_is_never_raised():
     config = SSDConfig(alpha_intersection=0.8)
-    assert [round(float(run([1] * n, config).alpha_intersection), 2) for n in (7, 14, 21, 28, 35)] == [0.65, 0.5, 0.35, 0.3, 0.3]
+    assert [round(float(run([1] * n, config).alpha_intersection), 2) for n in (7, 14, 21, 28, 35)] == [
+        0.65,
+        0.5,
+        0.35,
+        0.3,
+        0.3,
+    ]
     assert float(run([1] * 35, replace(config, alpha_intersection=0.1)).alpha_intersection) == pytest.approx(0.1)
 
 

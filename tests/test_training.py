@@ -61,7 +61,9 @@ def test_tokenizer_is_lossless_and_splits_digits(corpus):
 
 
 def micro_stage(steps, optimizer="adamw"):
-    return Stage("micro", steps=steps, learning_rate=1e-3, batch_size=4, warmup_steps=1, save_every=2, optimizer=optimizer)
+    return Stage(
+        "micro", steps=steps, learning_rate=1e-3, batch_size=4, warmup_steps=1, save_every=2, optimizer=optimizer
+    )
 
 
 @pytest.mark.parametrize("optimizer", ["adamw", "muon"])
@@ -78,7 +80,11 @@ def test_an_interrupted_stage_resumes_to_the_same_weights(corpus, tmp_path, opti
     interrupted = tmp_path / "interrupted"
     stopped = pytest.MonkeyPatch()
     with stopped.context() as patch:
-        patch.setattr(toy_pair.LlamaForCausalLM, "save_pretrained", _interrupt_at_the_end(toy_pair.LlamaForCausalLM.save_pretrained))
+        patch.setattr(
+            toy_pair.LlamaForCausalLM,
+            "save_pretrained",
+            _interrupt_at_the_end(toy_pair.LlamaForCausalLM.save_pretrained),
+        )
         with pytest.raises(KeyboardInterrupt):
             train(interrupted, micro_stage(6, optimizer))
     assert not (interrupted / "micro" / "finished.json").exists()
@@ -103,8 +109,12 @@ def _interrupt_at_the_end(save):
 
 def test_a_finished_stage_is_not_trained_again(corpus, tmp_path):
     examples, stage = corpus.examples("base", 8, seed=0), micro_stage(2)
-    first = fine_tune(toy_pair.new_model("draft", corpus.tokenizer, 0), corpus.tokenizer, examples, stage, tmp_path, quiet=True)
-    again = fine_tune(toy_pair.new_model("draft", corpus.tokenizer, 1), corpus.tokenizer, [], stage, tmp_path, quiet=True)
+    first = fine_tune(
+        toy_pair.new_model("draft", corpus.tokenizer, 0), corpus.tokenizer, examples, stage, tmp_path, quiet=True
+    )
+    again = fine_tune(
+        toy_pair.new_model("draft", corpus.tokenizer, 1), corpus.tokenizer, [], stage, tmp_path, quiet=True
+    )
     assert torch.equal(first.lm_head.weight, again.lm_head.weight)
 
 

@@ -31,7 +31,12 @@ def test_held_out_names_never_appear_in_training():
 
 
 def test_unseen_wordings_are_never_drawn_for_training():
-    unseen = [ask.split("{")[0] for f in world.world()["families"].values() for ask in f.get("asks_unseen", []) if ask.split("{")[0]]
+    unseen = [
+        ask.split("{")[0]
+        for f in world.world()["families"].values()
+        for ask in f.get("asks_unseen", [])
+        if ask.split("{")[0]
+    ]
     for seed in range(2000):
         question = world.sample(random.Random(seed), random.Random(seed).choice(world.GROUPS), as_typed=False).question
         assert not any(question.startswith(beginning) for beginning in unseen if len(beginning) > 12)
