@@ -4,6 +4,7 @@ import pytest
 import torch
 from conftest import micro_llama, perturbed
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.overrides import TorchFunctionMode
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.initialization import no_init_weights
 
@@ -25,6 +26,43 @@ TINYLLAMA = dict(
 )
 
 
+class IndexingByOps(TorchFunctionMode):
+    """Python indexing as plain operators: `tensor[…]` itself asks for a CUDA device guard, which a CPU build lacks."""
+
+    def __torch_function__(self, function, types, args=(), kwargs=None):
+        if function is torch.Tensor.__getitem__:
+            return self.get(*args)
+        if function is torch.Tensor.__setitem__:
+            return self.set(*args)
+        return function(*args, **(kwargs or {}))
+
+    def get(self, tensor, index):
+        index = index if isinstance(index, tuple) else (index,)
+        if Ellipsis in [i for i in index if not isinstance(i, torch.Tensor)]:
+            at = next(n for n, i in enumerate(index) if i is Ellipsis)
+            missing = tensor.ndim - sum(i is not None for i in index) + 1
+            index = (*index[:at], *[slice(None)] * missing, *index[at + 1 :])
+        dim, gathered = 0, []
+        for i in index:
+            if isinstance(i, torch.Tensor):
+                gathered, dim = [*gathered, (dim, i)], dim + 1
+            elif i is None:
+                tensor, dim = tensor.unsqueeze(dim), dim + 1
+            elif isinstance(i, int):
+                tensor = tensor.select(dim, i)
+            else:
+                tensor = torch.ops.aten.slice.Tensor(tensor, dim, i.start, i.stop, i.step or 1)
+                dim += 1
+        if gathered:
+            indices = [dict(gathered).get(n) for n in range(dim)]
+            tensor = torch.ops.aten.index.Tensor(tensor, indices)
+        return tensor
+
+    def set(self, tensor, index, value):
+        assert all(isinstance(i, torch.Tensor) or i == slice(None) for i in index)
+        torch.ops.aten.index_put_(tensor, [i if isinstance(i, torch.Tensor) else None for i in index], value)
+
+
 def fake_llama(shape, dtype):
     """A Llama without weights' values; random initialisation does not exist on a pretended device."""
     model = LlamaForCausalLM(LlamaConfig(**shape)).eval()
@@ -36,7 +74,7 @@ def fake_llama(shape, dtype):
 
 def one_round(target_shape, draft_shape, dtype, config, rows=3, length=9):
     """Everything between the first forward and the round's one wait, on a fake `cuda`."""
-    with FakeTensorMode(), torch.inference_mode(), no_init_weights(), torch.device("cuda"):
+    with FakeTensorMode(), torch.inference_mode(), no_init_weights(), torch.device("cuda"), IndexingByOps():
         models = [fake_llama(shape, dtype) for shape in (target_shape, draft_shape)]
         prompts = torch.ones(rows, length, dtype=torch.long)
         lengths = torch.full((rows,), length)
