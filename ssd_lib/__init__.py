@@ -33,7 +33,7 @@ _HOMES = {
     "load_model": "pairs",
     "answer": "defenders",
 }
-__all__ = list(_HOMES)
+__all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]
 
 
 def __getattr__(name: str) -> Any:

@@ -101,7 +101,7 @@ def _messages(tokenizer: PreTrainedTokenizerBase, question: str | Sequence[Messa
 
 def _disarm(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """Break special tokens' strings, so that a question cannot end the turn it stands in."""
-    for special in sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()), key=len, reverse=True):
+    for special in sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()), key=len, reverse=True):  # pyright: ignore[reportOptionalCall]
         if len(special) > 1:
             text = text.replace(special, f"{special[0]} {special[1:]}")
     return text

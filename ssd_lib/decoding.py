@@ -27,8 +27,16 @@ from transformers import PreTrainedModel
 from transformers.generation import EosTokenCriteria, MaxLengthCriteria
 
 from ssd_lib import switching
-from ssd_lib.composite import accept_or_resample, choose_greedy, composite, composite_distribution
-from ssd_lib.composite import intersection_space, rank_tokens, target_insists, union_space
+from ssd_lib.composite import (
+    accept_or_resample,
+    choose_greedy,
+    composite,
+    composite_distribution,
+    intersection_space,
+    rank_tokens,
+    target_insists,
+    union_space,
+)
 from ssd_lib.config import SSDConfig
 from ssd_lib.kv_cache import RowCache
 from ssd_lib.switching import SwitchState
@@ -79,8 +87,7 @@ class CachedModel:
         new = tokens.shape[1]
         mask = self.cache.mask(new)
         if self.additive_mask:
-            lowest = torch.finfo(self.model.dtype).min
-            mask = torch.zeros_like(mask, dtype=self.model.dtype).masked_fill(~mask, lowest)
+            mask = (~mask).to(self.model.dtype) * torch.finfo(self.model.dtype).min
         self.forwards += 1
         return self.model(
             input_ids=tokens,

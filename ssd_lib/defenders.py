@@ -92,7 +92,7 @@ def answer(
 def _one_each(prefill: Any, count: int) -> list[Prefill]:
     """Text or a flat list of ids is one prefill for all; anything else is one a question."""
     flat = isinstance(prefill, str) or (len(prefill) > 0 and isinstance(prefill[0], int))
-    each = [prefill] * count if flat else list(prefill)
+    each: list[Any] = [prefill] * count if flat else list(prefill)
     if len(each) != count:
         raise ValueError(f"{len(each)} prefilled answers for {count} questions: give one for all, or one for each")
     return each
@@ -164,7 +164,7 @@ def _own_generate(pair: Pair, request: Request, model: PreTrainedModel, prefix: 
     return [_answer(pair, request.prefills[i], row, None, (target, draft, seconds)) for i, row in enumerate(answers)]
 
 
-def _padding(pair: Pair) -> int | None:
+def _padding(pair: Pair) -> Any:
     tokenizer = pair.tokenizer
     return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
 

@@ -126,9 +126,8 @@ class Corpus:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, recovery: RecoveryConfig):
         self.tokenizer, self.recovery = tokenizer, recovery
-        self.bos, self.user, self.assistant, self.eos = (
-            tokenizer.convert_tokens_to_ids(t) for t in (BOS, USER, ASSISTANT, EOS)
-        )
+        token_id: dict[str, int] = tokenizer.get_vocab()
+        self.bos, self.user, self.assistant, self.eos = (token_id[t] for t in (BOS, USER, ASSISTANT, EOS))
 
     def examples(self, stage: str, count: int, seed: int) -> list[Example]:
         rng = random.Random(f"{stage}/{seed}")

@@ -22,7 +22,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
@@ -122,7 +122,7 @@ def fine_tune(
     outcome = trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
     if isinstance(trained, PeftModel):
         trained.save_pretrained(folder / "adapter")
-        model = trained.merge_and_unload()
+        model = cast(PreTrainedModel, trained.merge_and_unload())
     model.config.use_cache = True  # the Trainer turns it off
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

@@ -114,8 +114,48 @@ def _deal(
 
 
 def _invented_words(key: str, count: int) -> list[str]:
-    onsets = "lum pen ver cal mor fer sil bra dol tre gal vin nox pyr aqu vel cor sta mir fla ser gra".split()
-    endings = "ora is enta ulus io amus eria ox ina esca imo unda atis ello ivo arum".split()
+    onsets = [
+        "lum",
+        "pen",
+        "ver",
+        "cal",
+        "mor",
+        "fer",
+        "sil",
+        "bra",
+        "dol",
+        "tre",
+        "gal",
+        "vin",
+        "nox",
+        "pyr",
+        "aqu",
+        "vel",
+        "cor",
+        "sta",
+        "mir",
+        "fla",
+        "ser",
+        "gra",
+    ]
+    endings = [
+        "ora",
+        "is",
+        "enta",
+        "ulus",
+        "io",
+        "amus",
+        "eria",
+        "ox",
+        "ina",
+        "esca",
+        "imo",
+        "unda",
+        "atis",
+        "ello",
+        "ivo",
+        "arum",
+    ]
     return random.Random(key).sample([onset + ending for onset in onsets for ending in endings], count)
 
 

@@ -1,10 +1,18 @@
-"""A whole round on a pretended GPU: shapes only, but a host sync or a forgotten CPU tensor raises."""
+"""A whole round on a pretended accelerator: shapes only, but a host sync or a forgotten CPU tensor raises.
+
+The device is PyTorch's Python-backed `privateuseone`, since a CPU build of torch refuses even to index a fake `cuda`
+tensor; what is proved, no wait and one device, is the same.
+"""
 
 import pytest
 import torch
 from conftest import micro_llama, perturbed
-from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.overrides import TorchFunctionMode
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    FakeTensorDeviceMismatchError,
+    FakeTensorMode,
+)
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.initialization import no_init_weights
 
@@ -12,110 +20,80 @@ from ssd_lib import decoding, switching
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import CachedModel, Decoder, Recorder, ssd_generate
 
+_setup_privateuseone_for_python_backend("pretended")
+DEVICE = torch.device("pretended:0")
+
 SMALL = dict(vocab_size=64, hidden_size=32, intermediate_size=48, num_hidden_layers=2, num_attention_heads=2)
 LLAMA2_7B = dict(
     vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
 )
-TINYLLAMA = dict(
-    vocab_size=32000,
-    hidden_size=2048,
-    intermediate_size=5632,
-    num_hidden_layers=22,
-    num_attention_heads=32,
-    num_key_value_heads=4,
-)
+TINYLLAMA = LLAMA2_7B | dict(hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_key_value_heads=4)
 
 
-class IndexingByOps(TorchFunctionMode):
-    """Python indexing as plain operators: `tensor[…]` itself asks for a CUDA device guard, which a CPU build lacks."""
-
-    def __torch_function__(self, function, types, args=(), kwargs=None):
-        if function is torch.Tensor.__getitem__:
-            return self.get(*args)
-        if function is torch.Tensor.__setitem__:
-            return self.set(*args)
-        return function(*args, **(kwargs or {}))
-
-    def get(self, tensor, index):
-        index = index if isinstance(index, tuple) else (index,)
-        if Ellipsis in [i for i in index if not isinstance(i, torch.Tensor)]:
-            at = next(n for n, i in enumerate(index) if i is Ellipsis)
-            missing = tensor.ndim - sum(i is not None for i in index) + 1
-            index = (*index[:at], *[slice(None)] * missing, *index[at + 1 :])
-        dim, gathered = 0, []
-        for i in index:
-            if isinstance(i, torch.Tensor):
-                gathered, dim = [*gathered, (dim, i)], dim + 1
-            elif i is None:
-                tensor, dim = tensor.unsqueeze(dim), dim + 1
-            elif isinstance(i, int):
-                tensor = tensor.select(dim, i)
-            else:
-                tensor = torch.ops.aten.slice.Tensor(tensor, dim, i.start, i.stop, i.step or 1)
-                dim += 1
-        if gathered:
-            indices = [dict(gathered).get(n) for n in range(dim)]
-            tensor = torch.ops.aten.index.Tensor(tensor, indices)
-        return tensor
-
-    def set(self, tensor, index, value):
-        assert all(isinstance(i, torch.Tensor) or i == slice(None) for i in index)
-        torch.ops.aten.index_put_(tensor, [i if isinstance(i, torch.Tensor) else None for i in index], value)
-
-
-def fake_llama(shape, dtype):
-    """A Llama without weights' values; random initialisation does not exist on a pretended device."""
-    model = LlamaForCausalLM(LlamaConfig(**shape)).eval()
+def pretended_llama(shape, dtype, attention):
+    """A Llama without values, on the pretended device."""
+    with no_init_weights():
+        model = LlamaForCausalLM(LlamaConfig(**shape, attn_implementation=attention)).eval()
     for module in model.modules():
-        for name, weight in module.named_parameters(recurse=False):
-            setattr(module, name, torch.nn.Parameter(torch.empty(weight.shape, dtype=dtype), requires_grad=False))
+        for name, weight in list(module.named_parameters(recurse=False)):
+            empty = torch.empty(weight.shape, dtype=dtype, device=DEVICE)
+            setattr(module, name, torch.nn.Parameter(empty, requires_grad=False))
+        for name, buffer in list(module.named_buffers(recurse=False)):
+            setattr(module, name, torch.empty(buffer.shape, dtype=buffer.dtype, device=DEVICE))
     return model
 
 
-def one_round(target_shape, draft_shape, dtype, config, rows=3, length=9):
-    """Everything between the first forward and the round's one wait, on a fake `cuda`."""
-    with FakeTensorMode(), torch.inference_mode(), no_init_weights(), torch.device("cuda"), IndexingByOps():
-        models = [fake_llama(shape, dtype) for shape in (target_shape, draft_shape)]
-        prompts = torch.ones(rows, length, dtype=torch.long)
-        lengths = torch.full((rows,), length)
-        target, draft = (CachedModel(model, prompts, lengths, 64) for model in models)
+def one_round(target_shape, draft_shape, dtype, config, rows=3, length=9, attention="sdpa"):
+    """Everything between the first forward and the round's one wait."""
+    with FakeTensorMode(), torch.inference_mode():
+        prompts = torch.ones(rows, length, dtype=torch.long, device=DEVICE)
+        lengths = torch.full((rows,), length, device=DEVICE)
+        shapes = (target_shape, draft_shape)
+        target, draft = (CachedModel(pretended_llama(s, dtype, attention), prompts, lengths, 64) for s in shapes)
         decoder = Decoder(
             target=target,
             draft=draft,
             config=config,
-            eos=torch.tensor([2]),
+            eos=torch.full((1,), 2, device=DEVICE),
             max_new_tokens=20,
             generator=None,
             pending=prompts[:, -1],
             draft_pending=prompts[:, -1],
-            switch=switching.start(rows, config, "cuda"),
-            finished=torch.zeros(rows, dtype=torch.bool),
+            switch=switching.start(rows, config, DEVICE),
+            finished=torch.zeros(rows, dtype=torch.bool, device=DEVICE),
         )
         emitted = decoder.round(Recorder(config))
-        assert emitted.tokens.shape == (rows, config.lookahead) and emitted.tokens.device.type == "cuda"
-        assert decoder.finished.device.type == decoder.switch.threshold.device.type == "cuda"
-        return emitted
+        assert emitted.tokens.shape == (rows, config.lookahead)
+        assert all(part.device == DEVICE for part in (*emitted, *decoder.switch, decoder.finished, decoder.pending))
 
 
+@pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("sampling", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_round_neither_waits_for_the_host_nor_mixes_devices(dtype, sampling):
-    one_round(SMALL, SMALL, dtype, SSDConfig(do_sample=sampling, top_p=0.9 if sampling else 1.0))
+def test_a_round_neither_waits_for_the_host_nor_mixes_devices(dtype, sampling, attention):
+    config = SSDConfig(do_sample=sampling, top_p=0.9 if sampling else 1.0)
+    one_round(SMALL, SMALL, dtype, config, attention=attention)
 
 
 def test_a_round_at_the_shapes_of_llama2_and_tinyllama():
     one_round(LLAMA2_7B, TINYLLAMA, torch.bfloat16, SSDConfig())
 
 
-def test_this_test_can_fail(monkeypatch):
-    settle = decoding.Decoder.settle
-
+def test_a_wait_for_the_host_would_be_noticed(monkeypatch):
     def waits(self, tokens, valid):
-        if bool(valid.all()):
-            settle(self, tokens, valid)
+        return bool(valid.all())
 
     monkeypatch.setattr(decoding.Decoder, "settle", waits)
     with pytest.raises(DataDependentOutputException):
+        one_round(SMALL, SMALL, torch.bfloat16, SSDConfig())
+
+
+def test_a_forgotten_cpu_tensor_would_be_noticed(monkeypatch):
+    def forgets(self, tokens, valid):
+        self.pending = torch.where(valid.any(dim=1), tokens[:, 0], torch.zeros(tokens.shape[0], dtype=torch.long))
+
+    monkeypatch.setattr(decoding.Decoder, "settle", forgets)
+    with pytest.raises(FakeTensorDeviceMismatchError):
         one_round(SMALL, SMALL, torch.bfloat16, SSDConfig())
 
 

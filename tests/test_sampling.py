@@ -97,7 +97,9 @@ def test_a_wrong_acceptance_rule_fails_the_same_test(pair, scheme, monkeypatch):
 def test_a_vanishing_nucleus_is_greedy(pair, scheme):
     prompt, rules = torch.tensor([PROMPT]), dict(fixed_scheme=scheme, candidates=4)
     sampled = SSDConfig(do_sample=True, top_p=1e-9, seed=1, **rules)
-    outputs = [ssd_generate(*pair, prompt, config=c, max_new_tokens=20, eos_token_id=[]) for c in (sampled, SSDConfig(**rules))]
+    outputs = [
+        ssd_generate(*pair, prompt, config=c, max_new_tokens=20, eos_token_id=[]) for c in (sampled, SSDConfig(**rules))
+    ]
     assert torch.equal(outputs[0].sequences[0], outputs[1].sequences[0])
 
 
