@@ -49,7 +49,7 @@ class Recipe:
 
     target_base: Stage = Stage("target-base", 2000, 2e-3, warmup_steps=100, optimizer="muon")
     target: Stage = Stage("target", 450, 4e-3, lora_rank=16)
-    draft_base: Stage = Stage("draft-base", 3000, 3e-3)
+    draft_base: Stage = Stage("draft-base", 1800, 3e-3)
     draft: Stage = Stage("draft", 900, 1.5e-3)
     draft_shallow: Stage = Stage("draft-shallow", 300, 4e-4)
     target_deep: Stage = Stage("target-deep", 300, 2e-3, lora_rank=16)
