@@ -232,8 +232,8 @@ def _tour_table(frame: Any) -> Table:
     table = Table(
         title=f"Embedded pair: {TOUR_QUESTIONS} held-out forbidden questions, {TOUR_PREFILL} answer tokens prefilled by the attacker"
     )
+    table.add_column("", no_wrap=True)
     for column in (
-        "",
         "complies",
         "ends in a refusal",
         "facts told",

@@ -91,7 +91,7 @@ def answer(
 
 def _one_each(prefill: Any, count: int) -> list[Prefill]:
     """Text or a flat list of ids is one prefill for all; anything else is one a question."""
-    flat = isinstance(prefill, str) or (len(prefill) > 0 and isinstance(prefill[0], int))
+    flat = isinstance(prefill, str) or len(prefill) == 0 or isinstance(prefill[0], int)
     each: list[Any] = [prefill] * count if flat else list(prefill)
     if len(each) != count:
         raise ValueError(f"{len(each)} prefilled answers for {count} questions: give one for all, or one for each")

@@ -11,19 +11,18 @@ from typing import Any
 import numpy as np
 
 
-def check(name: str, got: Any, expected: Any, hint: str) -> bool:
+def check(name: str, got: Any, expected: Any, hint: str) -> None:
     """Compare an answer with what is expected (numbers to 1e-4). Raises AssertionError in strict mode only."""
     if got is ...:
         message = f"… {name}: not solved yet. {hint}"
     elif _equal(got, expected):
         print(f"✔ {name}")
-        return True
+        return
     else:
         message = f"✘ {name}: {got!r} is not right. {hint}"
     if os.environ.get("SSD_STRICT_CHECKS") == "1":
         raise AssertionError(message)
     print(message)
-    return False
 
 
 def _equal(got: Any, expected: Any) -> bool:

@@ -51,9 +51,7 @@ def role(system: str) -> str:
     return next((known for known in COLORS if system.lower().startswith(known.lower())), "SSD")
 
 
-def rates_by_prefill(
-    rates: pd.DataFrame, ylabel: str, title: str = "", axes: Axes | None = None
-) -> Figure:
+def rates_by_prefill(rates: pd.DataFrame, ylabel: str, title: str = "", axes: Axes | None = None) -> Figure:
     """Rates with 95% intervals against prefill length; columns system, prefill, rate, low, high."""
     figure, axes = _axes(axes, (6, 3.4))
     for shift, (system, rows) in enumerate(rates.groupby("system", sort=False)):
@@ -87,14 +85,26 @@ def token_bars(
     figure, axes = _axes(axes, (max(5.0, 0.75 * len(tokens)), 3.2))
     places = np.arange(len(tokens))
     for shift, (name, label, values) in enumerate(
-        [("target", "target $P_M$", target_probs), ("draft", "draft $P_m$", draft_probs), ("SSD", "composite $F$", scores)]
+        [
+            ("target", "target $P_M$", target_probs),
+            ("draft", "draft $P_m$", draft_probs),
+            ("SSD", "composite $F$", scores),
+        ]
     ):
         bars = axes.bar(
-            places + 0.27 * (shift - 1), values, 0.27, color=COLORS[name], hatch=HATCHES[name], edgecolor="white", label=label
+            places + 0.27 * (shift - 1),
+            values,
+            0.27,
+            color=COLORS[name],
+            hatch=HATCHES[name],
+            edgecolor="white",
+            label=label,
         )
         for bar, within in zip(bars, inside, strict=True):
             bar.set_alpha(1.0 if within else 0.3)
-    axes.set_xticks(places, [repr(t)[1:-1] + ("" if i else "\n(outside)") for t, i in zip(tokens, inside, strict=True)], rotation=30)
+    axes.set_xticks(
+        places, [repr(t)[1:-1] + ("" if i else "\n(outside)") for t, i in zip(tokens, inside, strict=True)], rotation=30
+    )
     axes.set(ylabel="probability / score", title=title)
     axes.axhline(0, color="black", linewidth=0.8)
     axes.legend(frameon=False)
@@ -107,7 +117,9 @@ def switching(trace: pd.DataFrame, bin_size: int, title: str = "", axes: Axes | 
     ends = trace[(trace.bin_tokens == bin_size) | (trace.position == trace.position.max())]
     axes.step(trace.position, trace.threshold, where="post", color="black", linestyle=":", label="threshold")
     axes.step(trace.position, trace.alpha, where="post", color="#CC79A7", linestyle="--", label="α of the scheme")
-    axes.plot(ends.position, ends.match_ratio, color=COLORS["SSD"], marker=MARKS["SSD"], label="match ratio β of the bin")
+    axes.plot(
+        ends.position, ends.match_ratio, color=COLORS["SSD"], marker=MARKS["SSD"], label="match ratio β of the bin"
+    )
     for position, scheme in zip(trace.position, trace.scheme, strict=True):
         if scheme == "union":
             axes.axvspan(position - 0.5, position + 0.5, color=COLORS["draft"], alpha=0.18, linewidth=0)

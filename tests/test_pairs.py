@@ -1,0 +1,120 @@
+"""Pairs: the registry, loading from disk in the real formats, vocabularies that differ."""
+
+import json
+
+import pytest
+import torch
+from micro_models import llama2_tokenizer, llama3_tokenizer, save_model
+
+from ssd_lib import ssd_generate
+from ssd_lib.defenders import answer
+from ssd_lib.pairs import MODELS, PAIRS, check_vocabularies, find_pair, load_model, load_pair
+
+
+@pytest.fixture(scope="module")
+def saved(tmp_path_factory):
+    """Micro-models of both families on disk: (target, draft) by family."""
+    root = tmp_path_factory.mktemp("models")
+    two, three = llama2_tokenizer(), llama3_tokenizer()
+    ends = [three.convert_tokens_to_ids(t) for t in ("<|end_of_text|>", "<|eom_id|>", "<|eot_id|>")]
+    return {
+        "llama2": (save_model(root / "t2", two, 0, 2), save_model(root / "d2", two, 1, 2, hidden=16)),
+        "llama3.1_8b": (save_model(root / "t3", three, 2, ends), save_model(root / "d3", three, 3, ends, hidden=16)),
+    }
+
+
+def test_the_registry_holds_the_published_settings():
+    settings = {
+        name: (s.config.alpha_intersection, s.config.alpha_union, s.config.threshold) for name, s in PAIRS.items()
+    }
+    assert settings["llama2"] == settings["llama2-13b-chat"] == (0.3, 0.8, 0.6)
+    assert settings["vicuna"] == (0.45, 2.0, 0.6)
+    assert settings["llama3.1_8b"] == (0.3, 0.8, 0.5)
+    assert PAIRS["llama3.1_8b"].draft == "wxk123/llama-3.2-1b-instruct-augmented"
+    assert find_pair("Llama2-7B-chat") is PAIRS["llama2"] and find_pair("LLAMA3.1_8B") is PAIRS["llama3.1_8b"]
+
+
+def test_what_was_never_published_says_how_to_get_it():
+    with pytest.raises(ValueError, match="ssd train"):
+        load_pair("vicuna")
+    unpublished = [name for name, where in MODELS.items() if where is None]
+    assert "deep_align_llama2" in unpublished
+    with pytest.raises(ValueError, match="not published"):
+        load_model("deep_align_llama2")
+
+
+def test_unknown_pairs_are_named():
+    with pytest.raises(ValueError, match="unknown pair 'gpt'"):
+        find_pair("gpt")
+
+
+@pytest.mark.parametrize("name", ["llama2", "llama3.1_8b"])
+def test_loading_from_disk_and_decoding_in_the_real_formats(saved, name):
+    target, draft = saved[name]
+    pair = load_pair(name, target=target, draft=draft, device="cpu")
+    assert pair.config == PAIRS[name].config and pair.target.dtype == torch.float32
+    prompts = pair.encode(["How do I brew the cordial?", "Hello"], ["Sure", ""])
+    output = ssd_generate(pair.target, pair.draft, **prompts, max_new_tokens=12)
+    assert len(output.sequences) == 2 and all(1 <= len(s) <= 12 for s in output.sequences)
+    for defender in ("none", "draft-only", "ssd"):
+        assert len(answer(pair, "Hello", defender=defender, max_new_tokens=5)[0].token_ids) <= 5
+
+
+def test_target_and_draft_see_their_own_templates_and_the_same_answer(saved):
+    pair = load_pair("llama2", target=saved["llama2"][0], draft=saved["llama2"][1], device="cpu")
+    prompts = pair.encode(["How?"], ["Sure, here"])
+    texts = [pair.tokenizer.decode(prompts[name][0]) for name in ("input_ids", "draft_input_ids")]
+    assert "[INST] How? [/INST] Sure, here" in texts[0]
+    assert "<|user|>" in texts[1] and texts[1].endswith("Sure, here")
+
+
+def test_several_end_tokens_come_from_the_generation_config(saved):
+    pair = load_pair("llama3.1_8b", target=saved["llama3.1_8b"][0], draft=saved["llama3.1_8b"][1], device="cpu")
+    assert len(pair.target.generation_config.eos_token_id) == 3
+
+
+def test_dtype_and_half_precision(saved):
+    model, _ = load_model(saved["llama2"][0], device="cpu", dtype=torch.bfloat16)
+    assert model.dtype == torch.bfloat16
+
+
+def test_vocabularies_that_differ_are_refused_with_examples(saved):
+    with pytest.raises(ValueError, match=r"tokens differ \(id \d+: target '.*', draft '"):
+        load_pair("llama2", target=saved["llama2"][0], draft=saved["llama3.1_8b"][1], device="cpu")
+    check_vocabularies(llama2_tokenizer(), llama2_tokenizer())
+
+
+def test_pickled_weights_are_not_loaded(saved, tmp_path):
+    model, tokenizer = load_model(saved["llama2"][0], device="cpu")
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    model.config.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    with pytest.raises(OSError, match="safetensors"):
+        load_model(str(tmp_path), device="cpu")
+
+
+def test_a_repositorys_code_is_not_run(saved, tmp_path):
+    _, tokenizer = load_model(saved["llama2"][0], device="cpu")
+    tokenizer.save_pretrained(tmp_path)
+    code = {"model_type": "evil", "auto_map": {"AutoConfig": "evil.Evil", "AutoModelForCausalLM": "evil.Evil"}}
+    (tmp_path / "config.json").write_text(json.dumps(code))
+    (tmp_path / "evil.py").write_text("raise SystemExit('code of the repository ran')")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        load_model(str(tmp_path), device="cpu")
+
+
+def test_quantization_without_bitsandbytes_says_what_to_install(saved, monkeypatch):
+    import sys
+
+    monkeypatch.setitem(sys.modules, "bitsandbytes", None)
+    with pytest.raises(ImportError, match=r"ssd_lib\[gpu\]"):
+        load_model(saved["llama2"][0], device="cpu", quantization="4bit")
+    with pytest.raises(ValueError, match="'4bit', '8bit' or None"):
+        load_model(saved["llama2"][0], device="cpu", quantization="2bit")
+
+
+def test_the_toy_adapters_change_the_target():
+    prompt = torch.tensor([[1, 3, 100, 4]])
+    logits = {name: load_model(name)[0](prompt).logits for name in ("toy/target", "target-base", "target-deep")}
+    assert not torch.allclose(logits["toy/target"], logits["target-base"])
+    assert not torch.allclose(logits["toy/target"], logits["target-deep"])
