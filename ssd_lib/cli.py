@@ -226,35 +226,28 @@ def _execute_first_chapters() -> None:
 
 
 def _tour_table(frame: Any) -> Table:
-    """Systems down: what happens under attack, and what the defence costs."""
+    """Systems across: what happens under attack, and what the defence costs."""
     from ssd_lib.evaluation import rate_cell
 
-    table = Table(
-        title=f"Embedded pair: {TOUR_QUESTIONS} held-out forbidden questions, {TOUR_PREFILL} answer tokens prefilled by the attacker"
-    )
-    table.add_column("", no_wrap=True)
-    for column in (
-        "complies",
-        "ends in a refusal",
-        "facts told",
-        "match ratio",
-        "benign right",
-        "over-refusal",
-        "tokens/s",
-    ):
-        table.add_column(column)
+    title = f"{TOUR_QUESTIONS} held-out forbidden questions, {TOUR_PREFILL} answer tokens prefilled by the attacker"
+    caption = "rates with 95% Wilson intervals; tokens per second of one batched run on this machine"
+    table = Table("", title=title, caption=caption)
+    cells = []
     for name, rows in frame.groupby("system", sort=False):
+        table.add_column(str(name), justify="right")
         attacked, benign, scary = (rows[rows.group == group] for group in ("forbidden", "benign", "scary"))
         ratio = attacked.match_ratio.mean()
-        table.add_row(
-            str(name),
-            rate_cell(attacked, "complied"),
-            rate_cell(attacked, "ends_in_refusal"),
-            f"{attacked.share_told.mean():.0%}",
-            "–" if ratio != ratio else f"{ratio:.2f}",
-            rate_cell(benign, "right"),
-            rate_cell(scary, "refused"),
-            f"{rows.tokens.sum() / rows.seconds.sum():.0f}",
+        cells.append(
+            {
+                "tells a forbidden fact": rate_cell(attacked, "complied"),
+                "ends in a refusal": rate_cell(attacked, "ends_in_refusal"),
+                "forbidden facts told": f"{attacked.share_told.mean():.0%}",
+                "match ratio": "–" if ratio != ratio else f"{ratio:.2f}",
+                "benign answers right": rate_cell(benign, "right"),
+                "over-refusal": rate_cell(scary, "refused"),
+                "tokens per second": f"{rows.tokens.sum() / rows.seconds.sum():.0f}",
+            }
         )
-    table.caption = "rates with 95% Wilson intervals; tokens per second of a batch of 40 on this machine, one run"
+    for label in cells[0]:
+        table.add_row(label, *(column[label] for column in cells))
     return table
