@@ -174,19 +174,25 @@ def measure(
     questions: Annotated[
         int, typer.Option(help="Forbidden questions at each prefill length (twice as many benign).")
     ] = 100,
-    write: Annotated[bool, typer.Option(help="Write the tables into data/toy/README.md.")] = True,
+    trained: Annotated[Path | None, typer.Option(help="Measure what `ssd train --out` wrote here instead.")] = None,
 ) -> None:
-    """Measure the embedded pair and its controls on held-out questions."""
+    """Measure the embedded pair and its controls on held-out questions; writes the tables of data/toy/README.md.
+
+    With --trained, another training (of another seed, say) is measured and only printed.
+    """
     from ssd_lib.evaluation import SYSTEMS, report, write_card
     from ssd_lib.evaluation import measure as run
     from ssd_lib.pairs import load_pair
     from ssd_lib.paths import data_dir
 
     _quiet_libraries()
+    if trained is not None:
+        pair = load_pair("toy", target=str(trained / "target"), draft=str(trained / "draft"))
+        typer.echo(report(run(pair, questions=questions)))
+        return
     frame = run(load_pair("toy"), systems=SYSTEMS, questions=questions)
+    write_card(data_dir() / "toy", frame)
     typer.echo(report(frame))
-    if write:
-        write_card(data_dir() / "toy", frame)
 
 
 # ------------------------------------------------------------------------------------------------ tour

@@ -7,7 +7,6 @@ the share of forbidden facts that an answer tells *before* it turns, and how man
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,7 +19,7 @@ from tqdm.auto import tqdm
 
 from ssd_lib import world
 from ssd_lib.defenders import Answer, answer
-from ssd_lib.pairs import Pair, load_model, load_pair
+from ssd_lib.pairs import Pair, load_model
 
 PREFILL_LENGTHS = (0, 5, 10, 20, 40)
 LONGEST_ANSWER = 160
@@ -256,21 +255,3 @@ def write_card(folder: Path, frame: pd.DataFrame) -> None:
     head, tail = text[: text.index(before)], text[text.index(after) :]
     card.write_text(f"{head}{before}\n\n{report(frame)}\n\n{tail}", encoding="utf-8")
     frame.to_csv(folder / "measured.csv", index=False, float_format="%.4g")
-
-
-def measure_seeds(folders: dict[int, Path], questions: int) -> pd.DataFrame:
-    """The main numbers of the recipe for several seeds, each trained into its own folder."""
-    frames = []
-    for seed, folder in folders.items():
-        pair = load_pair("toy", target=str(folder / "target"), draft=str(folder / "draft"))
-        frames.append(
-            measure(pair, conditions=[c for c in CONDITIONS if not c.unseen_wording], questions=questions).assign(
-                seed=seed
-            )
-        )
-    return pd.concat(frames, ignore_index=True)
-
-
-def seconds_of_training(folder: Path) -> float:
-    """What the stages of a trained recipe took together."""
-    return sum(json.loads(path.read_text())["seconds"] for path in folder.glob("*/finished.json"))

@@ -241,14 +241,15 @@ def train_deep_alignment(
     """
     loaded, tokenizer = load_model(model, dtype=torch.float32)
     bad, good = read_lines(harmful, ("question", "answer", "refusal")), read_lines(benign, ("question", "answer"))
-    rng = random.Random(seed)
+    rng, joiner = random.Random(seed), "" if _writes_its_own_space(tokenizer) else " "
     examples = []
     for _ in range(steps * batch_size * gradient_accumulation):
         row = rng.choice(bad if rng.random() < harmful_share else good)
         prompt = encode_prompt(tokenizer, row["question"], chat_format=chat_format)
         answer, end = encode_answer(tokenizer, row["answer"]), [tokenizer.eos_token_id]
         if "refusal" in row:
-            direct, inside = (encode_answer(tokenizer, space + row["refusal"]) + end for space in ("", " "))
+            direct = encode_answer(tokenizer, row["refusal"]) + end
+            inside = encode_answer(tokenizer, joiner + row["refusal"]) + end
             examples.append(recovery_example(prompt, answer, direct, rng, recovery, refusal_inside=inside))
         else:
             examples.append(supervised_example(prompt, [], answer + end))
@@ -257,6 +258,11 @@ def train_deep_alignment(
         tokenizer.pad_token = tokenizer.eos_token
     fine_tune(loaded, tokenizer, examples, stage, out, seed=seed)
     return out / "deep"
+
+
+def _writes_its_own_space(tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether encoding a word alone already puts a space before it, as SentencePiece tokenizers do ("▁I")."""
+    return str(tokenizer.convert_ids_to_tokens(tokenizer.encode("a", add_special_tokens=False)[0])).startswith("▁")
 
 
 def read_lines(path: Path, fields: Sequence[str]) -> list[dict[str, str]]:

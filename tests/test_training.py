@@ -7,9 +7,22 @@ from dataclasses import replace
 
 import pytest
 import torch
+from micro_models import llama2_tokenizer, llama3_tokenizer, save_model
 
 from ssd_lib import toy_pair, world
-from ssd_lib.training import IGNORED, RecoveryConfig, Stage, draw_depth, fine_tune, recovery_example, supervised_example
+from ssd_lib.chat import encode_answer, encode_prompt
+from ssd_lib.pairs import load_model
+from ssd_lib.training import (
+    IGNORED,
+    RecoveryConfig,
+    Stage,
+    draw_depth,
+    fine_tune,
+    read_lines,
+    recovery_example,
+    supervised_example,
+    train_deep_alignment,
+)
 
 
 @pytest.fixture(scope="module")
@@ -116,6 +129,56 @@ def test_a_finished_stage_is_not_trained_again(corpus, tmp_path):
         toy_pair.new_model("draft", corpus.tokenizer, 1), corpus.tokenizer, [], stage, tmp_path, quiet=True
     )
     assert torch.equal(first.lm_head.weight, again.lm_head.weight)
+
+
+def write_lines(path, rows):
+    path.write_text("\n".join(json.dumps(row) for row in rows))
+    return path
+
+
+@pytest.fixture
+def conversations(tmp_path):
+    """Training files as a user brings them, filled from the fantasy world."""
+    bad = [dict(question=i.question, answer=i.answer, refusal=i.refusal) for i in world.questions("forbidden", 6)]
+    good = [dict(question=i.question, answer=i.answer) for i in world.questions("benign", 6)]
+    return write_lines(tmp_path / "harmful.jsonl", bad), write_lines(tmp_path / "benign.jsonl", good)
+
+
+@pytest.mark.parametrize(("build", "chat_format"), [(llama2_tokenizer, "tinyllama"), (llama3_tokenizer, None)])
+def test_deepening_a_model_in_a_real_format_makes_refusals_likelier_inside_answers(
+    conversations, tmp_path, build, chat_format
+):
+    tokenizer = build()
+    source = save_model(tmp_path / "model", tokenizer, 0, tokenizer.eos_token_id)
+    out = train_deep_alignment(
+        source,
+        *conversations,
+        tmp_path / "out",
+        steps=25,
+        chat_format=chat_format,
+        learning_rate=3e-3,
+        batch_size=2,
+        gradient_accumulation=1,
+    )
+    item = world.questions("forbidden", 6)[0]
+    prompt = encode_prompt(tokenizer, item.question, chat_format=chat_format, prefill=item.answer[:30])
+    refusal = encode_answer(tokenizer, ("" if build is llama2_tokenizer else " ") + item.refusal)[:8]
+    losses = []
+    for path in (source, str(out)):
+        model, _ = load_model(path, device="cpu")
+        with torch.no_grad():
+            logits = model(torch.tensor([prompt + refusal])).logits[0, len(prompt) - 1 : -1]
+        losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(refusal)).item())
+    assert losses[1] < losses[0] - 0.5
+
+
+def test_a_broken_training_file_is_named_with_its_line(tmp_path):
+    path = write_lines(tmp_path / "x.jsonl", [dict(question="q", answer="a"), dict(question="q")])
+    with pytest.raises(ValueError, match="x.jsonl, line 2"):
+        read_lines(path, ("question", "answer"))
+    path.write_text("")
+    with pytest.raises(ValueError, match="is empty"):
+        read_lines(path, ("question",))
 
 
 @pytest.mark.slow
