@@ -19,7 +19,7 @@ lab: $(STAMP)  ## open the book
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
 test: $(STAMP)  ## every test: fast, slow, and all notebooks executed (pytest -q alone runs the fast ones)
-	$(BIN)/python -m pytest -q -m ""
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "" -n 2 --dist loadscope
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .
