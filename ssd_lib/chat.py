@@ -19,6 +19,10 @@ from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, str]
 
+TEMPLATE_DATE = "26 Jul 2024"
+"""Llama 3.1 and 3.2 templates tell the model a date, 3.2 today's: fixed to the one both fall back on, so that a prompt is
+the same every day and for both models."""
+
 
 @dataclass(frozen=True)
 class ChatFormat:
@@ -70,7 +74,8 @@ def render_prompt(
     """The prompt as text, without a leading BOS. `question` may be a whole conversation ending with the user's turn.
 
     `system` overrides the format's system prompt ("" for none). Raises ValueError for an unknown format, an empty
-    question, or a tokenizer without a template where no format is named.
+    question, a conversation that does not end with the user's turn, or a tokenizer without a template where no format is
+    named.
     """
     fallback = _known(chat_format) if chat_format else None
     if tokenizer.chat_template is None and fallback is None:
@@ -81,7 +86,9 @@ def render_prompt(
     if chosen and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": chosen}, *messages]
     template = None if tokenizer.chat_template is not None or fallback is None else fallback.template
-    text = tokenizer.apply_chat_template(messages, chat_template=template, tokenize=False, add_generation_prompt=True)
+    text = tokenizer.apply_chat_template(
+        messages, chat_template=template, tokenize=False, add_generation_prompt=True, date_string=TEMPLATE_DATE
+    )
     assert isinstance(text, str)
     return text.removeprefix(tokenizer.bos_token or "")
 
@@ -96,6 +103,8 @@ def _messages(tokenizer: PreTrainedTokenizerBase, question: str | Sequence[Messa
     messages = [{"role": "user", "content": question}] if isinstance(question, str) else [dict(m) for m in question]
     if not messages or not messages[-1]["content"].strip():
         raise ValueError("the question is empty")
+    if messages[-1]["role"] != "user":
+        raise ValueError("a conversation ends with the user's turn: pass the beginning of the answer as prefill=")
     return [message | {"content": _disarm(tokenizer, message["content"])} for message in messages]
 
 
@@ -130,6 +139,19 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, prefill: str | Sequence[in
     if not isinstance(prefill, str):
         return list(prefill)
     return tokenizer.encode(prefill, add_special_tokens=False) if prefill else []
+
+
+def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before: Sequence[int] = ()) -> str:
+    """Text of `ids` as it stands behind `before`, special tokens left out.
+
+    SentencePiece decoders drop the space that begins a text, so a continuation decoded on its own would be glued to
+    what it continues.
+    """
+    head = str(tokenizer.decode(list(before), skip_special_tokens=True))
+    whole = str(tokenizer.decode([*before, *ids], skip_special_tokens=True))
+    if whole.startswith(head):
+        return whole[len(head) :]
+    return str(tokenizer.decode(list(ids), skip_special_tokens=True))  # `before` ends inside a character
 
 
 def pad_left(

@@ -30,7 +30,8 @@ TOUR_QUESTIONS, TOUR_PREFILL = 24, 10
 
 def fail(error: Exception) -> NoReturn:
     """One line on stderr and exit code 1."""
-    typer.echo(f"ssd: {str(error).splitlines()[0]}", err=True)
+    lines = str(error).splitlines() or [type(error).__name__]
+    typer.echo(f"ssd: {_plain(lines[0])}", err=True)
     raise typer.Exit(1)
 
 
@@ -58,6 +59,8 @@ def chat(
         from ssd_lib.pairs import load_pair
 
         _quiet_libraries()
+        if trace is not None and not trace.parent.is_dir():
+            raise ValueError(f"--trace: there is no folder {trace.parent}")
         loaded = load_pair(pair, target=target, draft=draft)
         given = {"alpha_intersection": alpha_intersection, "alpha_union": alpha_union, "threshold": threshold}
         config = replace(loaded.config, **{name: value for name, value in given.items() if value is not None})
@@ -92,18 +95,36 @@ def chat(
 
 
 class _Stream:
-    """Prints tokens as they are emitted; the prompt comes first and is skipped."""
+    """Prints the answer as it grows; the prompt comes first and is skipped.
+
+    A token's text depends on its neighbours (a space, a character in several bytes), so the answer is decoded as a
+    whole and what is new is printed, once its last character is complete.
+    """
 
     def __init__(self, pair: Pair):
-        self.pair, self.console, self.prompt_seen = pair, Console(), False
+        self.pair, self.console = pair, Console()
+        self.prompt: list[int] | None = None
+        self.ids: list[int] = []
+        self.printed = ""
 
     def put(self, value: Any) -> None:
-        if self.prompt_seen:
-            self.console.print(Text(_plain(str(self.pair.tokenizer.decode(value.reshape(-1))))), end="")
-        self.prompt_seen = True
+        if self.prompt is None:
+            self.prompt = value.reshape(-1).tolist()
+            return
+        self.ids += value.reshape(-1).tolist()
+        self._print(hold=True)
 
     def end(self) -> None:
+        self._print(hold=False)
         self.console.print()
+
+    def _print(self, hold: bool) -> None:
+        from ssd_lib.chat import decode_answer
+
+        text = decode_answer(self.pair.tokenizer, self.ids, self.prompt or [])
+        if not (hold and text.endswith("\ufffd")):
+            self.console.print(Text(_plain(text[len(self.printed) :])), end="")
+            self.printed = text
 
 
 def _plain(text: str) -> str:
@@ -186,11 +207,15 @@ def measure(
     from ssd_lib.paths import data_dir
 
     _quiet_libraries()
+    models = {} if trained is None else {"target": str(trained / "target"), "draft": str(trained / "draft")}
+    try:
+        pair = load_pair("toy", **models)
+    except (ValueError, OSError) as error:
+        fail(error)
     if trained is not None:
-        pair = load_pair("toy", target=str(trained / "target"), draft=str(trained / "draft"))
         typer.echo(report(run(pair, questions=questions)))
         return
-    frame = run(load_pair("toy"), systems=SYSTEMS, questions=questions)
+    frame = run(pair, systems=SYSTEMS, questions=questions)
     write_card(data_dir() / "toy", frame)
     typer.echo(report(frame))
 
@@ -208,9 +233,12 @@ def tour(
     from ssd_lib.pairs import load_pair
 
     _quiet_libraries()
-    if notebooks:
-        _execute_first_chapters()
-    pair = load_pair("toy")
+    try:
+        pair = load_pair("toy")
+        if notebooks:
+            _execute_first_chapters()
+    except (OSError, ImportError) as error:
+        fail(error)
     conditions = [Condition("forbidden", TOUR_PREFILL), Condition("benign"), Condition("scary")]
     frame = run(pair, conditions=conditions, questions=TOUR_QUESTIONS, systems=["target alone", "draft alone", "SSD"])
     Console().print(_tour_table(frame))

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from ssd_lib.chat import Message, encode_answer
+from ssd_lib.chat import Message, decode_answer, encode_answer
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import ssd_generate
 from ssd_lib.pairs import Pair
@@ -72,11 +72,16 @@ def answer(
     prefill: what an attacker wrote as the beginning of the answer, text or token ids; one for all questions, or a list
     with one for each. A name of one question gives a list of one answer.
 
-    Raises ValueError for an unknown defender or a number of prefills that is not the number of questions.
+    Raises ValueError for an unknown defender, a number of prefills that is not the number of questions, or a
+    conversation that is not in a list of its own.
     """
     if defender not in DEFENDERS:
         raise ValueError(f"unknown defender {defender!r}: choose one of {', '.join(DEFENDERS)}")
     asked: list[Question] = [questions] if isinstance(questions, str) else list(questions)
+    if any(isinstance(question, dict) for question in asked):
+        raise ValueError("a conversation counts as one question: pass it in a list of its own, [conversation]")
+    if not asked:
+        return []
     given = _one_each(prefill, len(asked))
     request = Request(
         asked,
@@ -182,6 +187,6 @@ def _until_eos(ids: list[int], model: PreTrainedModel) -> list[int]:
 def _answer(
     pair: Pair, prefill: list[int], ids: list[int], trace: Trace | None, cost: tuple[int, int, float]
 ) -> Answer:
-    text = str(pair.tokenizer.decode(ids, skip_special_tokens=True))
+    text = decode_answer(pair.tokenizer, ids, prefill)
     before = str(pair.tokenizer.decode(prefill))
     return Answer(text, ids, before, trace, Cost(cost[0], cost[1], len(ids), cost[2]))

@@ -193,7 +193,11 @@ def load_model(
     quantization: Quantization | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load one model with its tokenizer: a name of `MODELS` or of data/toy, a local path or a Hub id."""
+    """Load one model with its tokenizer: a name of `MODELS` or of data/toy, a local path or a Hub id.
+
+    Raises ValueError for a model that was never published, OSError where there is no model or only pickled weights,
+    ImportError when quantization lacks bitsandbytes.
+    """
     source = locate(name)
     on_gpu = torch.cuda.is_available() if device is None else torch.device(device).type != "cpu"
     dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
@@ -202,6 +206,8 @@ def load_model(
         options["device_map"] = "auto"
     if quantization is not None:
         options["quantization_config"] = _quantized(quantization)
+        if device is not None and on_gpu:
+            options["device_map"] = {"": device}  # quantized weights cannot be moved afterwards
     base = _base_of_adapter(source)
     model = AutoModelForCausalLM.from_pretrained(base or source, **options)
     if base is not None:
@@ -213,8 +219,17 @@ def load_model(
 
 
 def locate(name: str) -> str:
-    """Where a model is: a path or a Hub id. Raises ValueError for a model that was never published."""
-    for folder in (Path(name), data_dir() / name, data_dir() / "toy" / name):
+    """Where a model is: a path or a Hub id.
+
+    Raises ValueError for a model that was never published, OSError for a path where there is none.
+    """
+    folders = [Path(name).expanduser()]
+    try:
+        folders += [data_dir() / name, data_dir() / "toy" / name]
+    except FileNotFoundError:  # other models need no data folder
+        if name.startswith("toy/"):
+            raise
+    for folder in folders:
         if (folder / "config.json").exists() or (folder / "adapter_config.json").exists():
             return str(folder)
     if name.lower() in MODELS:
@@ -224,6 +239,8 @@ def locate(name: str) -> str:
                 f"{name} is not published: train it (`ssd train --model …`) and pass the path of the result"
             )
         return found
+    if folders[0].is_dir() or name.startswith(("/", ".", "~")):
+        raise OSError(f"no model at {name}: a model's folder holds config.json or adapter_config.json")
     return name
 
 
@@ -232,6 +249,8 @@ def _base_of_adapter(source: str) -> str | None:
     config = Path(source) / "adapter_config.json"
     if not config.exists():
         return None
+    if not (Path(source) / "adapter_model.safetensors").exists():  # peft would read a pickle instead
+        raise OSError(f"the adapter at {source} has no adapter_model.safetensors: weights are read as safetensors only")
     base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
     beside = Path(source) / base
     return str(beside.resolve()) if beside.is_dir() else base

@@ -50,8 +50,11 @@ class Trace:
         frame = self.frame if row is None else self.row(row).frame
         if tokenizer is None:
             return frame.copy()
-        text = [visible(tokenizer.decode([token])) for token in frame["token"]]
-        proposal = [visible(tokenizer.decode([token])) for token in frame["proposal"]]
+        before = frame.groupby("row")["token"].shift().tolist()
+        text, proposal = (
+            [visible(_behind(tokenizer, *pair)) for pair in zip(before, frame[name], strict=True)]
+            for name in ("token", "proposal")
+        )
         return frame.assign(text=text, proposal_text=proposal)
 
     def to_html(self, tokenizer: Decodes, row: int = 0) -> str:
@@ -137,6 +140,15 @@ class Strip:
 
     def __repr__(self) -> str:
         return self.text
+
+
+def _behind(tokenizer: Decodes, before: float, token: int) -> str:
+    """A token's text behind the token before it (NaN for none): SentencePiece drops the space that begins a text."""
+    if before == before:
+        head, whole = tokenizer.decode([int(before)]), tokenizer.decode([int(before), token])
+        if whole.startswith(head):
+            return whole[len(head) :]
+    return tokenizer.decode([token])
 
 
 def kind(line: dict[str, Any]) -> str:

@@ -1,5 +1,7 @@
 """Micro-models saved to disk in the formats of the real pairs: Llama-2 (SentencePiece style) and Llama-3."""
 
+import json
+
 import torch
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
@@ -25,6 +27,9 @@ def llama2_tokenizer(extra=""):
     special = ["<unk>", "<s>", "</s>", *[f"<0x{byte:02X}>" for byte in range(256)]]
     trainer = trainers.BpeTrainer(vocab_size=420, special_tokens=special, show_progress=False)
     tokenizer.train_from_iterator([text + extra for text in TEXT], trainer)
+    state = json.loads(tokenizer.to_str())
+    state["added_tokens"] = state["added_tokens"][:3]  # bytes are plain tokens: decoding must not skip them
+    tokenizer = Tokenizer.from_str(json.dumps(state))
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token="<s>", eos_token="</s>", unk_token="<unk>")
 
 

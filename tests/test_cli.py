@@ -3,6 +3,8 @@
 import json
 
 import pytest
+import torch
+from micro_models import llama2_tokenizer
 from typer.testing import CliRunner
 
 from ssd_lib import cli
@@ -48,6 +50,9 @@ def test_chat_writes_the_token_strip(tmp_path):
         (["chat", "--defender", "magic", "hi"], "unknown defender 'magic'"),
         (["chat", "--alpha-intersection", "3", "hi"], "alpha_intersection must lie between"),
         (["chat", " "], "question is empty"),
+        (["chat", "--trace", "/nonexistent/x.html", "hi"], "there is no folder /nonexistent"),
+        (["chat", "--target", "./nonexistent", "hi"], "no model at ./nonexistent"),
+        (["measure", "--trained", "/nonexistent"], "no model at /nonexistent/target"),
         (["train"], "--pair toy"),
     ],
 )
@@ -58,6 +63,33 @@ def test_mistakes_give_one_line_and_exit_code_1(args, message):
 
 def test_control_characters_never_reach_the_terminal():
     assert cli._plain("a\x1b[31mb\u202ec\nd") == "a⟨U+001B⟩[31mb⟨U+202E⟩c\nd"
+
+
+def test_a_missing_data_folder_is_one_line_too(monkeypatch):
+    monkeypatch.setenv("SSD_DATA", "/nonexistent")
+    result = runner.invoke(app, ["tour", "--no-notebooks"])
+    assert result.exit_code == 1 and result.stderr.startswith("ssd: no data folder")
+
+
+def test_an_error_cannot_control_the_terminal(capsys):
+    for error, line in ((ValueError("a\x1b[2Jb\nc"), "ssd: a⟨U+001B⟩[2Jb\n"), (ValueError(), "ssd: ValueError\n")):
+        with pytest.raises(cli.typer.Exit):
+            cli.fail(error)
+        assert capsys.readouterr().err == line
+
+
+@pytest.mark.parametrize("text", ["Sure, here is how I brew it", "brew é and ü now"])
+def test_streaming_shows_spaces_and_whole_characters(text, capsys):
+    class Loaded:
+        tokenizer = llama2_tokenizer()
+
+    ids = Loaded.tokenizer.encode(text, add_special_tokens=False)
+    stream = cli._Stream(Loaded)
+    stream.put(torch.tensor([ids[:3]]))
+    for token in [*ids[3:], Loaded.tokenizer.eos_token_id]:
+        stream.put(torch.tensor([token]))
+    stream.end()
+    assert Loaded.tokenizer.decode(ids[:3]) + capsys.readouterr().out == text + "\n"
 
 
 def test_colours_say_how_each_token_came_about():

@@ -60,5 +60,8 @@ def test_text_and_ids_prefill_alike_and_errors_are_clear(pair, items):
     )
     with pytest.raises(ValueError, match="unknown defender 'magic'"):
         answer(pair, "Hello!", defender="magic")
+    with pytest.raises(ValueError, match="list of its own"):
+        answer(pair, [{"role": "user", "content": "Hello!"}])
+    assert answer(pair, []) == []
     with pytest.raises(ValueError, match="2 prefilled answers for 1 questions"):
         answer(pair, "Hello!", prefill=["a", "b"])

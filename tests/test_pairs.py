@@ -6,9 +6,9 @@ import pytest
 import torch
 from micro_models import llama2_tokenizer, llama3_tokenizer, save_model
 
-from ssd_lib import ssd_generate
+from ssd_lib import defenders, pairs, ssd_generate
 from ssd_lib.defenders import answer
-from ssd_lib.pairs import MODELS, PAIRS, check_vocabularies, find_pair, load_model, load_pair
+from ssd_lib.pairs import MODELS, PAIRS, check_vocabularies, find_pair, load_model, load_pair, locate
 
 
 @pytest.fixture(scope="module")
@@ -60,6 +60,20 @@ def test_loading_from_disk_and_decoding_in_the_real_formats(saved, name):
         assert len(answer(pair, "Hello", defender=defender, max_new_tokens=5)[0].token_ids) <= 5
 
 
+def test_an_answer_continues_its_prefill_with_the_space_between(saved, monkeypatch):
+    pair = load_pair("llama2", target=saved["llama2"][0], draft=saved["llama2"][1], device="cpu")
+    text = "Sure, here is how I brew it"
+    ids = pair.tokenizer.encode(text, add_special_tokens=False)
+
+    def says_the_rest(pair, request):
+        return [defenders._answer(pair, before, ids[len(before) :], None, (0, 0, 0.0)) for before in request.prefills]
+
+    monkeypatch.setitem(defenders.DEFENDERS, "the rest", says_the_rest)
+    prefills = [ids[:cut] for cut in range(1, len(ids))]
+    for reply in answer(pair, ["How?"] * len(prefills), defender="the rest", prefill=prefills):
+        assert reply.prefill + reply.text == text
+
+
 def test_target_and_draft_see_their_own_templates_and_the_same_answer(saved):
     pair = load_pair("llama2", target=saved["llama2"][0], draft=saved["llama2"][1], device="cpu")
     prompts = pair.encode(["How?"], ["Sure, here"])
@@ -91,6 +105,43 @@ def test_pickled_weights_are_not_loaded(saved, tmp_path):
     tokenizer.save_pretrained(tmp_path)
     with pytest.raises(OSError, match="safetensors"):
         load_model(str(tmp_path), device="cpu")
+
+
+def test_pickled_adapters_are_not_loaded(saved, tmp_path):
+    config = {"base_model_name_or_path": saved["llama2"][0], "peft_type": "LORA"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    torch.save({}, tmp_path / "adapter_model.bin")
+    with pytest.raises(OSError, match="no adapter_model.safetensors"):
+        load_model(str(tmp_path), device="cpu")
+
+
+def test_only_the_embedded_pair_needs_the_data_folder(saved, monkeypatch):
+    monkeypatch.setenv("SSD_DATA", "/nonexistent")
+    target, draft = saved["llama2"]
+    assert load_pair("llama2", target=target, draft=draft, device="cpu").spec.target == target
+    assert locate("tinyllama") == "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
+    with pytest.raises(FileNotFoundError, match="SSD_DATA"):
+        load_pair("toy")
+
+
+def test_a_path_without_a_model_is_not_asked_of_the_hub(tmp_path):
+    for path in (tmp_path, tmp_path / "nope", "./nope"):
+        with pytest.raises(OSError, match="no model at"):
+            locate(str(path))
+
+
+def test_quantized_weights_go_straight_to_the_device_asked_for(saved, monkeypatch):
+    given = {}
+
+    def from_pretrained(source, **options):
+        given.update(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(pairs.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(pairs, "_quantized", lambda quantization: quantization)
+    with pytest.raises(InterruptedError):
+        load_model(saved["llama2"][0], device="cuda:1", quantization="8bit")
+    assert given["device_map"] == {"": "cuda:1"}
 
 
 def test_a_repositorys_code_is_not_run(saved, tmp_path):
