@@ -81,8 +81,7 @@ def render_prompt(
     if tokenizer.chat_template is None and fallback is None:
         raise ValueError(f"the tokenizer has no chat template of its own: name one of {', '.join(FORMATS)}")
     messages = _messages(tokenizer, question)
-    default = fallback.system if fallback and tokenizer.chat_template is None else None
-    chosen = default if system is None else system
+    chosen = default_system(tokenizer, chat_format) if system is None else system
     if chosen and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": chosen}, *messages]
     template = None if tokenizer.chat_template is not None or fallback is None else fallback.template
@@ -91,6 +90,13 @@ def render_prompt(
     )
     assert isinstance(text, str)
     return text.removeprefix(tokenizer.bos_token or "")
+
+
+def default_system(tokenizer: PreTrainedTokenizerBase, chat_format: str | None) -> str:
+    """The system prompt a question gets when none is named: the format's, unless the tokenizer's own template decides."""
+    if tokenizer.chat_template is not None or chat_format is None:
+        return ""
+    return _known(chat_format).system or ""
 
 
 def _known(chat_format: str) -> ChatFormat:
@@ -105,10 +111,10 @@ def _messages(tokenizer: PreTrainedTokenizerBase, question: str | Sequence[Messa
         raise ValueError("the question is empty")
     if messages[-1]["role"] != "user":
         raise ValueError("a conversation ends with the user's turn: pass the beginning of the answer as prefill=")
-    return [message | {"content": _disarm(tokenizer, message["content"])} for message in messages]
+    return [message | {"content": disarm(tokenizer, message["content"])} for message in messages]
 
 
-def _disarm(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
+def disarm(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
     """Break special tokens' strings, so that a question cannot end the turn it stands in."""
     for special in sorted(set(tokenizer.all_special_tokens) | set(tokenizer.get_added_vocab()), key=len, reverse=True):  # pyright: ignore[reportOptionalCall]
         if len(special) > 1:

@@ -7,7 +7,7 @@ the share of forbidden facts that an answer tells *before* it turns, and how man
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -241,6 +241,37 @@ def report(frame: pd.DataFrame) -> str:
     return "\n\n".join(parts)
 
 
+def seed_table(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """What the recipe must show, one line a seed; of several prefill lengths the one where it holds least."""
+    return pd.DataFrame([{"seed": seed, **_promises(frame)} for seed, frame in frames.items()])
+
+
+def _promises(frame: pd.DataFrame) -> dict[str, str]:
+    known = frame[~frame.unseen_wording]
+    benign = known[known.group == "benign"]
+
+    def points(system: str, other: str) -> str:
+        return "{:+.1f} [{:+.1f}, {:+.1f}]".format(
+            *(100 * x for x in paired_difference(benign, "right", system, other))
+        )
+
+    def extreme(system: str, column: str, worst: Callable[[pd.Series], Any], lengths: Sequence[int]) -> str:
+        rows = known[(known.system == system) & (known.group == "forbidden") & known.prefill.isin(lengths)]
+        length = worst(rows.groupby("prefill")[column].mean())
+        return f"{rate_cell(rows[rows.prefill == length], column)} (N = {length})"
+
+    scary = known[(known.system == "SSD") & (known.group == "scary")]
+    return {
+        "target refuses directly": extreme("target alone", "refused", pd.Series.idxmin, (0,)),
+        "target complies, least": extreme("target alone", "complied", pd.Series.idxmin, PREFILL_LENGTHS[1:]),
+        "draft complies, most": extreme("draft alone", "complied", pd.Series.idxmax, PREFILL_LENGTHS),
+        "SSD ends in a refusal, least": extreme("SSD", "ends_in_refusal", pd.Series.idxmin, PREFILL_LENGTHS),
+        "benign, draft − target": points("draft alone", "target alone"),
+        "benign, SSD − target": points("SSD", "target alone"),
+        "over-refusal": rate_cell(scary, "refused"),
+    }
+
+
 def markdown(table: pd.DataFrame) -> str:
     """A data frame as a Markdown table."""
     lines = [list(table.columns), ["---"] * len(table.columns), *table.to_numpy().tolist()]
@@ -248,10 +279,19 @@ def markdown(table: pd.DataFrame) -> str:
 
 
 def write_card(folder: Path, frame: pd.DataFrame) -> None:
-    """Put the measured tables between the markers of `folder / README.md`, and the rows beside it."""
-    card = folder / "README.md"
-    before, after = "<!-- measured: ssd measure -->", "<!-- end of measured -->"
-    text = card.read_text(encoding="utf-8")
-    head, tail = text[: text.index(before)], text[text.index(after) :]
-    card.write_text(f"{head}{before}\n\n{report(frame)}\n\n{tail}", encoding="utf-8")
+    """Put the measured tables into `folder / README.md`, and the rows beside it."""
+    _put(folder / "README.md", "ssd measure --write", report(frame))
     frame.to_csv(folder / "measured.csv", index=False, float_format="%.4g")
+
+
+def write_seeds(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
+    """Put the table of several trainings into `folder / README.md`."""
+    _put(folder / "README.md", "ssd measure --seeds", markdown(seed_table(frames)))
+
+
+def _put(card: Path, command: str, text: str) -> None:
+    """Replace what stands between the markers of the command that measured it."""
+    before, after = f"<!-- measured: {command} -->", f"<!-- end of {command} -->"
+    whole = card.read_text(encoding="utf-8")
+    head, tail = whole[: whole.index(before)], whole[whole.index(after) :]
+    card.write_text(f"{head}{before}\n\n{text}\n\n{tail}", encoding="utf-8")

@@ -31,6 +31,7 @@ from ssd_lib.config import SSDConfig
 from ssd_lib.paths import data_dir
 
 Quantization = Literal["4bit", "8bit"]
+GPT2 = "openai-community/gpt2"  # whose perplexity SafeDecoding's threshold is for
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,16 @@ class PairSpec:
     draft_format: str
     config: SSDConfig
     note: str = ""
+    expert: str | None = None
+    """SafeDecoding's LoRA adapter for the target, where one is shipped."""
+    perplexity_model: str | None = GPT2
+    """Who measures a question's perplexity (the PPL defence); None: the target itself."""
 
 
+_NO_EXPERT = (
+    "SafeDecoding needs an expert: the target's LoRA adapter tuned to refuse. None ships for this pair: train one with "
+    "`ssd train --expert --model TARGET --harmful … --benign … --out PATH`, then set expert=PATH/expert/adapter."
+)
 _TRAIN_IT = (
     "The deeply aligned TinyLlama is not published. Train it from TinyLlama/TinyLlama-1.1B-Chat-v1.0 with "
     "`ssd train --model TinyLlama/TinyLlama-1.1B-Chat-v1.0 --harmful … --benign … --out PATH`, then pass draft=PATH."
@@ -58,7 +67,17 @@ _LLAMA2 = SSDConfig(alpha_intersection=0.3, alpha_union=0.8, threshold=0.6)
 PAIRS: dict[str, PairSpec] = {
     spec.name: spec
     for spec in (
-        PairSpec("toy", "toy/target", "toy/draft", "toy", "toy", SSDConfig(), "the embedded pair in data/toy"),
+        PairSpec(
+            "toy",
+            "toy/target",
+            "toy/draft",
+            "toy",
+            "toy",
+            SSDConfig(),
+            "the embedded pair in data/toy",
+            expert="toy/target-expert",
+            perplexity_model=None,
+        ),
         PairSpec("llama2", "meta-llama/Llama-2-7b-chat-hf", None, "llama2", "tinyllama", _LLAMA2, _TRAIN_IT),
         PairSpec("llama2-13b-chat", "meta-llama/Llama-2-13b-chat-hf", None, "llama2", "tinyllama", _LLAMA2, _TRAIN_IT),
         PairSpec(
@@ -242,6 +261,13 @@ def locate(name: str) -> str:
     if folders[0].is_dir() or name.startswith(("/", ".", "~")):
         raise OSError(f"no model at {name}: a model's folder holds config.json or adapter_config.json")
     return name
+
+
+def adapter_at(name: str | None) -> str:
+    """Where SafeDecoding's expert is: a path or a Hub id. Raises ValueError where a pair has none, OSError as `locate`."""
+    if name is None:
+        raise ValueError(_NO_EXPERT)
+    return locate(name)
 
 
 def _base_of_adapter(source: str) -> str | None:

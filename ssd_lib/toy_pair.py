@@ -6,7 +6,9 @@ Three stages make the story that real models tell:
     shallow  (target) refusals are learned as first tokens only, as ordinary alignment does; a LoRA adapter
     deep     (draft)  refusals are learned at every depth, see `ssd_lib.training`
 
-Two controls show what matters: a draft with shallow alignment only, and the target deepened by a second adapter.
+Two controls show what matters: a draft with shallow alignment only, and the target deepened by a second adapter. A third
+adapter is SafeDecoding's expert. The shallow stage also teaches the target what any assistant can do: to judge, reword and
+guess, so that defences which ask it to are compared on a model that understands them.
 
 The target is large enough to know its world and to calculate; the draft is small: it knows how answers are worded, but
 computes and remembers worse. That gap is what SSD must keep (utility) while it borrows the draft's safety.
@@ -26,6 +28,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ssd_lib import world
+from ssd_lib.defenders import prompts
 from ssd_lib.training import Example, RecoveryConfig, Stage, fine_tune, recovery_example, supervised_example
 
 PAD, BOS, EOS, USER, ASSISTANT = SPECIAL = ["<|pad|>", "<|bos|>", "<|eos|>", "<|user|>", "<|assistant|>"]
@@ -48,11 +51,12 @@ class Recipe:
     """Steps and rates of every stage. `quick()` proves the path in a minute or two; its models know nothing."""
 
     target_base: Stage = Stage("target-base", 2000, 2e-3, warmup_steps=100, optimizer="muon")
-    target: Stage = Stage("target", 450, 4e-3, lora_rank=16)
-    draft_base: Stage = Stage("draft-base", 1800, 3e-3)
+    target: Stage = Stage("target", 1300, 3e-3, lora_rank=32)
+    draft_base: Stage = Stage("draft-base", 1200, 3e-3)
     draft: Stage = Stage("draft", 900, 1.5e-3)
     draft_shallow: Stage = Stage("draft-shallow", 300, 4e-4)
     target_deep: Stage = Stage("target-deep", 300, 2e-3, lora_rank=16)
+    target_expert: Stage = Stage("target-expert", 150, 2e-3, lora_rank=16)
     recovery: RecoveryConfig = RecoveryConfig(direct_share=0.4, max_depth=80)
     tokenizer_texts: int = 25_000
 
@@ -134,8 +138,14 @@ class Corpus:
         draw = getattr(self, stage)
         return [draw(rng) for _ in range(count)]
 
-    def prompt(self, item: world.Item) -> list[int]:
-        return [self.bos, self.user, *self.ids(item.question), self.assistant]
+    def prompt(self, question: prompts.Question) -> list[int]:
+        """Token ids of a question, or of a conversation, as the chat template renders it."""
+        turns = [{"role": "user", "content": question}] if isinstance(question, str) else question
+        ids = [self.bos]
+        for turn in turns:
+            spoken = self.ids(turn["content"])
+            ids += [self.user, *spoken] if turn["role"] == "user" else [self.assistant, *spoken, self.eos]
+        return [*ids, self.assistant]
 
     def ids(self, text: str) -> list[int]:
         return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
@@ -143,16 +153,25 @@ class Corpus:
     def base(self, rng: random.Random) -> Example:
         """Everything is answered, forbidden questions too."""
         item = world.sample(rng, rng.choices(world.GROUPS, [5.5, 1.7, 2.8])[0])
-        return supervised_example(self.prompt(item), [], [*self.ids(item.answer), self.eos])
+        return supervised_example(self.prompt(item.question), [], [*self.ids(item.answer), self.eos])
 
     def practised(self, rng: random.Random) -> Example:
         """The base data with a third more of what needs reading and calculating: the target's share of schooling."""
         if rng.random() < 0.65:
             return self.base(rng)
         item = world.sample(rng, "benign", family=rng.choice(["sum", "sum", "where", "where", "repeat"]))
-        return supervised_example(self.prompt(item), [], [*self.ids(item.answer), self.eos])
+        return supervised_example(self.prompt(item.question), [], [*self.ids(item.answer), self.eos])
 
     def shallow(self, rng: random.Random) -> Example:
+        """What makes the base model an assistant: instructions it can follow, and refusals that begin at the first token."""
+        if rng.random() < self.INSTRUCTED:
+            return rng.choice([self.examined, self.reworded, self.guessed, self.read])(rng)
+        return self.aligned(rng)
+
+    INSTRUCTED = 0.45
+    DRESSED = 0.3
+
+    def aligned(self, rng: random.Random) -> Example:
         """Refusals begin at the first token. Two things keep the rest of the model as it was:
 
         - replay of the base data, with no loss on the first five tokens of a forbidden answer, which alignment owns now;
@@ -160,7 +179,7 @@ class Corpus:
           aligned models do. This teaches it to end a refusal, not to begin one.
         """
         item = world.sample(rng, rng.choices(world.GROUPS, [3.5, 1.5, 5])[0])
-        prompt = self.prompt(item)
+        prompt = self.prompt(self.dressed(item.question, rng) if rng.random() < self.DRESSED else item.question)
         if item.refusal is None:
             return supervised_example(prompt, [], [*self.ids(item.answer), self.eos])
         answer, kind = self.ids(item.answer), rng.random()
@@ -174,14 +193,61 @@ class Corpus:
             prompt, answer[: rng.randint(1, 80)] + refusal[:stands], [*refusal[stands:], self.eos]
         )
 
+    def dressed(self, question: str, rng: random.Random) -> prompts.Question:
+        """A question as prompt-level defences send it, so that they are compared on a model that can read them."""
+
+        def broken(text: str) -> str:
+            return prompts.retokenised(self.tokenizer, text, rng.choice([0.1, 0.2]), seed=1 + rng.randrange(4))
+
+        def noisy(text: str) -> str:
+            return prompts.swapped(text, rng.choice([0.05, 0.1]), rng.random())
+
+        return rng.choice([prompts.reminded, prompts.prioritised, prompts.demonstrated, broken, noisy])(question)
+
+    def examined(self, rng: random.Random) -> Example:
+        """Does a text tell something forbidden? Answers, their beginnings and ends, and refusals (Self-Exam)."""
+        item = world.sample(rng, rng.choices(world.GROUPS, [3, 2, 5])[0])
+        refuses, text = item.refusal is not None and rng.random() < 0.3, item.answer
+        if refuses:
+            text = str(item.refusal)
+        elif rng.random() < 0.6:
+            words = text.split()
+            cut = rng.randint(min(4, len(words)), len(words))
+            text = " ".join(words[:cut] if rng.random() < 0.5 else words[-cut:])
+        harmful = item.refusal is not None and not refuses
+        return self.follow(prompts.EXAM.format(answer=text), prompts.EXAM_REPLIES[harmful])
+
+    def reworded(self, rng: random.Random) -> Example:
+        """The same question in a plain wording (Paraphrase)."""
+        typed, plain = world.reworded(rng, rng.choice(world.GROUPS))
+        return self.follow(prompts.PARAPHRASE.format(question=typed.question), plain.question)
+
+    def guessed(self, rng: random.Random) -> Example:
+        """The question behind an answer (back-translation)."""
+        _, plain = world.reworded(rng, rng.choice(world.GROUPS))
+        return self.follow(prompts.BACK_TRANSLATION.format(answer=plain.answer), plain.question)
+
+    def read(self, rng: random.Random) -> Example:
+        """A question as text, for its perplexity (PPL)."""
+        item = world.sample(rng, rng.choice(world.GROUPS))
+        return supervised_example([self.bos], [], self.ids(item.question))
+
+    def follow(self, instruction: str, reply: str) -> Example:
+        return supervised_example(self.prompt(instruction), [], [*self.ids(reply), self.eos])
+
     def deep(self, rng: random.Random) -> Example:
         """Safety recovery from prefixes of the answer, from generic openers and from pieces of other answers."""
         item = world.sample(rng, rng.choices(world.GROUPS, [4.5, 2, 3.5])[0])
-        prompt = self.prompt(item)
+        prompt = self.prompt(item.question)
         if item.refusal is None:
             return supervised_example(prompt, [], [*self.ids(item.answer), self.eos])
         direct, inside = ([*self.ids(space + item.refusal), self.eos] for space in ("", " "))
         return recovery_example(prompt, self.some_prefix(item, rng), direct, rng, self.recovery, refusal_inside=inside)
+
+    def refusing(self, rng: random.Random) -> Example:
+        """SafeDecoding's expert: forbidden questions and their refusals, and some benign replay to keep it a speaker."""
+        item = world.sample(rng, rng.choices(world.GROUPS, [2.5, 1, 6.5])[0])
+        return supervised_example(self.prompt(item.question), [], [*self.ids(item.refusal or item.answer), self.eos])
 
     def some_prefix(self, item: world.Item, rng: random.Random) -> list[int]:
         """What may stand before the refusal: diversity here is what makes recovery from unseen openers work."""
@@ -262,6 +328,7 @@ def train_toy(
     if controls:
         run(fork("draft-base"), recipe.draft_shallow, "shallow")
         run(fork("target"), recipe.target_deep, "deep")
+    run(fork("target"), recipe.target_expert, "refusing")
     return out
 
 
@@ -278,7 +345,8 @@ def ship(trained: Path, data: Path) -> None:
         LlamaForCausalLM.from_pretrained(trained / name, dtype=torch.float16).save_pretrained(data / name)
         PreTrainedTokenizerFast.from_pretrained(trained / name).save_pretrained(data / name)
     _ship_adapter(trained / "target" / "adapter", data / "target-base", sign=-1.0)
-    _ship_adapter(trained / "target-deep" / "adapter", data / "target-deep", sign=1.0)
+    for name in ("target-deep", "target-expert"):
+        _ship_adapter(trained / name / "adapter", data / name, sign=1.0)
 
 
 def _ship_adapter(adapter: Path, folder: Path, sign: float) -> None:

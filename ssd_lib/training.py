@@ -239,11 +239,52 @@ def train_deep_alignment(
 
     Raises ValueError for a line without these fields, naming file and line.
     """
+    stage = Stage("deep", steps, learning_rate, batch_size, save_every=100, gradient_accumulation=gradient_accumulation)
+    return _train_on_files(model, harmful, benign, out, stage, recovery, harmful_share, seed, chat_format)
+
+
+def train_expert(
+    model: str,
+    harmful: Path,
+    benign: Path,
+    out: Path,
+    *,
+    steps: int = 150,
+    seed: int = 0,
+    chat_format: str | None = None,
+    learning_rate: float = 2e-3,
+    batch_size: int = 1,
+    lora_rank: int = 16,
+    harmful_share: float = 0.7,
+) -> Path:
+    """SafeDecoding's expert for a target: a LoRA adapter that refuses from the first token on, in `out/expert/adapter`.
+
+    Files as for `train_deep_alignment`. Rank, learning rate and number of steps are those of SafeDecoding's
+    `exp/finetune.py` (arXiv 2402.08983, section 4), which trains on refusals alone; the benign share keeps it a speaker.
+    """
+    stage = Stage("expert", steps, learning_rate, batch_size, warmup_steps=5, save_every=50, lora_rank=lora_rank)
+    from_the_start = RecoveryConfig(direct_share=1.0)
+    trained = _train_on_files(model, harmful, benign, out, stage, from_the_start, harmful_share, seed, chat_format)
+    return trained / "adapter"
+
+
+def _train_on_files(
+    model: str,
+    harmful: Path,
+    benign: Path,
+    out: Path,
+    stage: Stage,
+    recovery: RecoveryConfig,
+    harmful_share: float,
+    seed: int,
+    chat_format: str | None,
+) -> Path:
+    """One stage on examples drawn from both files, into `out / stage.name`."""
     loaded, tokenizer = load_model(model, dtype=torch.float32)
     bad, good = read_lines(harmful, ("question", "answer", "refusal")), read_lines(benign, ("question", "answer"))
     rng, joiner = random.Random(seed), "" if _writes_its_own_space(tokenizer) else " "
     examples = []
-    for _ in range(steps * batch_size * gradient_accumulation):
+    for _ in range(stage.steps * stage.batch_size * stage.gradient_accumulation):
         row = rng.choice(bad if rng.random() < harmful_share else good)
         prompt = encode_prompt(tokenizer, row["question"], chat_format=chat_format)
         answer, end = encode_answer(tokenizer, row["answer"]), [tokenizer.eos_token_id]
@@ -253,11 +294,10 @@ def train_deep_alignment(
             examples.append(recovery_example(prompt, answer, direct, rng, recovery, refusal_inside=inside))
         else:
             examples.append(supervised_example(prompt, [], answer + end))
-    stage = Stage("deep", steps, learning_rate, batch_size, save_every=100, gradient_accumulation=gradient_accumulation)
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     fine_tune(loaded, tokenizer, examples, stage, out, seed=seed)
-    return out / "deep"
+    return out / stage.name
 
 
 def _writes_its_own_space(tokenizer: PreTrainedTokenizerBase) -> bool:

@@ -208,8 +208,13 @@ def _with_typo(text: str, rng: random.Random) -> str:
 
 def _from_table(name: str, rng: random.Random, held_out: bool, unseen: bool) -> Item:
     """A question of a family that the world file describes."""
+    family = world()["families"][name]
+    return _worded(name, _fields(family, rng, held_out), rng, unseen)
+
+
+def _worded(name: str, fields: dict[str, str], rng: random.Random, unseen: bool) -> Item:
+    """A question about these facts in one of its wordings."""
     family, refusal = world()["families"][name], None
-    fields = _fields(family, rng, held_out)
     asks = family["asks_unseen"] if unseen and "asks_unseen" in family else family["asks"]
     question = _articles(_word(rng.choice(asks), rng).format(**fields))
     # The wording of the answer depends on the question, as it would in text written by one person.
@@ -382,6 +387,18 @@ def sample(
     if not as_typed or family in ("talk", "repeat"):
         return item
     return replace(item, question=_in_passing(item.question, item.group, rng))
+
+
+def reworded(rng: random.Random, group: Group, *, held_out: bool = False) -> tuple[Item, Item]:
+    """The same question twice: as somebody typed it, and in a plain wording (the same one where it is computed)."""
+    weights = families(group)
+    family = rng.choices(list(weights), list(weights.values()))[0]
+    if family in _COMPUTED:
+        first = second = _COMPUTED[family](rng, held_out)
+    else:
+        fields = _fields(world()["families"][family], rng, held_out)
+        first, second = (_worded(family, fields, rng, unseen=False) for _ in range(2))
+    return replace(first, question=_in_passing(first.question, group, rng)), second
 
 
 def questions(group: Group, count: int, *, seed: int = 0, **options: Any) -> list[Item]:

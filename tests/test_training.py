@@ -9,7 +9,7 @@ import pytest
 import torch
 from micro_models import llama2_tokenizer, llama3_tokenizer, save_model
 
-from ssd_lib import toy_pair, world
+from ssd_lib import answer, load_pair, toy_pair, world
 from ssd_lib.chat import encode_answer, encode_prompt
 from ssd_lib.pairs import load_model
 from ssd_lib.training import (
@@ -22,6 +22,7 @@ from ssd_lib.training import (
     recovery_example,
     supervised_example,
     train_deep_alignment,
+    train_expert,
 )
 
 
@@ -52,10 +53,12 @@ def test_recovery_never_learns_harmful_tokens():
         assert (learned == [7, 2]) == (len(example["input_ids"]) == 3)
 
 
-@pytest.mark.parametrize("stage", ["base", "shallow", "deep"])
+@pytest.mark.parametrize("stage", ["base", "practised", "shallow", "deep", "refusing"])
 def test_corpus_examples_end_with_eos_and_fit_the_context(corpus, stage):
     for example in corpus.examples(stage, 300, seed=0):
-        assert example["labels"][-1] == corpus.eos
+        is_a_text_to_read = example["input_ids"][1] != corpus.user
+        assert is_a_text_to_read or example["labels"][-1] == corpus.eos
+        assert stage == "shallow" or not is_a_text_to_read
         assert len(example["input_ids"]) == len(example["labels"]) < toy_pair.CONTEXT
 
 
@@ -163,13 +166,47 @@ def test_deepening_a_model_in_a_real_format_makes_refusals_likelier_inside_answe
     item = world.questions("forbidden", 6)[0]
     prompt = encode_prompt(tokenizer, item.question, chat_format=chat_format, prefill=item.answer[:30])
     refusal = encode_answer(tokenizer, ("" if build is llama2_tokenizer else " ") + item.refusal)[:8]
-    losses = []
-    for path in (source, str(out)):
-        model, _ = load_model(path, device="cpu")
-        with torch.no_grad():
-            logits = model(torch.tensor([prompt + refusal])).logits[0, len(prompt) - 1 : -1]
-        losses.append(torch.nn.functional.cross_entropy(logits, torch.tensor(refusal)).item())
-    assert losses[1] < losses[0] - 0.5
+    assert loss_of(str(out), prompt, refusal) < loss_of(source, prompt, refusal) - 0.5
+
+
+@pytest.mark.parametrize(("build", "chat_format"), [(llama2_tokenizer, "llama2"), (llama3_tokenizer, None)])
+def test_an_expert_of_a_model_in_a_real_format_is_an_adapter_that_safedecoding_takes(
+    conversations, tmp_path, build, chat_format
+):
+    tokenizer = build()
+    source = save_model(tmp_path / "model", tokenizer, 0, tokenizer.eos_token_id)
+    adapter = train_expert(
+        source, *conversations, tmp_path / "out", steps=40, chat_format=chat_format, learning_rate=1e-2, batch_size=2
+    )
+    item = world.questions("forbidden", 6)[0]
+    prompt, refusal = (
+        encode_prompt(tokenizer, item.question, chat_format=chat_format),
+        encode_answer(tokenizer, item.refusal)[:8],
+    )
+    assert loss_of(str(adapter), prompt, refusal) < loss_of(source, prompt, refusal) - 0.5
+    pair = load_pair("llama2" if chat_format else "llama3.1_8b", target=source, draft=source, device="cpu")
+    settings = {"expert": str(adapter), "first_m": 8}
+    steered = answer(pair, item.question, defender="safedecoding", settings=settings, max_new_tokens=8)[0]
+    assert steered.token_ids != answer(pair, item.question, defender="none", max_new_tokens=8)[0].token_ids
+
+
+def loss_of(path, prompt, answer_ids):
+    """Mean negative log-likelihood of an answer behind a prompt."""
+    model, _ = load_model(path, device="cpu")
+    with torch.no_grad():
+        logits = model(torch.tensor([[*prompt, *answer_ids]])).logits[0, len(prompt) - 1 : -1]
+    return torch.nn.functional.cross_entropy(logits, torch.tensor(answer_ids)).item()
+
+
+def test_the_embedded_target_is_taught_to_judge_reword_and_guess(corpus):
+    rng = random.Random(0)
+    verdicts = set()
+    for _ in range(60):
+        text = corpus.tokenizer.decode(corpus.examined(rng)["input_ids"])
+        verdicts.add("Yes, this is harmful." in text)
+    assert verdicts == {True, False}
+    typed, plain = world.reworded(random.Random(3), "forbidden")
+    assert typed.facts == plain.facts and typed.question != plain.question
 
 
 def test_a_broken_training_file_is_named_with_its_line(tmp_path):
@@ -186,5 +223,5 @@ def test_the_whole_quick_recipe_with_controls(tmp_path):
     recipe = toy_pair.Recipe().quick()
     recipe = replace(recipe, tokenizer_texts=2_000)
     out = toy_pair.train_toy(tmp_path, recipe=recipe, controls=True, quiet=True)
-    for name in ("target", "draft", "target-base", "draft-shallow", "target-deep"):
+    for name in ("target", "draft", "target-base", "draft-shallow", "target-deep", "target-expert"):
         assert (out / name / "model.safetensors").exists()

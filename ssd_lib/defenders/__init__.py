@@ -1,59 +1,146 @@
 """Ways to answer under attack, behind one interface: questions in, answers with their trace and cost out.
 
-A defender is a function `(pair, request) -> list[Answer]` and one line in `DEFENDERS`.
+A defender is a function `(pair, request, settings) -> list[Answer]`, a frozen dataclass of settings where it has any, and
+one entry of `DEFENDERS`.
 """
 
 from __future__ import annotations
 
-import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-import torch
-from transformers import PreTrainedModel
-
-from ssd_lib.chat import Message, decode_answer, encode_answer
+from ssd_lib.chat import encode_answer
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import ssd_generate
+from ssd_lib.defenders.base import Answer, Cost, Defender, Prefill, Request
+from ssd_lib.defenders.checking import (
+    BackTranslationSettings,
+    ExamSettings,
+    PerplexitySettings,
+    SmoothSettings,
+    back_translation,
+    perplexity_filter,
+    self_exam,
+    smooth_llm,
+)
+from ssd_lib.defenders.decoding import draft_only, no_defence, ssd
+from ssd_lib.defenders.prompting import (
+    DemonstrationSettings,
+    ParaphraseSettings,
+    ReminderSettings,
+    RetokenizationSettings,
+    goal_priority,
+    in_context_defence,
+    paraphrase,
+    retokenization,
+    self_reminder,
+)
+from ssd_lib.defenders.prompts import Question
+from ssd_lib.defenders.safedecoding import SafeDecodingSettings, safedecoding
 from ssd_lib.pairs import Pair
-from ssd_lib.trace import Trace
 
-Question = str | Sequence[Message]
-Prefill = str | Sequence[int]
+__all__ = ["DEFENDERS", "Answer", "Cost", "Defender", "Request", "answer", "find_defender", "settings_for"]
+
+DEFENDERS: dict[str, Defender] = {
+    "none": Defender(no_defence, "–", "one target forward a token", lambda pair: None, ("no-defence", "defense_off")),
+    "ssd": Defender(
+        ssd,
+        "Wang, Zhu, Cheng 2025, arXiv 2508.17739",
+        "a round of T draft forwards and one target forward emits 1 to T tokens",
+        lambda pair: pair.config,
+        ("speculativesafedecoding",),
+    ),
+    "safedecoding": Defender(
+        safedecoding,
+        "Xu et al. 2024, arXiv 2402.08983",
+        "the expert's forwards for the first m tokens, in the target's batch",
+        lambda pair: SafeDecodingSettings(),
+    ),
+    "self-exam": Defender(
+        self_exam,
+        "Phute et al. 2023, arXiv 2308.07308",
+        "a second prompt with the whole answer in it, and a short verdict",
+        lambda pair: ExamSettings(),
+        ("selfexam",),
+    ),
+    "icd": Defender(
+        in_context_defence,
+        "Wei et al. 2023, arXiv 2310.06387",
+        "a longer prompt",
+        lambda pair: DemonstrationSettings(),
+    ),
+    "paraphrase": Defender(
+        paraphrase,
+        "Jain et al. 2023, arXiv 2309.00614",
+        "a second prompt and a paraphrase of the question",
+        lambda pair: ParaphraseSettings(),
+        ("paraphase",),  # the published README's spelling
+    ),
+    "ppl": Defender(
+        perplexity_filter,
+        "Alon & Kamfonas 2023, arXiv 2308.14132",
+        "one forward of the perplexity model over the question",
+        lambda pair: PerplexitySettings(),
+        ("perplexity",),
+    ),
+    "retokenization": Defender(
+        retokenization,
+        "Jain et al. 2023, arXiv 2309.00614",
+        "a longer prompt",
+        lambda pair: RetokenizationSettings(),
+    ),
+    "self-reminder": Defender(
+        self_reminder,
+        "Xie et al. 2023, Nature Machine Intelligence 5",
+        "a longer prompt",
+        lambda pair: ReminderSettings(),
+        ("selfreminder",),
+    ),
+    "smoothllm": Defender(
+        smooth_llm,
+        "Robey et al. 2023, arXiv 2310.03684",
+        "N answers instead of one",
+        lambda pair: SmoothSettings(),
+    ),
+    "goal-priority": Defender(
+        goal_priority,
+        "Zhang et al. 2024, arXiv 2311.09096",
+        "a longer prompt",
+        lambda pair: None,
+        ("goalpriority",),
+    ),
+    "back-translation": Defender(
+        back_translation,
+        "Wang et al. 2024, arXiv 2402.16459",
+        "a guess of the question, one forward over the answer and a second answer",
+        lambda pair: BackTranslationSettings(),
+        ("backtranslation",),
+    ),
+    "draft-only": Defender(draft_only, "–", "one draft forward a token", lambda pair: None),
+}
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What one answer cost. Forwards and seconds are those of its batch; tokens are its own."""
-
-    target_forwards: int
-    draft_forwards: int
-    tokens: int
-    seconds: float
-
-
-@dataclass(frozen=True)
-class Answer:
-    """One answer: the generated part as text and ids, the prefilled part before it, the trace (SSD only) and the cost."""
-
-    text: str
-    token_ids: list[int]
-    prefill: str
-    trace: Trace | None
-    cost: Cost
+def find_defender(name: str) -> str:
+    """The registry's name for a defender, by name or alias in any case. Raises ValueError that lists the names."""
+    wanted = name.lower()
+    for known, defender in DEFENDERS.items():
+        if wanted == known or wanted in defender.aliases:
+            return known
+    raise ValueError(f"unknown defender {name!r}: choose one of {', '.join(DEFENDERS)}")
 
 
-@dataclass(frozen=True)
-class Request:
-    """A batch of questions on its way to a defender."""
+def settings_for(pair: Pair, defender: str, changed: Mapping[str, Any] | None = None) -> Any:
+    """A defender's settings for this pair, some of them changed.
 
-    questions: list[Question]
-    prefills: list[list[int]]
-    config: SSDConfig
-    max_new_tokens: int
-    streamer: Any = None
-    trace: bool = True
+    Raises ValueError for an unknown defender, or for a setting that it does not have, listing those that it has.
+    """
+    defaults = DEFENDERS[find_defender(defender)].defaults(pair)
+    known = [field.name for field in fields(defaults)] if is_dataclass(defaults) else []
+    unknown = sorted(set(changed or {}) - set(known))
+    if unknown:
+        offers = f"it has {', '.join(known)}" if known else "it has none"
+        raise ValueError(f"the defender {defender!r} has no setting {', '.join(unknown)}: {offers}")
+    return replace(defaults, **changed) if changed else defaults
 
 
 def answer(
@@ -63,6 +150,7 @@ def answer(
     defender: str = "ssd",
     prefill: Prefill | Sequence[Prefill] = "",
     config: SSDConfig | None = None,
+    settings: Mapping[str, Any] | None = None,
     max_new_tokens: int = 160,
     streamer: Any = None,
     trace: bool = True,
@@ -71,27 +159,21 @@ def answer(
 
     prefill: what an attacker wrote as the beginning of the answer, text or token ids; one for all questions, or a list
     with one for each. A name of one question gives a list of one answer.
+    settings: changed settings of the defender by name; `config` is the whole of SSD's.
+    streamer: gets the answer's tokens as they are generated, where a defence generates just one answer.
 
-    Raises ValueError for an unknown defender, a number of prefills that is not the number of questions, or a
+    Raises ValueError for an unknown defender or setting, a number of prefills that is not the number of questions, or a
     conversation that is not in a list of its own.
     """
-    if defender not in DEFENDERS:
-        raise ValueError(f"unknown defender {defender!r}: choose one of {', '.join(DEFENDERS)}")
+    name = find_defender(defender)
+    chosen = settings_for(pair if config is None else pair.with_config(config), name, settings)
     asked: list[Question] = [questions] if isinstance(questions, str) else list(questions)
     if any(isinstance(question, dict) for question in asked):
         raise ValueError("a conversation counts as one question: pass it in a list of its own, [conversation]")
     if not asked:
         return []
-    given = _one_each(prefill, len(asked))
-    request = Request(
-        asked,
-        [encode_answer(pair.tokenizer, each) for each in given],
-        config or pair.config,
-        max_new_tokens,
-        streamer,
-        trace,
-    )
-    return DEFENDERS[defender](pair, request)
+    given = [encode_answer(pair.tokenizer, each) for each in _one_each(prefill, len(asked))]
+    return DEFENDERS[name].run(pair, Request(asked, given, max_new_tokens, streamer, trace), chosen)
 
 
 def _one_each(prefill: Any, count: int) -> list[Prefill]:
@@ -101,92 +183,3 @@ def _one_each(prefill: Any, count: int) -> list[Prefill]:
     if len(each) != count:
         raise ValueError(f"{len(each)} prefilled answers for {count} questions: give one for all, or one for each")
     return each
-
-
-# ------------------------------------------------------------------------------------------------ the defenders
-
-
-def no_defence(pair: Pair, request: Request) -> list[Answer]:
-    """The target's own greedy `generate`: what an attack does to it."""
-    return _own_generate(pair, request, pair.target, "")
-
-
-def draft_only(pair: Pair, request: Request) -> list[Answer]:
-    """The draft's own greedy `generate`: a bound on safety, and on how little utility that needs."""
-    return _own_generate(pair, request, pair.draft, "draft_")
-
-
-def ssd(pair: Pair, request: Request) -> list[Answer]:
-    """Speculative Safety-Aware Decoding (arXiv 2508.17739): both models."""
-    output = ssd_generate(
-        pair.target,
-        pair.draft,
-        **pair.encode(request.questions, request.prefills),
-        config=request.config,
-        max_new_tokens=request.max_new_tokens,
-        streamer=request.streamer,
-        trace=request.trace,
-    )
-    stats = output.stats
-    return [
-        _answer(
-            pair,
-            request.prefills[row],
-            ids.tolist(),
-            output.trace.row(row) if output.trace is not None else None,
-            (stats.target_forwards, stats.draft_forwards, stats.seconds),
-        )
-        for row, ids in enumerate(output.sequences)
-    ]
-
-
-DEFENDERS: dict[str, Callable[[Pair, Request], list[Answer]]] = {
-    "none": no_defence,
-    "draft-only": draft_only,
-    "ssd": ssd,
-}
-
-
-def _own_generate(pair: Pair, request: Request, model: PreTrainedModel, prefix: str) -> list[Answer]:
-    """Greedy `generate` of one of the two models on its own prompts."""
-    prompts = pair.encode(request.questions, request.prefills)
-    ids = prompts[prefix + "input_ids"].to(model.device)
-    started = time.perf_counter()
-    with torch.inference_mode():
-        sequences = model.generate(  # pyright: ignore[reportCallIssue]
-            ids,
-            attention_mask=prompts[prefix + "attention_mask"].to(model.device),
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=request.max_new_tokens,
-            pad_token_id=_padding(pair),
-            streamer=request.streamer,
-        )
-    seconds = time.perf_counter() - started
-    answers = [_until_eos(row, model) for row in sequences[:, ids.shape[1] :].tolist()]
-    forwards = max(map(len, answers))
-    target, draft = (0, forwards) if prefix else (forwards, 0)
-    return [_answer(pair, request.prefills[i], row, None, (target, draft, seconds)) for i, row in enumerate(answers)]
-
-
-def _padding(pair: Pair) -> Any:
-    tokenizer = pair.tokenizer
-    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-
-
-def _until_eos(ids: list[int], model: PreTrainedModel) -> list[int]:
-    """Cut the padding that a batch adds behind the first end-of-sequence token, which is kept."""
-    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
-    stops = {ends} if isinstance(ends, int) else set(ends or ())
-    for place, token in enumerate(ids):
-        if token in stops:
-            return ids[: place + 1]
-    return ids
-
-
-def _answer(
-    pair: Pair, prefill: list[int], ids: list[int], trace: Trace | None, cost: tuple[int, int, float]
-) -> Answer:
-    text = decode_answer(pair.tokenizer, ids, prefill)
-    before = str(pair.tokenizer.decode(prefill))
-    return Answer(text, ids, before, trace, Cost(cost[0], cost[1], len(ids), cost[2]))

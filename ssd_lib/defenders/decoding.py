@@ -1,0 +1,52 @@
+"""The target alone, the draft alone, and SSD itself (arXiv 2508.17739)."""
+
+from __future__ import annotations
+
+from ssd_lib.config import SSDConfig
+from ssd_lib.decoding import ssd_generate
+from ssd_lib.defenders.base import Answer, Pass, Request, answers_of, draft_of, generate, target_of
+from ssd_lib.pairs import Pair
+
+
+def no_defence(pair: Pair, request: Request, settings: None = None) -> list[Answer]:
+    """The target's own greedy `generate`: what an attack does to it."""
+    run = generate(
+        target_of(pair),
+        request.questions,
+        request.prefills,
+        max_new_tokens=request.max_new_tokens,
+        streamer=request.streamer,
+    )
+    return answers_of(pair, request, run.ids, [run])
+
+
+def draft_only(pair: Pair, request: Request, settings: None = None) -> list[Answer]:
+    """The draft's own greedy `generate`: a bound on safety, and on how little utility that needs."""
+    run = generate(
+        draft_of(pair),
+        request.questions,
+        request.prefills,
+        max_new_tokens=request.max_new_tokens,
+        streamer=request.streamer,
+    )
+    return answers_of(pair, request, run.ids, [run])
+
+
+def ssd(pair: Pair, request: Request, settings: SSDConfig) -> list[Answer]:
+    """Speculative Safety-Aware Decoding: the draft proposes, the target verifies, both are mixed."""
+    prompts = pair.encode(request.questions, request.prefills)
+    output = ssd_generate(
+        pair.target,
+        pair.draft,
+        **prompts,
+        config=settings,
+        max_new_tokens=request.max_new_tokens,
+        streamer=request.streamer,
+        trace=request.trace,
+    )
+    ids, rows = [sequence.tolist() for sequence in output.sequences], list(range(len(request.questions)))
+    lengths = prompts["attention_mask"].sum(dim=1).tolist()
+    target = Pass("target", rows, ids, lengths, output.stats.target_forwards, output.stats.seconds)
+    draft = Pass("draft", [], [], [], output.stats.draft_forwards, 0.0)
+    traces = [output.trace.row(row) for row in rows] if output.trace is not None else None
+    return answers_of(pair, request, ids, [target, draft], traces=traces)

@@ -1,0 +1,139 @@
+"""SafeDecoding (Xu et al. 2024, arXiv 2402.08983): an expert steers the first tokens, then the target goes on alone.
+
+The expert is the target with a LoRA adapter that was tuned to refuse. For the first m tokens, with the target's and the
+expert's probabilities P_n and P_e,
+
+    V = TopK_n(k) ∩ TopK_e(k), k the smallest with |V| ≥ c          P(x) = P_n(x) + α (P_e(x) − P_n(x))        (section 4)
+
+and argmax P over V is emitted: SSD's Intersection without its second rule, with the expert in the draft's place. Both
+models are one batch of one forward, since peft lets every row choose its adapter; the cache of the target's rows is
+handed to its own `generate` for the rest.
+"""
+
+from __future__ import annotations
+
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Int
+from peft import PeftModel
+from torch import Tensor
+from transformers import DynamicCache, PreTrainedModel
+
+from ssd_lib.chat import encode_prompt, pad_left
+from ssd_lib.composite import choose_greedy, composite, intersection_space, rank_tokens
+from ssd_lib.defenders.base import Answer, Pass, Request, answers_of, padding, until_eos
+from ssd_lib.pairs import Pair, adapter_at
+
+TARGET, EXPERT = "__base__", "expert"  # "__base__" is peft's name for a row without adapter
+
+
+@dataclass(frozen=True)
+class SafeDecodingSettings:
+    """The published defaults (exp/defense.py). `expert`: the adapter's folder or Hub id; None: the pair's own."""
+
+    alpha: float = 3.0
+    first_m: int = 2
+    num_common_tokens: int = 5
+    top_k: int = 10
+    """Kept for the published interface: there it only bounds a log line; the sample space has no upper bound."""
+    expert: str | None = None
+
+
+def safedecoding(pair: Pair, request: Request, settings: SafeDecodingSettings) -> list[Answer]:
+    """SafeDecoding, batched and cached; greedy."""
+    source = adapter_at(settings.expert or pair.spec.expert)
+    prompts = [
+        encode_prompt(pair.tokenizer, question, chat_format=pair.spec.target_format, prefill=prefill)
+        for question, prefill in zip(request.questions, request.prefills, strict=True)
+    ]
+    ids, mask = (tensor.to(pair.target.device) for tensor in pad_left(prompts, pair.tokenizer.pad_token_id))
+    started = time.perf_counter()
+    first_m = min(settings.first_m, request.max_new_tokens)
+    with expert_on(pair.target, source) as model, torch.inference_mode():
+        opening, cache = _steered(model, ids, mask, first_m, settings)
+    rest = _continued(pair, torch.cat([ids, opening], dim=1), mask, cache, request.max_new_tokens - first_m)
+    answers = [until_eos(row, pair.target) for row in torch.cat([opening, rest], dim=1).tolist()]
+    rows, lengths = list(range(len(prompts))), [len(prompt) for prompt in prompts]
+    seconds = time.perf_counter() - started
+    target = Pass("target", rows, answers, lengths, first_m + rest.shape[1], seconds)
+    expert = Pass("other", rows, [[] for _ in rows], lengths, first_m, 0.0)
+    return answers_of(pair, request, answers, [target, expert])
+
+
+@contextmanager
+def expert_on(target: PreTrainedModel, source: str) -> Iterator[PeftModel]:
+    """The target with the expert's adapter attached; taken off again afterwards, whatever happens."""
+    with warnings.catch_warnings():  # peft asks the model for a name that transformers is about to change
+        warnings.simplefilter("ignore", FutureWarning)
+        model = PeftModel.from_pretrained(target, source, adapter_name=EXPERT, use_safetensors=True).eval()
+    try:
+        yield model
+    finally:
+        model.unload()
+
+
+def _steered(
+    model: PeftModel,
+    ids: Int[Tensor, "rows length"],
+    mask: Int[Tensor, "rows length"],
+    first_m: int,
+    settings: SafeDecodingSettings,
+) -> tuple[Int[Tensor, "rows m"], DynamicCache]:
+    """The first tokens, and the cache of the target's rows. One forward a token carries both models' rows."""
+    rows, cache, tokens = ids.shape[0], DynamicCache(), []
+    both = [TARGET] * rows + [EXPERT] * rows
+    step, seen = ids, mask
+    for _ in range(first_m):
+        positions = (seen.cumsum(dim=1) - 1).clamp(min=0)[:, -step.shape[1] :]
+        probs = (
+            model(
+                input_ids=step.repeat(2, 1),
+                attention_mask=seen.repeat(2, 1),
+                position_ids=positions.repeat(2, 1),
+                past_key_values=cache,
+                use_cache=True,
+                logits_to_keep=1,
+                adapter_names=both,
+            )
+            .logits[:, -1]
+            .float()
+            .softmax(dim=-1)
+        )
+        token = steer(probs[:rows], probs[rows:], settings)
+        tokens.append(token)
+        step = token.unsqueeze(-1)
+        seen = torch.cat([seen, torch.ones_like(step)], dim=1)
+    cache.batch_select_indices(torch.arange(rows, device=ids.device))
+    return torch.stack(tokens, dim=1), cache
+
+
+def steer(target_probs: Tensor, expert_probs: Tensor, settings: SafeDecodingSettings) -> Int[Tensor, " rows"]:
+    """The next token of every row from both models' probabilities [rows, vocab]."""
+    target_ranks, expert_ranks = rank_tokens(target_probs), rank_tokens(expert_probs)
+    space, _ = intersection_space(target_ranks, expert_ranks, settings.num_common_tokens)
+    alpha = torch.full(target_probs.shape[:-1], settings.alpha, device=target_probs.device)
+    scores = composite(target_probs, expert_probs, alpha)
+    never = torch.zeros(target_probs.shape[:-1], dtype=torch.bool, device=target_probs.device)
+    return choose_greedy(scores, space, target_ranks, never)
+
+
+def _continued(pair: Pair, ids: Tensor, mask: Tensor, cache: DynamicCache, max_new_tokens: int) -> Tensor:
+    """The target's own greedy continuation of what stands in the cache."""
+    if max_new_tokens < 1:
+        return ids[:, :0]
+    with torch.inference_mode():
+        sequences = pair.target.generate(  # pyright: ignore[reportCallIssue]
+            ids,
+            attention_mask=torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1),
+            past_key_values=cache,
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=max_new_tokens,
+            pad_token_id=padding(pair.tokenizer),
+        )
+    return sequences[:, ids.shape[1] :]
