@@ -1,0 +1,16 @@
+"""Attack sets and benign sets behind one record type.
+
+    from ssd_lib.attacks import load_set
+    records = load_set("prefill-20", limit=50, tokenizer=pair.tokenizer)
+    answers = answer(pair, [r.prompt for r in records], prefill=[r.prefill for r in records])
+
+`records` says what a record is and `registry` names every set. `embedded` makes those of the invented world; `published`
+reads the real ones through `files`, `optimised` those that were made for one target model. `gcg` optimises suffixes,
+`suffixes` those of the embedded set.
+"""
+
+from ssd_lib.attacks.embedded import world_item
+from ssd_lib.attacks.records import AttackSet, Group, HubData, Record
+from ssd_lib.attacks.registry import SETS, describe, find_set, load_set
+
+__all__ = ["SETS", "AttackSet", "Group", "HubData", "Record", "describe", "find_set", "load_set", "world_item"]
