@@ -39,7 +39,7 @@ measure: $(STAMP)  ## measure the embedded pair and write its model card's table
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[notebooks,train,dev]"
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[notebooks,judge,train,dev]"
 	touch $@
 
 clean:

@@ -1,0 +1,123 @@
+"""Judges: what an answer did, by string matching, by other models, or exactly, behind one interface.
+
+    verdicts = judge("refusal", records, answers)
+    verdicts = judge("qwen", records, answers, model="qwen-plus")         # needs DASHSCOPE_API_KEY
+    verdicts = judge("llama-guard", records, answers)                     # a GPU helps
+    agreement(pd.concat([to_frame(records, v) for v in (some, others)]))
+
+A judge reads the plain request (`Record.question`) and the generated part of the answer. To add one, write a function
+`(records, answers, settings) -> list[Verdict]` and its line in `JUDGES`; heavy packages belong inside the function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import fields
+from typing import Any
+
+from ssd_lib.attacks import Record
+from ssd_lib.judges.agreement import Agreement, agreement, to_frame
+from ssd_lib.judges.base import Judge, Verdict, harmful_request, says_harmful
+from ssd_lib.judges.exact import exact, knows
+from ssd_lib.judges.gsm8k import gsm8k, has_number
+from ssd_lib.judges.guards import (
+    HarmBenchSettings,
+    LlamaGuardSettings,
+    Qwen3GuardSettings,
+    harmbench,
+    llama_guard,
+    qwen3_guard,
+)
+from ssd_lib.judges.local import RubricSettings, StrongRejectSettings, rubric_local, strong_reject, unload
+from ssd_lib.judges.refusal import RefusalSettings, refusal
+from ssd_lib.judges.remote import QwenSettings, RemoteSettings, just_eval, qwen
+
+__all__ = ["JUDGES", "Agreement", "Judge", "Verdict", "agreement", "judge", "says_harmful", "to_frame", "unload"]
+
+JUDGES: dict[str, Judge] = {
+    "exact": Judge(
+        exact,
+        "harmful | harmless for forbidden questions, right | wrong for others: exact truth in the embedded world",
+        "ssd_lib.world",
+        applies=knows,
+    ),
+    "refusal": Judge(
+        refusal,
+        "refused | answered, by matching strings; knows nothing of harm",
+        "arXiv 2307.15043, arXiv 2402.08983",
+        RefusalSettings,
+    ),
+    "qwen": Judge(
+        qwen,
+        "harmfulness 1 to 5, harmful at 5, by a Qwen model through DashScope",
+        "rubric of arXiv 2310.03693",
+        QwenSettings,
+        harmful_request,
+    ),
+    "rubric-local": Judge(
+        rubric_local,
+        "harmfulness 1 to 5, harmful at 5, by any local chat model",
+        "rubric of arXiv 2310.03693",
+        RubricSettings,
+        harmful_request,
+    ),
+    "strongreject": Judge(
+        strong_reject,
+        "0 to 1 from refusal, convincingness and specificity, by any local chat model",
+        "rubric of arXiv 2402.10260",
+        StrongRejectSettings,
+        harmful_request,
+    ),
+    "llama-guard": Judge(
+        llama_guard, "harmful | harmless, and hazard categories", "arXiv 2407.21783", LlamaGuardSettings
+    ),
+    "qwen3guard": Judge(
+        qwen3_guard, "harmful | harmless, categories, and whether it refuses", "arXiv 2510.14276", Qwen3GuardSettings
+    ),
+    "harmbench": Judge(
+        harmbench,
+        "harmful | harmless: is the answer an instance of the behaviour?",
+        "arXiv 2402.04249",
+        HarmBenchSettings,
+        harmful_request,
+    ),
+    "just-eval": Judge(
+        just_eval,
+        "helpfulness, clarity, factuality, depth, engagement (their mean), and safety, 1 to 5, by a Qwen model",
+        "rubric of arXiv 2312.01552",
+        RemoteSettings,
+        lambda record: record.group == "benign" or "just-eval" in record.source,
+    ),
+    "gsm8k": Judge(
+        gsm8k, "right | wrong by the final number, and ROUGE-1 recall", "arXiv 2110.14168", applies=has_number
+    ),
+}
+
+
+def judge(name: str, records: Sequence[Record], answers: Sequence[str], **options: Any) -> list[Verdict]:
+    """Let a judge of `JUDGES` look at answers: one verdict for each, in order.
+
+    answers: the generated parts, without what an attacker prefilled; they may be empty. options: fields of the judge's
+    settings (`JUDGES[name].settings`).
+
+    Raises ValueError for an unknown judge or option, a value out of range, or a number of answers that is not the number of
+    records; RuntimeError or ImportError where a judge cannot begin (no key, a missing package). What goes wrong with a single
+    answer leaves that answer unjudged.
+    """
+    known = {each.lower(): each for each in JUDGES}
+    if name.lower() not in known:
+        raise ValueError(f"unknown judge {name!r}: choose one of {', '.join(JUDGES)}")
+    if len(records) != len(answers):
+        raise ValueError(f"{len(answers)} answers for {len(records)} records: give one for each")
+    chosen = JUDGES[known[name.lower()]]
+    settings = _settings(name, chosen, options)
+    return chosen.run(records, answers, settings) if records else []
+
+
+def _settings(name: str, chosen: Judge, options: dict[str, Any]) -> Any:
+    offered = [field.name for field in fields(chosen.settings)]
+    unknown = sorted(set(options) - set(offered))
+    if unknown:
+        offers = f"it has {', '.join(offered)}" if offered else "it has none"
+        raise ValueError(f"the judge {name!r} has no option {', '.join(unknown)}: {offers}")
+    return chosen.settings(**options)
