@@ -35,7 +35,7 @@ train: $(STAMP)  ## rebuild the embedded pair from nothing into runs/toy (under 
 	$(BIN)/ssd train --pair toy --out runs/toy
 
 measure: $(STAMP)  ## measure the embedded pair and write its model card's tables
-	$(BIN)/ssd measure
+	$(BIN)/ssd measure --write
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
