@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: tour lab test lint notebooks figures train measure clean
+.PHONY: tour lab test lint notebooks figures train results measure clean
 
 tour: $(STAMP)  ## run the first chapters on the embedded pair, write figures/, print what SSD changed
 	$(BIN)/ssd tour
@@ -33,6 +33,10 @@ figures: notebooks  ## the figures are made by the chapters
 
 train: $(STAMP)  ## rebuild the embedded pair from nothing into runs/toy (under an hour on two cores)
 	$(BIN)/ssd train --pair toy --out runs/toy
+
+results: $(STAMP)  ## every defender against every embedded set, and its tables in README.md
+	$(BIN)/ssd run --preset embedded --out runs/embedded
+	$(BIN)/ssd report runs/embedded --into README.md
 
 measure: $(STAMP)  ## measure the embedded pair and write its model card's tables
 	$(BIN)/ssd measure --write

@@ -280,18 +280,23 @@ def markdown(table: pd.DataFrame) -> str:
 
 def write_card(folder: Path, frame: pd.DataFrame) -> None:
     """Put the measured tables into `folder / README.md`, and the rows beside it."""
-    _put(folder / "README.md", "ssd measure --write", report(frame))
+    put_measured(folder / "README.md", "ssd measure --write", report(frame))
     frame.to_csv(folder / "measured.csv", index=False, float_format="%.4g")
 
 
 def write_seeds(folder: Path, frames: Mapping[str, pd.DataFrame]) -> None:
     """Put the table of several trainings into `folder / README.md`."""
-    _put(folder / "README.md", "ssd measure --seeds", markdown(seed_table(frames)))
+    put_measured(folder / "README.md", "ssd measure --seeds", markdown(seed_table(frames)))
 
 
-def _put(card: Path, command: str, text: str) -> None:
-    """Replace what stands between the markers of the command that measured it."""
+def put_measured(page: Path, command: str, text: str) -> None:
+    """Replace what stands in a Markdown page between the markers of the command that measured it.
+
+    Raises ValueError where the page has no such markers.
+    """
     before, after = f"<!-- measured: {command} -->", f"<!-- end of {command} -->"
-    whole = card.read_text(encoding="utf-8")
+    whole = page.read_text(encoding="utf-8")
+    if before not in whole or after not in whole:
+        raise ValueError(f"{page} has no place for this: put the lines {before} and {after} into it")
     head, tail = whole[: whole.index(before)], whole[whole.index(after) :]
-    card.write_text(f"{head}{before}\n\n{text}\n\n{tail}", encoding="utf-8")
+    page.write_text(f"{head}{before}\n\n{text.strip()}\n\n{tail}", encoding="utf-8")

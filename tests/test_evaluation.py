@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from ssd_lib.evaluation import Condition, _put, measure, paired_difference, rates, seed_table, wilson
+from ssd_lib.evaluation import Condition, measure, paired_difference, put_measured, rates, seed_table, wilson
 from ssd_lib.pairs import load_pair
 
 
@@ -76,5 +76,7 @@ def test_the_table_of_seeds_names_the_length_where_a_promise_holds_least():
 def test_the_card_is_rewritten_between_its_markers_only(tmp_path):
     card = tmp_path / "README.md"
     card.write_text("a\n<!-- measured: x -->\nold\n<!-- end of x -->\nb\n")
-    _put(card, "x", "new")
+    put_measured(card, "x", "new")
     assert card.read_text() == "a\n<!-- measured: x -->\n\nnew\n\n<!-- end of x -->\nb\n"
+    with pytest.raises(ValueError, match="no place for this"):
+        put_measured(card, "y", "new")

@@ -11,16 +11,17 @@ from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
 
-from ssd_lib import plots  # noqa: E402
+from ssd_lib import paths, plots  # noqa: E402
 from ssd_lib.evaluation import rates  # noqa: E402
+from ssd_lib.plots import style  # noqa: E402
 
-LIBRARY = Path(plots.__file__).parent
+LIBRARY = Path(paths.__file__).parent
 
 
 @pytest.fixture(autouse=True)
 def close_figures():
     yield
-    plots.plt.close("all")
+    style.plt.close("all")
 
 
 def test_rates_by_prefill_draws_one_line_a_system_with_intervals():
@@ -57,7 +58,7 @@ def test_switching_shades_union():
 def test_lines_with_bands_and_saving(tmp_path, monkeypatch):
     figure = plots.lines_with_bands({"target": np.random.default_rng(0).random((5, 7))}, "x", "y")
     assert isinstance(figure, Figure)
-    monkeypatch.setattr(plots, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(style, "REPOSITORY", tmp_path)
     assert plots.save(figure, "a.png").stat().st_size > 1000
 
 
@@ -69,6 +70,81 @@ def test_roles_have_one_colour(system, role):
     assert plots.role(system) == role
 
 
+# ------------------------------------------------------------------------------------------------ experiments
+
+
+def line(system, attack="direct", measure="attack success", judge="exact", value=0.5, low=0.3, high=0.7, pair="toy"):
+    return dict(pair=pair, attack=attack, system=system, measure=measure, judge=judge, value=value, low=low, high=high)
+
+
+GRID = [f"ssd:alpha_intersection={a}:alpha_union={b}" for a in (0.3, 0.6) for b in (0.8, 2)]
+SYSTEMS = ["none", "ssd", "draft-only", *(f"other{i}" for i in range(9))]
+
+
+def test_every_defender_looks_different_and_none_ssd_and_draft_as_in_the_book():
+    looks = plots.looks([*SYSTEMS, *GRID])
+    assert looks["none"].color == plots.COLORS["target"] and looks["draft-only"].color == plots.COLORS["draft"]
+    assert looks["ssd"].mark == plots.MARKS["SSD"]
+    assert {looks[system].color for system in GRID} == {plots.COLORS["SSD"]}
+    assert len({look[:2] for look in looks.values()}) == len(looks), "colour and mark tell two defenders apart"
+
+
+def test_bars_stand_at_their_values_with_their_intervals():
+    lines = pd.DataFrame([line(s, a, value=v) for s, v in (("none", 0.75), ("ssd", 0.5)) for a in ("x", "y")])
+    axes = plots.bars(lines, "rate").axes[0]
+    heights = [bar.get_height() for container in axes.containers[::2] for bar in container]
+    assert heights == [0.75, 0.75, 0.5, 0.5]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["x", "y"]
+    spans = [segment[:, 1].tolist() for segment in axes.collections[0].get_segments()]
+    assert np.allclose(spans, [[0.3, 0.75], [0.3, 0.75]]), "an interval never leaves its value"
+
+
+def test_lines_by_prefill_leave_out_what_is_no_prefill():
+    lines = pd.DataFrame([line("none", a) for a in ("direct", "prefill-5", "prefill-40", "nested-fiction")])
+    axes = plots.by_prefill(lines, "rate").axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "5", "40"]
+    assert len(axes.lines[0].get_xdata()) == 3
+
+
+def test_the_map_puts_each_setting_where_it_belongs():
+    lines = pd.DataFrame([line(system, value=i / 4) for i, system in enumerate(GRID)])
+    axes = plots.alpha_map(lines, "direct").axes[0]
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.3", "0.6"]
+    assert [tick.get_text() for tick in axes.get_yticklabels()] == ["2", "0.8"]
+    texts = {text.get_position(): text.get_text().split("\n")[0] for text in axes.texts}
+    assert texts == {(0, 1): "0%", (0, 0): "25%", (1, 1): "50%", (1, 0): "75%"}
+
+
+def test_a_report_is_drawn_from_what_its_summary_holds():
+    lines = [line(s, a) for s in ("none", "ssd", *GRID) for a in ("direct", "prefill-5")]
+    lines += [line(s, "benign", "right", value=0.9) for s in ("none", "ssd")]
+    lines += [line(s, "benign", "tokens per second", "clock", 100) for s in ("none", "ssd")]
+    figures = plots.report_figures(pd.DataFrame(lines))
+    assert [caption.split(" (")[0] for caption in figures] == [
+        "Attack success with 95% Wilson intervals",
+        "Attack success against prefilled tokens",
+        "Attack success over α_I and α_U",
+        "Safety against utility against speed",
+    ]
+    assert all(plots.png(figure).startswith(b"\x89PNG") for figure in figures.values())
+    assert not plots.report_figures(pd.DataFrame(lines[-4:])), "without an attack there is nothing to draw"
+
+
+def test_the_interval_of_a_mean_over_sets_is_narrower_than_that_of_one():
+    points = plots.tradeoff_points(
+        pd.DataFrame(
+            [line("ssd", a) for a in ("x", "y", "z", "w")]
+            + [line("ssd", "benign", "right", value=0.9, low=0.8, high=0.95)]
+            + [line("ssd", "benign", "tokens per second", "clock", 100)]
+        ),
+        "exact",
+    ).iloc[0]
+    assert points.x == pytest.approx(0.5) and points.x - points.x_low == pytest.approx(0.1)
+    assert (points.y, points.y_low, points.y_high) == pytest.approx((0.9, 0.8, 0.95))
+
+
+# ------------------------------------------------------------------------------------------------ imports
+
 ORDER = [
     "paths",
     "config",
@@ -79,11 +155,16 @@ ORDER = [
     "decoding",
     "chat",
     "pairs",
+    "refusals",
     "defenders",
     "world",
+    "attacks",
+    "judges",
     "training",
     "toy_pair",
     "evaluation",
+    "experiments",
+    "report",
     "plots",
     "exercises",
     "cli",
@@ -91,14 +172,15 @@ ORDER = [
 
 
 def test_imports_run_one_way_and_nothing_that_computes_draws():
-    assert {path.stem for path in LIBRARY.glob("*.py")} == {*ORDER, "__init__"}
-    for path in LIBRARY.glob("*.py"):
-        if path.stem == "__init__":
+    modules = {path: path.relative_to(LIBRARY).parts[0].removesuffix(".py") for path in LIBRARY.rglob("*.py")}
+    assert set(modules.values()) == {*ORDER, "__init__"}
+    for path, module in modules.items():
+        if module == "__init__":
             continue
         source = path.read_text(encoding="utf-8")
-        used = set(re.findall(r"from ssd_lib\.(\w+) import", source)) | {
+        used = set(re.findall(r"from ssd_lib\.(\w+)[\w.]* import", source)) | {
             name for names in re.findall(r"from ssd_lib import ([\w, ]+)", source) for name in names.split(", ")
         }
-        later = [name for name in used if name in ORDER and ORDER.index(name) > ORDER.index(path.stem)]
-        assert not later, f"{path.name} imports {later}"
-        assert path.stem == "plots" or "matplotlib" not in source
+        later = [name for name in used if name in ORDER and ORDER.index(name) > ORDER.index(module)]
+        assert not later, f"{path.relative_to(LIBRARY)} imports {later}"
+        assert module == "plots" or not re.search(r"^\s*(import|from) matplotlib", source, re.MULTILINE)

@@ -1,59 +1,20 @@
-"""Figures of the book: one colour and one mark for each of target, draft and SSD, readable in grey and colour-blind safe.
-
-Every function takes data frames or plain arrays and returns a matplotlib figure; none loads a model.
-"""
+"""Figures of one decoding: probabilities at a position, switching over an answer, rates and lines of a few systems."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from ssd_lib.paths import REPOSITORY
-
-COLORS = {"target": "#0072B2", "draft": "#009E73", "SSD": "#D55E00"}  # Okabe and Ito
-MARKS = {"target": "o", "draft": "s", "SSD": "D"}
-HATCHES = {"target": "", "draft": "///", "SSD": "..."}
-LINES = {"target": "-", "draft": "--", "SSD": "-."}
-
-
-def use_book_style() -> None:
-    """Fonts and grids of the book."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": 110,
-            "savefig.dpi": 160,
-            "figure.constrained_layout.use": True,
-            "axes.grid": True,
-            "grid.alpha": 0.3,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "hatch.linewidth": 0.6,
-        }
-    )
-
-
-def save(figure: Figure, name: str) -> Path:
-    """Write `figures/<name>` and return its path."""
-    folder = REPOSITORY / "figures"
-    folder.mkdir(exist_ok=True)
-    figure.savefig(folder / name, bbox_inches="tight", metadata={"Software": None})
-    return folder / name
-
-
-def role(system: str) -> str:
-    """The colour role of a system's name: "target alone" → target."""
-    return next((known for known in COLORS if system.lower().startswith(known.lower())), "SSD")
+from ssd_lib.plots.style import COLORS, HATCHES, LINES, MARKS, on_axes, role
 
 
 def rates_by_prefill(rates: pd.DataFrame, ylabel: str, title: str = "", axes: Axes | None = None) -> Figure:
     """Rates with 95% intervals against prefill length; columns system, prefill, rate, low, high."""
-    figure, axes = _axes(axes, (6, 3.4))
+    figure, axes = on_axes(axes, (6, 3.4))
     for shift, (system, rows) in enumerate(rates.groupby("system", sort=False)):
         name = role(str(system))
         axes.errorbar(
@@ -82,7 +43,7 @@ def token_bars(
     axes: Axes | None = None,
 ) -> Figure:
     """P_M, P_m and F of some tokens at one position; tokens outside the sample space are greyed."""
-    figure, axes = _axes(axes, (max(5.0, 0.75 * len(tokens)), 3.2))
+    figure, axes = on_axes(axes, (max(5.0, 0.75 * len(tokens)), 3.2))
     places = np.arange(len(tokens))
     for shift, (name, label, values) in enumerate(
         [
@@ -113,7 +74,7 @@ def token_bars(
 
 def switching(trace: pd.DataFrame, bin_size: int, title: str = "", axes: Axes | None = None) -> Figure:
     """Match ratio of each bin, threshold and α over the answer; Union shaded."""
-    figure, axes = _axes(axes, (8, 3.2))
+    figure, axes = on_axes(axes, (8, 3.2))
     ends = trace[(trace.bin_tokens == bin_size) | (trace.position == trace.position.max())]
     axes.step(trace.position, trace.threshold, where="post", color="black", linestyle=":", label="threshold")
     axes.step(trace.position, trace.alpha, where="post", color="#CC79A7", linestyle="--", label="α of the scheme")
@@ -134,7 +95,7 @@ def lines_with_bands(
     series: dict[str, np.ndarray], xlabel: str, ylabel: str, title: str = "", axes: Axes | None = None
 ) -> Figure:
     """Mean over the first axis with a 95% normal interval, one line a name ("target …", "draft …", "SSD …")."""
-    figure, axes = _axes(axes, (6, 3.2))
+    figure, axes = on_axes(axes, (6, 3.2))
     for name, values in series.items():
         known = np.sum(~np.isnan(values), axis=0).clip(min=1)
         mean = np.nanmean(values, axis=0)
@@ -145,11 +106,3 @@ def lines_with_bands(
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.legend(frameon=False)
     return figure
-
-
-def _axes(axes: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
-    if axes is None:
-        return plt.subplots(figsize=size)
-    figure = axes.get_figure()
-    assert isinstance(figure, Figure)
-    return figure, axes

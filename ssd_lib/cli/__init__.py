@@ -1,0 +1,11 @@
+"""The command line: `ssd chat · run · judge · report · train · measure · tour`.
+
+A thin edge: it parses, calls the library and prints. Model output is untrusted, so control characters never reach the
+terminal. Heavy imports happen inside the commands, so that `ssd --help` answers at once. One module a family of commands;
+importing it puts its commands into the application.
+"""
+
+from ssd_lib.cli.common import app  # isort: skip
+from ssd_lib.cli import chat, experiments, toy
+
+__all__ = ["app", "chat", "experiments", "toy"]

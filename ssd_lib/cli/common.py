@@ -1,0 +1,33 @@
+"""What every command shares: the application, errors as one line, untrusted text made harmless, quiet libraries."""
+
+from __future__ import annotations
+
+from typing import NoReturn
+
+import typer
+
+app = typer.Typer(
+    no_args_is_help=True, add_completion=False, help="Speculative Safety-Aware Decoding (arXiv 2508.17739)."
+)
+
+
+def fail(error: Exception) -> NoReturn:
+    """One line on stderr and exit code 1."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    typer.echo(f"ssd: {plain(lines[0])}", err=True)
+    raise typer.Exit(1)
+
+
+def plain(text: str) -> str:
+    """Text whose control characters cannot reach the terminal; line breaks stay."""
+    from ssd_lib.trace import visible
+
+    return visible(text).replace("⏎", "\n")
+
+
+def quiet_libraries() -> None:
+    """No warnings and bars of transformers between our lines."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()

@@ -1,0 +1,183 @@
+"""`ssd run`, `ssd judge`, `ssd report`: a whole comparison, resumable, judged and reported."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperCommand
+
+from ssd_lib.cli.common import app, fail, plain, quiet_libraries
+
+
+def spread(args: Iterable[str], names: Iterable[str]) -> Iterator[str]:
+    """Repeat an option before each of its values: `--attacks a b,c` becomes `--attacks a --attacks b --attacks c`.
+
+    Only for the options in `names`, which may be given several times; their values end at the next option.
+    """
+    names, option = set(names), None
+    for arg in args:
+        name, equals, value = arg.partition("=")
+        if arg.startswith("-"):
+            option = name if name in names else None
+            values = value.split(",") if option and equals else [] if option else None
+        else:
+            values = arg.split(",") if option else None
+        if values is None:
+            yield arg
+        else:
+            for each in filter(None, values):
+                yield from (str(option), each)
+
+
+class ListCommand(TyperCommand):
+    """A command whose repeatable options also take `--attacks a b` and `--attacks a,b`."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        names = [name for param in self.params if getattr(param, "multiple", False) for name in param.opts]
+        return super().parse_args(ctx, list(spread(args, names)))
+
+
+@app.command(cls=ListCommand)
+def run(
+    config: Annotated[Path | None, typer.Option(help="The experiment as a TOML file.")] = None,
+    preset: Annotated[str | None, typer.Option(help="paper-prefill, paper-gsm8k, paper-attacks, embedded, …")] = None,
+    pair: Annotated[str | None, typer.Option("--pair", "--model_name", help="toy, llama2, vicuna, …")] = None,
+    attacks: Annotated[
+        list[str] | None,
+        typer.Option("--attacks", "--attacker", help="Sets: direct prefill-20 gsm8k custom:path=FILE …"),
+    ] = None,
+    defenders: Annotated[
+        list[str] | None, typer.Option("--defenders", "--defender", help="none ssd ssd:alpha_union=1.5 self-exam …")
+    ] = None,
+    judges: Annotated[list[str] | None, typer.Option(help="exact refusal gsm8k qwen …")] = None,
+    limit: Annotated[int | None, typer.Option(help="Items of each set.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The run's folder; run again to resume.")] = None,
+    target: Annotated[str | None, typer.Option(help="Another target: Hub id or path.")] = None,
+    draft: Annotated[str | None, typer.Option(help="Another draft: Hub id or path.")] = None,
+    expert: Annotated[str | None, typer.Option(help="SafeDecoding's adapter.")] = None,
+    data: Annotated[Path | None, typer.Option(help="A folder with the sets that are files.")] = None,
+    device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; default: what there is.")] = None,
+    dtype: Annotated[str | None, typer.Option(help="float32, bfloat16 or float16.")] = None,
+    quantization: Annotated[str | None, typer.Option(help="4bit or 8bit, for the target.")] = None,
+    alpha_intersection: Annotated[
+        float | None, typer.Option("--alpha-intersection", "--spec_alpha1", help="α_I.")
+    ] = None,
+    alpha_union: Annotated[float | None, typer.Option("--alpha-union", "--spec_alpha2", help="α_U.")] = None,
+    defense_off: Annotated[bool, typer.Option("--defense_off", "--defense-off", help="As --defenders none.")] = False,
+    max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", "--max_new_tokens")] = None,
+    batch: Annotated[int | None, typer.Option(help="Rows decoded together; default: what memory holds.")] = None,
+    seed: int | None = None,
+    trace: Annotated[bool | None, typer.Option(help="Store SSD's match ratios (slower).")] = None,
+    retry_errors: Annotated[
+        bool, typer.Option("--retry-errors", help="Ask rows again that are stored as errors.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run; no network, no model.")] = False,
+) -> None:
+    """Run attack sets against defenders and store every answer; the same command again resumes.
+
+    A choice takes settings: ssd:alpha_intersection=0.3:alpha_union=0.8. The published system's names and flags work too.
+    """
+    from ssd_lib.experiments import experiment, load_run, plan, run_experiment
+
+    quiet_libraries()
+    loading = {
+        "name": pair,
+        "target": target,
+        "draft": draft,
+        "device": device,
+        "dtype": dtype,
+        "quantization": quantization,
+    }
+    loading = {key: value for key, value in loading.items() if value is not None}
+    alphas = {"alpha_intersection": alpha_intersection, "alpha_union": alpha_union}
+    try:
+        chosen = experiment(
+            preset=preset,
+            config=config,
+            pair=loading or None,
+            attacks=attacks,
+            defenders=["none"] if defense_off else defenders,
+            judges=judges,
+            limit=limit,
+            max_new_tokens=max_new_tokens,
+            batch=batch,
+            seed=seed,
+            trace=trace,
+            out=out,
+            ssd={key: value for key, value in alphas.items() if value is not None},
+            expert=expert,
+            data=data,
+        )
+        if dry_run:
+            typer.echo(plain(plan(chosen).text()))
+            return
+        frame = load_run(run_experiment(chosen, retry_errors=retry_errors))
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        fail(error)
+    failed = frame.error.dropna()
+    typer.echo(f"{len(frame) - len(failed)} answers in {chosen.out}; next: ssd report {chosen.out}")
+    if len(failed):
+        typer.echo(f"{len(failed)} rows failed, the first: {plain(failed.iloc[0])}; try them again with --retry-errors")
+
+
+@app.command(cls=ListCommand)
+def judge(
+    folder: Annotated[Path, typer.Argument(help="A run's folder.")],
+    judges: Annotated[
+        list[str], typer.Option(help="refusal exact gsm8k qwen just-eval llama-guard … (refusal:which=gcg)")
+    ],
+    again: Annotated[bool, typer.Option("--again", help="Judge everything again.")] = False,
+    again_unjudged: Annotated[
+        bool, typer.Option("--again-unjudged", help="Ask again where a judge gave no verdict.")
+    ] = False,
+) -> None:
+    """Judge stored answers, later or again, without generating."""
+    from ssd_lib.experiments import judge_run, load_verdicts
+
+    quiet_libraries()
+    try:
+        judge_run(folder, judges, again=again, again_unjudged=again_unjudged)
+        verdicts = load_verdicts(folder)
+    except (ValueError, OSError, ImportError, RuntimeError) as error:
+        fail(error)
+    for name, part in verdicts.groupby("judge"):
+        typer.echo(f"{name}: {len(part)} verdicts, {part.unjudged.notna().sum()} unjudged")
+
+
+@app.command()
+def report(
+    folders: Annotated[list[Path], typer.Argument(help="Folders of one run, or of several to put side by side.")],
+    out: Annotated[
+        Path | None, typer.Option(help="Where report.md, .html and .csv go; default: the first run's folder.")
+    ] = None,
+    into: Annotated[
+        Path | None, typer.Option(help="Put the main tables into this Markdown page, between its markers.")
+    ] = None,
+) -> None:
+    """Print and write the tables of a run: rates with intervals, paired tests, speed."""
+    from ssd_lib.evaluation import put_measured
+    from ssd_lib.report import MAIN_TABLES, build_report, report_markdown, write_report
+
+    try:
+        finished = build_report(folders)
+        written = write_report(finished, out or folders[0], _figures(finished.summary))
+        if into is not None:
+            put_measured(into, "ssd report", report_markdown(finished, MAIN_TABLES))
+    except (ValueError, OSError) as error:
+        fail(error)
+    typer.echo(plain(report_markdown(finished)))
+    typer.echo("written: " + ", ".join(map(str, written)))
+
+
+def _figures(summary: Any) -> dict[str, bytes]:
+    """The report's figures as PNG; none where matplotlib is not installed."""
+    try:
+        from ssd_lib import plots
+    except ImportError:
+        typer.echo("no figures: pip install 'ssd_lib[notebooks]'", err=True)
+        return {}
+    plots.use_book_style()
+    return {caption: plots.png(figure) for caption, figure in plots.report_figures(summary).items()}

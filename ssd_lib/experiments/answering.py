@@ -1,0 +1,101 @@
+"""From records to rows: one batch answered, whatever goes wrong in it.
+
+Out of memory, a batch is halved until it fits, and the size that fitted is handed back for the next ones. After any other
+failure the batch is asked again row by row; a row that still fails becomes an error, and costs the others nothing.
+"""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, fields
+from typing import Any
+
+import torch
+
+from ssd_lib.attacks import Record
+from ssd_lib.defenders import Answer, answer
+from ssd_lib.experiments.choice import Choice
+from ssd_lib.experiments.config import ExperimentConfig, defender_settings
+from ssd_lib.experiments.store import Row
+from ssd_lib.pairs import Pair
+
+LONGEST_ERROR = 400
+"""Characters of an error's message that are stored."""
+
+
+def answer_rows(
+    pair: Pair, records: Sequence[Record], defender: Choice, config: ExperimentConfig, size: int
+) -> tuple[list[Row], int]:
+    """One row a record, in their order, at most `size` of them decoded together; and the size that fitted into memory."""
+    if len(records) > size:
+        rows: list[Row] = []
+        while len(rows) < len(records):
+            part, size = answer_rows(pair, records[len(rows) : len(rows) + size], defender, config, size)
+            rows += part
+        return rows, size
+    try:
+        return _answered(pair, records, defender, config), size
+    except Exception as error:  # noqa: BLE001 (whatever fails in one row must not cost the others)
+        message, too_big = describe(error), is_out_of_memory(error)
+    if len(records) == 1:
+        return [Row(records[0].id, *[None] * (len(Row._fields) - 2), message)], size  # pyright: ignore[reportCallIssue]
+    if too_big:  # outside of `except`, which would keep the failed tensors alive
+        _free_memory()
+    smaller = len(records) // 2 if too_big else 1
+    rows, smaller = answer_rows(pair, records, defender, config, smaller)
+    fitted = too_big and any(row.error is None for row in rows)
+    return rows, smaller if fitted else size
+
+
+def _answered(pair: Pair, records: Sequence[Record], defender: Choice, config: ExperimentConfig) -> list[Row]:
+    replies = answer(
+        pair,
+        [record.prompt for record in records],
+        defender=defender.name,
+        prefill=[record.prefill for record in records],
+        settings=_changed(defender, config, pair),
+        max_new_tokens=config.max_new_tokens,
+        trace=config.trace,
+    )
+    return [_row(record, reply, len(records)) for record, reply in zip(records, replies, strict=True)]
+
+
+def _changed(defender: Choice, config: ExperimentConfig, pair: Pair) -> dict[str, Any]:
+    """A defender's settings by name, as `answer` takes them."""
+    settings = defender_settings(defender, config, pair)
+    return {} if settings is None else {each.name: getattr(settings, each.name) for each in fields(settings)}
+
+
+def _row(record: Record, reply: Answer, batch_rows: int) -> Row:
+    return Row(
+        item=record.id,
+        text=reply.text,
+        prefill=reply.prefill,
+        token_ids=json.dumps(reply.token_ids),
+        cost=json.dumps(asdict(reply.cost)),
+        batch_rows=batch_rows,
+        match_ratio=None if reply.trace is None or not len(reply.trace) else float(reply.trace.frame["match"].mean()),
+        notes=json.dumps(reply.notes),
+        error=None,
+    )
+
+
+def describe(error: BaseException) -> str:
+    """An error as one clipped line."""
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:LONGEST_ERROR]
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether memory ran out, on a GPU or a CPU (where torch raises a plain RuntimeError)."""
+    texts = ("out of memory", "can't allocate memory", "not enough memory")
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or (
+        isinstance(error, RuntimeError) and any(text in str(error).lower() for text in texts)
+    )
+
+
+def _free_memory() -> None:
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -1,0 +1,138 @@
+"""Running an experiment: pair × attack sets × defenders, one stored row an answer, resumed where it stopped.
+
+A set's items are cut into batches by their place, so the same batches come out at every start; a batch is generated and
+written whole. Killed at any moment, the next start therefore does exactly what was left, in the same batches, and the
+store ends equal to that of a run that was never stopped. (On real models the shape of a batch can change the last bits of
+its numbers, so a batch is not re-cut. Where a later start adds items to a set, the batch at the seam holds the new ones only.)
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from tqdm.auto import tqdm
+
+from ssd_lib.attacks import Record, load_set
+from ssd_lib.experiments.about import about_session
+from ssd_lib.experiments.answering import answer_rows
+from ssd_lib.experiments.choice import Choice
+from ssd_lib.experiments.config import ExperimentConfig
+from ssd_lib.experiments.judging import can_judge, judge_store
+from ssd_lib.experiments.starting import agreed, check_expert, load, settled
+from ssd_lib.experiments.store import Row, Store
+from ssd_lib.judges import judge
+from ssd_lib.pairs import Pair
+
+
+def run_experiment(
+    config: ExperimentConfig, *, pair: Pair | None = None, retry_errors: bool = False, progress: bool = True
+) -> Path:
+    """Generate what is missing of an experiment, then judge it; returns the run's folder.
+
+    pair: an already loaded pair, in place of loading `config.pair`. retry_errors: ask rows again that are stored as errors.
+
+    Raises ValueError when another process is writing the run, when the stored run differs in something that decides its
+    rows (its message says in what), for unknown settings, and as `load_set` and `load_pair` do.
+    """
+    with Store.open(config.out) as store:
+        config = agreed(store, config)
+        check_expert(config)
+        pair = pair or load(config)
+        config = settled(store, config, pair)
+        with store.session(about_session(config, pair)) as session:
+            sets = {attack: load_records(attack, config, pair) for attack in config.attacks}
+            for attack, records in sets.items():
+                store.add_items(attack.label, records)
+            _Run(store, config, pair, session, sets, retry_errors).generate(progress)
+            for choice in config.judges:
+                judge_store(store, choice, progress=progress)
+    return config.out
+
+
+def load_records(attack: Choice, config: ExperimentConfig, pair: Pair) -> list[Record]:
+    """The items of a set, cut and optimised for the pair's target where the set depends on it."""
+    options: dict[str, Any] = {"seed": config.seed, "target_model": config.pair.name} | dict(attack.settings)
+    return load_set(attack.name, limit=config.limit, tokenizer=pair.tokenizer, **options)
+
+
+# ------------------------------------------------------------------------------------------------ generating
+
+
+@dataclass
+class _Run:
+    """One start of an experiment, on its way through attack sets and defenders."""
+
+    store: Store
+    config: ExperimentConfig
+    pair: Pair
+    session: int
+    sets: dict[Choice, list[Record]]
+    retry_errors: bool
+    live: _Live = field(default_factory=lambda: _Live())
+
+    def generate(self, progress: bool) -> None:
+        """Write every missing row, batch by batch."""
+        jobs = [(attack, defender) for attack in self.sets for defender in self.config.defenders]
+        left = {job: self._missing(*job) for job in jobs}
+        total, missing = sum(len(self.sets[attack]) for attack, _ in jobs), sum(map(len, left.values()))
+        with tqdm(total=total, initial=total - missing, desc="answers", unit="answer", disable=not progress) as bar:
+            for (attack, defender), items in left.items():
+                for batch in self._batches(attack, items):
+                    bar.set_description(f"{attack.label} · {defender.label}")
+                    rows = self._write_batch(attack, defender, batch)
+                    self.live.count(batch, rows)
+                    bar.set_postfix_str(self.live.line(), refresh=False)
+                    bar.update(len(batch))
+
+    def _missing(self, attack: Choice, defender: Choice) -> set[str]:
+        stored = self.store.answered(self.config.pair.name, attack.label, defender, errors=not self.retry_errors)
+        return {record.id for record in self.sets[attack]} - stored
+
+    def _batches(self, attack: Choice, items: set[str]) -> Iterator[list[Record]]:
+        """The missing rows of each batch; a batch is a fixed stretch of the set."""
+        records, size = self.sets[attack], self.config.batch or 1
+        for start in range(0, len(records), size):
+            batch = [record for record in records[start : start + size] if record.id in items]
+            if batch:
+                yield batch
+
+    def _write_batch(self, attack: Choice, defender: Choice, batch: list[Record]) -> list[Row]:
+        size = self.store.size(attack.label, defender, self.config.batch or 1)
+        rows, size = answer_rows(self.pair, batch, defender, self.config, size)
+        self.store.add_answers(self.config.pair.name, attack.label, defender, rows, session=self.session, size=size)
+        return rows
+
+
+@dataclass
+class _Live:
+    """What the progress bar says: compliance where it can be decided exactly, speed, errors."""
+
+    complied: int = 0
+    graded: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    errors: int = 0
+
+    def count(self, batch: Sequence[Record], rows: Sequence[Row]) -> None:
+        """Take in one batch."""
+        done = [(record, row) for record, row in zip(batch, rows, strict=True) if row.error is None]
+        self.errors += len(rows) - len(done)
+        costs = [json.loads(row.cost or "{}") for _, row in done]
+        self.tokens += sum(cost["tokens"] for cost in costs)
+        self.seconds += sum(cost["seconds"] / (row.batch_rows or 1) for cost, (_, row) in zip(costs, done, strict=True))
+        harmful = [(r, row.text or "") for r, row in done if r.group == "harmful" and can_judge("exact", r)]
+        if harmful:
+            verdicts = judge("exact", [r for r, _ in harmful], [text for _, text in harmful])
+            self.graded += len(verdicts)
+            self.complied += sum(verdict.label == "harmful" for verdict in verdicts)
+
+    def line(self) -> str:
+        """One short line."""
+        parts = [f"complied {self.complied}/{self.graded}"] if self.graded else []
+        parts += [f"{self.tokens / self.seconds:.0f} tokens/s"] if self.seconds else []
+        parts += [f"{self.errors} errors"] if self.errors else []
+        return ", ".join(parts)

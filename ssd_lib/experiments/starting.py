@@ -1,0 +1,103 @@
+"""Before the first answer: which run this continues, which models it loads, how many rows fit into memory."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import psutil
+import torch
+
+from ssd_lib.experiments.about import fingerprint
+from ssd_lib.experiments.config import ExperimentConfig, continued, defender_settings, differences
+from ssd_lib.experiments.store import Store
+from ssd_lib.pairs import Pair, adapter_at, find_pair, load_model, load_pair
+
+WITH_DRAFT = ("ssd", "draft-only")
+"""Defenders that decode with the draft; the others run without one."""
+WITH_EXPERT = ("safedecoding",)
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How a default batch size is found: rows that fit into a share of the free memory, up to a cap for each device."""
+
+    share: float = 0.5
+    prompt_tokens: int = 512
+    """Assumed length of a prompt; real ones that need more are caught by halving."""
+    working_set: float = 2.0
+    """Bytes needed for each byte of key-value cache: activations and copies."""
+    cap_cpu: int = 25
+    cap_gpu: int = 64
+
+
+def agreed(store: Store, config: ExperimentConfig) -> ExperimentConfig:
+    """The config as a stored run continues under it; a run that differs in what decides its rows is an error."""
+    stored = store.get("config")
+    if stored is None:
+        return config
+    config = continued(stored, config)
+    lines = differences(stored, config)
+    if lines:
+        raise ValueError(f"{config.out} holds a run with other settings: {'; '.join(lines)}. Choose another out")
+    return config
+
+
+def load(config: ExperimentConfig) -> Pair:
+    """The pair of an experiment, loaded; the target alone where no defender needs the draft and none is to be had."""
+    settings, spec = config.pair, find_pair(config.pair.name)
+    dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
+    options: dict[str, Any] = asdict(settings) | {"dtype": dtype}
+    if settings.draft or spec.draft or needs_draft(config):
+        return load_pair(**options)
+    name = settings.target or spec.target
+    loading = {key: options[key] for key in ("device", "dtype", "quantization")}
+    model, tokenizer = load_model(name, **loading)
+    return Pair(model, model, tokenizer, tokenizer, replace(spec, target=name))
+
+
+def check_expert(config: ExperimentConfig) -> None:
+    """Raise ValueError or OSError, with what to do, where SafeDecoding has no expert for the pair."""
+    spec = find_pair(config.pair.name)
+    for defender in config.defenders:
+        if defender.name in WITH_EXPERT:
+            adapter_at(defender_settings(defender, config, spec).expert or spec.expert)
+
+
+def needs_draft(config: ExperimentConfig) -> bool:
+    """Whether a defender of the experiment decodes with the draft."""
+    return any(defender.name in WITH_DRAFT for defender in config.defenders)
+
+
+def settled(store: Store, config: ExperimentConfig, pair: Pair) -> ExperimentConfig:
+    """Fix the batch size and what the models are at the first start; at a later one, other weights are an error."""
+    models = {"target": fingerprint(pair.target)}
+    models |= {} if pair.draft is pair.target else {"draft": fingerprint(pair.draft)}
+    stored = store.get("models") or {}
+    changed = [name for name in models if stored.get(name, models[name]) != models[name]]
+    if changed:
+        raise ValueError(
+            f"the weights of the {' and the '.join(changed)} are not those that the run in {config.out} began with: "
+            "choose another out"
+        )
+    config = replace(config, batch=config.batch or default_batch(pair, config.max_new_tokens))
+    store.set("models", stored | models)
+    store.set("config", config.table())
+    return config
+
+
+def default_batch(pair: Pair, max_new_tokens: int, memory: Memory = Memory()) -> int:  # noqa: B008 (frozen)
+    """Rows whose key-value caches fit into the free memory of the target's device; at least 1."""
+    on_gpu = pair.target.device.type == "cuda"
+    free = torch.cuda.mem_get_info(pair.target.device)[0] if on_gpu else psutil.virtual_memory().available
+    row = sum(map(_cache_bytes_per_token, (pair.target, pair.draft))) * (memory.prompt_tokens + max_new_tokens)
+    fits = int(memory.share * free / (memory.working_set * row))
+    return max(1, min(fits, memory.cap_gpu if on_gpu else memory.cap_cpu))
+
+
+def _cache_bytes_per_token(model: Any) -> int:
+    """Bytes of keys and values for one token: 2 · layers · key-value heads · head size · bytes a number."""
+    config = model.config.get_text_config()
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    return 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize

@@ -1,0 +1,106 @@
+"""How the book's figures look: one colour and one mark for each of target, draft and SSD, greys for other defenders."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable
+from itertools import cycle
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from ssd_lib.experiments import Choice
+from ssd_lib.paths import REPOSITORY
+
+COLORS = {"target": "#0072B2", "draft": "#009E73", "SSD": "#D55E00"}  # Okabe and Ito
+MARKS = {"target": "o", "draft": "s", "SSD": "D"}
+HATCHES = {"target": "", "draft": "///", "SSD": "..."}
+LINES = {"target": "-", "draft": "--", "SSD": "-."}
+
+
+def use_book_style() -> None:
+    """Fonts and grids of the book."""
+    plt.rcParams.update(
+        {
+            "figure.dpi": 110,
+            "savefig.dpi": 160,
+            "figure.constrained_layout.use": True,
+            "axes.grid": True,
+            "grid.alpha": 0.3,
+            "axes.spines.top": False,
+            "axes.spines.right": False,
+            "hatch.linewidth": 0.6,
+        }
+    )
+
+
+def save(figure: Figure, name: str) -> Path:
+    """Write `figures/<name>` and return its path."""
+    folder = REPOSITORY / "figures"
+    folder.mkdir(exist_ok=True)
+    figure.savefig(folder / name, bbox_inches="tight", metadata={"Software": None})
+    return folder / name
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as a PNG file's bytes; it is closed."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
+    plt.close(figure)
+    return buffer.getvalue()
+
+
+def role(system: str) -> str:
+    """The colour role of a system's name: "target alone" → target."""
+    return next((known for known in COLORS if system.lower().startswith(known.lower())), "SSD")
+
+
+class Look(NamedTuple):
+    """How one defender is drawn, in every figure of a report."""
+
+    color: str
+    mark: str
+    line: str
+    hatch: str
+
+
+GREYS, OTHER_MARKS = ("#333333", "#777777", "#AAAAAA"), ("^", "v", "P", "X", "<", ">", "p", "h", "*")
+OTHER_LINES, OTHER_HATCHES = (
+    ((0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 2))),
+    ("xxx", "\\\\\\", "ooo", "+++", "|||", "---"),
+)
+ROLES = {"none": "target", "draft-only": "draft", "ssd": "SSD"}
+
+
+def looks(systems: Iterable[str]) -> dict[str, Look]:
+    """The colours of target, draft and SSD for none, draft-only and every setting of SSD; greys with marks for the others."""
+    greys, marks, lines, hatches = map(cycle, (GREYS, OTHER_MARKS, OTHER_LINES, OTHER_HATCHES))
+    found, seen = {}, set()
+    for system in dict.fromkeys(systems):
+        name = ROLES.get(Choice.parse(system).name)
+        if name is None:
+            found[system] = Look(next(greys), next(marks), next(lines), next(hatches))
+        elif name in seen:  # another setting of SSD: its colour, a mark of its own
+            found[system] = Look(COLORS[name], next(marks), next(lines), next(hatches))
+        else:
+            found[system] = Look(COLORS[name], MARKS[name], LINES[name], HATCHES[name])
+            seen.add(name)
+    return found
+
+
+def on_axes(axes: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
+    """The given axes with their figure, or new ones of that size in inches."""
+    if axes is None:
+        return plt.subplots(figsize=size)
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    return figure, axes
+
+
+def panels(count: int, size: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """`count` axes side by side, each of that size in inches."""
+    figure, axes = plt.subplots(1, count, figsize=(count * size[0], size[1]), squeeze=False)
+    return figure, list(axes[0])

@@ -1,0 +1,29 @@
+"""From stored rows and verdicts to tables: rates and means with intervals, paired tests, Markdown, CSV and HTML.
+
+    finished = build_report(["runs/x"])
+    write_report(finished, "runs/x")
+
+`numbers` estimates, `comparing` tests, `tables` arranges, `pages` writes. What a judge could not judge is counted beside
+every number, never guessed; which judge a number is from stands in its title.
+"""
+
+from ssd_lib.report.comparing import mcnemar
+from ssd_lib.report.numbers import MEASURES, Line, Measure, groups
+from ssd_lib.report.pages import MAIN_TABLES, Report, build_report, report_html, report_markdown, write_report
+from ssd_lib.report.tables import Section, prefill_length
+
+__all__ = [
+    "MAIN_TABLES",
+    "MEASURES",
+    "Line",
+    "Measure",
+    "Report",
+    "Section",
+    "build_report",
+    "groups",
+    "mcnemar",
+    "prefill_length",
+    "report_html",
+    "report_markdown",
+    "write_report",
+]
