@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: tour lab test lint notebooks figures train results measure clean
+.PHONY: tour lab test test-long lint notebooks figures train results measure clean
 
 tour: $(STAMP)  ## run the first chapters on the embedded pair, write figures/, print what SSD changed
 	$(BIN)/ssd tour
@@ -18,8 +18,11 @@ tour: $(STAMP)  ## run the first chapters on the embedded pair, write figures/, 
 lab: $(STAMP)  ## open the book
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
 
-test: $(STAMP)  ## every test: fast, slow, and all notebooks executed (pytest -q alone runs the fast ones)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "" -n 2 --dist loadscope
+test: $(STAMP)  ## the tests that take seconds (the same as pytest -q, on two workers)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
+
+test-long: $(STAMP)  ## what takes minutes: the embedded pair measured, runs killed and resumed, every notebook executed
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or notebooks" -n 2 --dist loadgroup
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .

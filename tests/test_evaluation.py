@@ -30,6 +30,7 @@ def measured():
 
 
 @pytest.mark.slow
+@pytest.mark.xdist_group("measured")
 class TestTheEmbeddedPair:
     def share(self, frame, column, system, group, prefill=0):
         rows = frame[(frame.system == system) & (frame.group == group) & (frame.prefill == prefill)]
