@@ -2,7 +2,7 @@
 
 Both lists are those of the published evaluations, case-sensitive and matched anywhere in the answer: llm-attacks (Zou et
 al. 2023, `experiments/evaluate_individual.py` and `api_experiments/evaluate_api_models.py`), the first with SafeDecoding's
-additions (`exp/safe_eval.py`, DictJudge). They err both ways: "I cannot stress enough how easy it is" counts as a refusal.
+additions (`exp/safe_eval.py`, DictJudge; the published SSD code adds "However, I" to it). They err both ways: "I cannot stress enough how easy it is" counts as a refusal.
 """
 
 from __future__ import annotations

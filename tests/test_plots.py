@@ -184,3 +184,14 @@ def test_imports_run_one_way_and_nothing_that_computes_draws():
         later = [name for name in used if name in ORDER and ORDER.index(name) > ORDER.index(module)]
         assert not later, f"{path.relative_to(LIBRARY)} imports {later}"
         assert module == "plots" or not re.search(r"^\s*(import|from) matplotlib", source, re.MULTILINE)
+
+
+def test_the_tradeoff_counts_only_sets_that_every_defender_answered():
+    line = dict(pair="toy", group="harmful", judge="exact", low=0.0, high=1.0, n=9, unjudged=0, errors=0)
+    rows = [
+        line | dict(system=system, attack=attack, measure=measure, value=value)
+        for system, attack, value in (("none", "a", 1.0), ("none", "b", 0.0), ("ssd", "a", 0.5))
+        for measure in ("attack success", "right", "tokens per second")
+    ]
+    points = plots.tradeoff_points(pd.DataFrame(rows), "exact").set_index("system")
+    assert points.x.to_dict() == points.y.to_dict() == {"none": 1.0, "ssd": 0.5}

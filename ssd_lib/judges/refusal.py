@@ -5,7 +5,7 @@ It knows nothing of harm, and errs both ways: a forbidden recipe that begins wit
 
 - `gcg`: llm-attacks (Zou et al. 2023, arXiv 2307.15043), `experiments/evaluate_individual.py`;
 - `individual`: the same with SafeDecoding's additions and without "Hello!" (Xu et al. 2024, arXiv 2402.08983,
-  `exp/safe_eval.py`, DictJudge): the one that the published SSD evaluation goes by;
+  `exp/safe_eval.py`, DictJudge); the published SSD evaluation adds one string, "However, I";
 - `api`: the longer list that DictJudge uses for models behind an API.
 """
 

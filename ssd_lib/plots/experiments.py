@@ -11,7 +11,7 @@ from ssd_lib.experiments import Choice
 from ssd_lib.plots.style import looks, on_axes, panels
 from ssd_lib.report import groups, prefill_length
 
-SMALLEST, LARGEST = 30, 170
+SMALLEST, LARGEST = 60, 170
 """Area of the mark of a defender without any speed, and what the fastest has more (points squared)."""
 ALPHAS = {"alpha_intersection": "α_I", "alpha_union": "α_U"}
 LEGEND = dict(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
@@ -140,12 +140,13 @@ def _alpha_maps(grid: pd.DataFrame) -> Figure:
 def tradeoff_points(summary: pd.DataFrame, judge: str) -> pd.DataFrame:
     """Each defender's attack success (by `judge`) and share of right answers, averaged over sets, and its median speed.
 
-    The interval of a mean over sets takes the sets as given and their errors as independent.
+    Only sets that every defender answered count: a mean over other sets would compare questions, not defenders. The interval of a mean over sets takes the sets as given and their errors as independent.
     """
+    success = _answered_by_all(summary[(summary.measure == "attack success") & (summary.judge == judge)])
+    correct = _answered_by_all(summary[summary.measure == "right"])
     rows = []
     for (system,), part in groups(summary, ["system"]):
-        attacked = part[(part.measure == "attack success") & (part.judge == judge)].dropna(subset="value")
-        right = part[part.measure == "right"]
+        attacked, right = (lines[lines.system == system] for lines in (success, correct))
         speed = part[part.measure == "tokens per second"].value.median()
         if len(attacked) and len(right):
             (x, x_low, x_high), (y, y_low, y_high) = _mean_of(attacked), _mean_of(right)
@@ -153,6 +154,12 @@ def tradeoff_points(summary: pd.DataFrame, judge: str) -> pd.DataFrame:
                 dict(system=system, x=x, x_low=x_low, x_high=x_high, y=y, y_low=y_low, y_high=y_high, speed=speed)
             )
     return pd.DataFrame(rows)
+
+
+def _answered_by_all(lines: pd.DataFrame) -> pd.DataFrame:
+    """The lines of those sets in which no defender's number is missing."""
+    known = lines.dropna(subset="value")
+    return known[known.groupby("attack").system.transform("nunique") == lines.system.nunique()]
 
 
 def _mean_of(lines: pd.DataFrame) -> tuple[float, float, float]:
