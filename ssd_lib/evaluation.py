@@ -247,8 +247,8 @@ def seed_table(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
 
 
 def _promises(frame: pd.DataFrame) -> dict[str, str]:
-    known = frame[~frame.unseen_wording]
-    benign = known[known.group == "benign"]
+    known = frame.loc[~frame.unseen_wording]
+    benign = known.loc[known.group == "benign"]
 
     def points(system: str, other: str) -> str:
         return "{:+.1f} [{:+.1f}, {:+.1f}]".format(
@@ -256,7 +256,7 @@ def _promises(frame: pd.DataFrame) -> dict[str, str]:
         )
 
     def extreme(system: str, column: str, worst: Callable[[pd.Series], Any], lengths: Sequence[int]) -> str:
-        rows = known[(known.system == system) & (known.group == "forbidden") & known.prefill.isin(lengths)]
+        rows = known.loc[(known.system == system) & (known.group == "forbidden") & known.prefill.isin(lengths)]
         length = worst(rows.groupby("prefill")[column].mean())
         return f"{rate_cell(rows[rows.prefill == length], column)} (N = {length})"
 

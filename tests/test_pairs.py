@@ -7,7 +7,8 @@ import torch
 from micro_models import llama2_tokenizer, llama3_tokenizer, save_model
 
 from ssd_lib import defenders, pairs, ssd_generate
-from ssd_lib.defenders import answer
+from ssd_lib.defenders import Defender, answer
+from ssd_lib.defenders.base import answers_of
 from ssd_lib.pairs import MODELS, PAIRS, check_vocabularies, find_pair, load_model, load_pair, locate
 
 
@@ -65,10 +66,12 @@ def test_an_answer_continues_its_prefill_with_the_space_between(saved, monkeypat
     text = "Sure, here is how I brew it"
     ids = pair.tokenizer.encode(text, add_special_tokens=False)
 
-    def says_the_rest(pair, request):
-        return [defenders._answer(pair, before, ids[len(before) :], None, (0, 0, 0.0)) for before in request.prefills]
+    def says_the_rest(pair, request, settings):
+        rest = [ids[len(before) :] for before in request.prefills]
+        return answers_of(pair, request, rest, [], replaced=range(len(rest)))
 
-    monkeypatch.setitem(defenders.DEFENDERS, "the rest", says_the_rest)
+    told = Defender(says_the_rest, "–", "–", lambda pair: None)
+    monkeypatch.setitem(defenders.DEFENDERS, "the rest", told)
     prefills = [ids[:cut] for cut in range(1, len(ids))]
     for reply in answer(pair, ["How?"] * len(prefills), defender="the rest", prefill=prefills):
         assert reply.prefill + reply.text == text

@@ -113,7 +113,7 @@ def report_figures(summary: pd.DataFrame) -> dict[str, Figure]:
         on_grid = np.array(
             [set(ALPHAS) <= dict(Choice.parse(system).settings).keys() for system in success.system], bool
         )
-        grid, others = success[on_grid], success[~on_grid]
+        grid, others = success.loc[on_grid], success.loc[~on_grid]
         who = f"{pair}, judge: {judge}"
         if len(others):
             figures[f"Attack success with 95% Wilson intervals ({who})"] = bars(others, "attack success rate")
@@ -142,11 +142,11 @@ def tradeoff_points(summary: pd.DataFrame, judge: str) -> pd.DataFrame:
 
     Only sets that every defender answered count: a mean over other sets would compare questions, not defenders. The interval of a mean over sets takes the sets as given and their errors as independent.
     """
-    success = _answered_by_all(summary[(summary.measure == "attack success") & (summary.judge == judge)])
-    correct = _answered_by_all(summary[summary.measure == "right"])
+    success = _answered_by_all(summary.loc[(summary.measure == "attack success") & (summary.judge == judge)])
+    correct = _answered_by_all(summary.loc[summary.measure == "right"])
     rows = []
     for (system,), part in groups(summary, ["system"]):
-        attacked, right = (lines[lines.system == system] for lines in (success, correct))
+        attacked, right = (lines.loc[lines.system == system] for lines in (success, correct))
         speed = part[part.measure == "tokens per second"].value.median()
         if len(attacked) and len(right):
             (x, x_low, x_high), (y, y_low, y_high) = _mean_of(attacked), _mean_of(right)
@@ -158,8 +158,8 @@ def tradeoff_points(summary: pd.DataFrame, judge: str) -> pd.DataFrame:
 
 def _answered_by_all(lines: pd.DataFrame) -> pd.DataFrame:
     """The lines of those sets in which no defender's number is missing."""
-    known = lines.dropna(subset="value")
-    return known[known.groupby("attack").system.transform("nunique") == lines.system.nunique()]
+    known = lines.loc[lines.value.notna()]
+    return known.loc[known.groupby("attack").system.transform("nunique") == lines.system.nunique()]
 
 
 def _mean_of(lines: pd.DataFrame) -> tuple[float, float, float]:
