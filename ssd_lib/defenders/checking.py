@@ -7,7 +7,7 @@ import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -101,10 +101,10 @@ def perplexity(reader: Speaker, texts: Sequence[str]) -> list[float]:
 
 def _as_text(reader: Speaker, text: str) -> list[int]:
     tokenizer = reader.tokenizer
-    ids: Any = tokenizer.encode(text)
+    ids = cast(list[int], tokenizer.encode(text))
     bos = tokenizer.bos_token_id
     own = bos is not None and bos != tokenizer.eos_token_id
-    return [bos, *ids] if own and ids[:1] != [bos] else list(ids)
+    return [bos, *ids] if own and ids[:1] != [bos] else ids
 
 
 @torch.inference_mode()
