@@ -101,10 +101,12 @@ def perplexity(reader: Speaker, texts: Sequence[str]) -> list[float]:
 
 def _as_text(reader: Speaker, text: str) -> list[int]:
     tokenizer = reader.tokenizer
-    ids = cast(list[int], tokenizer.encode(text))
+    ids = list(cast(list[int], tokenizer.encode(text)))
     bos = cast(int | None, tokenizer.bos_token_id)
     own = bos is not None and bos != tokenizer.eos_token_id
-    return [bos, *ids] if own and ids[:1] != [bos] else ids
+    if own and ids[:1] != [bos]:
+        ids.insert(0, bos)
+    return ids
 
 
 @torch.inference_mode()
