@@ -44,6 +44,8 @@ class SSDStats:
     tokens: int
     match_ratio: float
     seconds: float
+    schedule: tuple[tuple[int, int, int], ...] = ()
+    """Of every round: positions that the target scored, draft forwards, and the most tokens that a row emitted."""
 
 
 @dataclass(frozen=True)
@@ -119,29 +121,30 @@ def ssd_generate(
     )
     recorder = Recorder(config) if trace else None
     pace = Pace(config, target, draft, host.prompts)
-    rounds = decode(decoder, host, pace, recorder, (prompts.shape[1], draft_prompts.shape[1]))
+    schedule = decode(decoder, host, pace, recorder, (prompts.shape[1], draft_prompts.shape[1]))
     tokens = sum(map(len, host.answers))
     return SSDOutput(
         sequences=[torch.tensor(answer, dtype=torch.long) for answer in host.answers],
         trace=recorder.trace([len(answer) for answer in host.answers]) if recorder is not None else None,
         stats=SSDStats(
-            rounds=rounds,
+            rounds=len(schedule),
             target_forwards=decoder.target.forwards,
             draft_forwards=decoder.draft.forwards,
             tokens=tokens,
             match_ratio=host.matches / max(1, tokens),
             seconds=time.perf_counter() - started,
+            schedule=tuple(schedule),
         ),
     )
 
 
 def decode(
     decoder: Decoder, host: Host, pace: Pace, recorder: Recorder | None, prompt_lengths: tuple[int, int]
-) -> int:
-    """Rounds until every row is finished; returns their number. `prompt_lengths`: the longest of target and draft."""
-    rounds = 0
+) -> list[tuple[int, int, int]]:
+    """Rounds until every row is finished; returns the schedule. `prompt_lengths`: the longest of target and draft."""
+    schedule = []
     while not host.all_finished:
-        begun = time.perf_counter()
+        begun, drafted = time.perf_counter(), decoder.draft.forwards
         lookahead, guesses = pace.next(decoder.max_new_tokens - host.shortest)
         longest = max(map(len, host.answers)) + lookahead
         for model, prompt in zip((decoder.target, decoder.draft), prompt_lengths, strict=True):
@@ -151,9 +154,9 @@ def decode(
         stopped = host.take(emitted)
         if any(stopped):
             decoder.finished = decoder.finished | torch.tensor(stopped, device=decoder.finished.device)
-        rounds += 1
+        schedule.append((lookahead, decoder.draft.forwards - drafted, max(len(row.tokens) for row in emitted)))
     host.end()
-    return rounds
+    return schedule
 
 
 # ------------------------------------------------------------------------------------------------ inside transformers' generate

@@ -35,12 +35,22 @@ if TYPE_CHECKING:
 class Scored(NamedTuple):
     """What was guessed, what the draft itself proposes behind the same prefix, and both models' probabilities."""
 
-    guesses: Int[Tensor, "rows T"]
-    proposals: Int[Tensor, "rows T"]
+    guesses: Int[Tensor, "rows n"]
+    proposals: Int[Tensor, "rows n"]
     target_probs: Float[Tensor, "rows T vocab"]
-    draft_probs: Float[Tensor, "rows T vocab"]
+    draft_probs: Float[Tensor, "rows n vocab"]
     target_nan: Bool[Tensor, "rows T"]
-    draft_nan: Bool[Tensor, "rows T"]
+    draft_nan: Bool[Tensor, "rows n"]
+
+    @property
+    def open(self) -> bool:
+        """The draft's last step has been left open: the last position has the target's probabilities alone."""
+        return self.target_probs.shape[1] > self.draft_probs.shape[1]
+
+    def known(self) -> Scored:
+        """The positions that both models have scored."""
+        width = self.draft_probs.shape[1]
+        return self._replace(target_probs=self.target_probs[:, :width], target_nan=self.target_nan[:, :width])
 
 
 class Decision(NamedTuple):
@@ -114,28 +124,61 @@ class Decoder:
         """One whole round: at least one and at most `lookahead` tokens for every row that is not finished."""
         given = None if guesses is None else torch.tensor([list(guesses)], device=self.target.device)
         scored = self.score(lookahead, given)
+        decision, emitted = self.decide_deep_enough(scored.known())
+        if scored.open and any(all(row.held) and not row.finished for row in emitted):
+            scored = self.complete(scored)
+            decision, emitted = self.decide_deep_enough(scored)
+        if recorder is not None:
+            recorder.add(scored.known(), decision)
+        self.settle(scored, decision)
+        return emitted
+
+    def decide_deep_enough(self, scored: Scored) -> tuple[Decision, list[Emitted]]:
+        """The decision and its one transfer to the host: the round's only wait, but for the rare need of deeper heads."""
         for depth in DEPTHS:
             decision = self.decide(scored, depth)
-            emitted = unpack(packed(scored, decision).tolist())  # the round's only wait
+            emitted = unpack(packed(scored, decision).tolist())
             if not any(row.short for row in emitted):
                 break
-        if recorder is not None:
-            recorder.add(scored, decision)
-        self.settle(decision)
-        return emitted
+        return decision, emitted
 
     # -------------------------------------------------------------------------------------------- score
 
     def score(self, lookahead: int, guesses: Int[Tensor, "rows T"] | None = None) -> Scored:
-        """Both models' probabilities at `lookahead` positions: behind the draft's own proposals, or behind given guesses."""
+        """Both models' probabilities at `lookahead` positions: behind the draft's own proposals, or behind given guesses.
+
+        The target needs no more than the first T − 1 proposals. Where a wait for the host is free, the draft's last step
+        is left open until all of these have held: most rounds end before, and never take it.
+        """
         if guesses is None:
-            proposals, draft_probs, draft_nan = self.propose(lookahead)
-            guesses = proposals
+            steps = lookahead - 1 if self.lazy and lookahead > 1 else lookahead
+            proposals, draft_probs, draft_nan = self.propose(steps)
+            guesses, read = proposals, proposals[:, : lookahead - 1]
         else:
-            draft_probs, draft_nan = self.verify(self.draft, self.draft_pending, guesses)
-            proposals = draft_probs.argmax(dim=-1)
-        target_probs, target_nan = self.verify(self.target, self.pending, guesses)
+            draft_probs, draft_nan = self.verify(self.draft, self.draft_pending, guesses[:, :-1])
+            proposals, read = draft_probs.argmax(dim=-1), guesses[:, :-1]
+        target_probs, target_nan = self.verify(self.target, self.pending, read)
         return Scored(guesses, proposals, target_probs, draft_probs, target_nan, draft_nan)
+
+    @property
+    def lazy(self) -> bool:
+        """Not when sampling, since a round must not be drawn twice; not on an accelerator, where the wait costs more than the
+        step; not for many rows, one of which will need it."""
+        one_row = self.pending.shape[0] == 1
+        return one_row and not self.config.do_sample and self.target.device.type == "cpu" == self.draft.device.type
+
+    def complete(self, scored: Scored) -> Scored:
+        """The draft's last step, left open by `score`."""
+        logits = self.draft.forward(scored.guesses[:, -1:])
+        self.draft.cache.advance(1)
+        probs, nan = self.probabilities(logits)
+        last = probs.argmax(dim=-1)
+        return scored._replace(
+            guesses=torch.cat([scored.guesses, last], dim=1),
+            proposals=torch.cat([scored.proposals, last], dim=1),
+            draft_probs=torch.cat([scored.draft_probs, probs], dim=1),
+            draft_nan=torch.cat([scored.draft_nan, nan], dim=1),
+        )
 
     def propose(
         self, lookahead: int
@@ -157,10 +200,10 @@ class Decoder:
         return torch.stack(proposals, 1), torch.cat(probs, 1), torch.cat(nan, 1)
 
     def verify(
-        self, model: CachedModel, pending: Int[Tensor, " rows"], guesses: Int[Tensor, "rows T"]
+        self, model: CachedModel, pending: Int[Tensor, " rows"], guesses: Int[Tensor, "rows new"]
     ) -> tuple[Float[Tensor, "rows T vocab"], Bool[Tensor, "rows T"]]:
-        """A model reads the pending token and all guesses but the last, in one forward."""
-        read = torch.cat([pending.unsqueeze(-1), guesses[:, :-1]], dim=1).to(model.device)
+        """A model reads the pending token and T − 1 guesses behind it, in one forward."""
+        read = torch.cat([pending.unsqueeze(-1), guesses], dim=1).to(model.device)
         logits = model.forward(read)
         model.cache.advance(read.shape[1])
         return self.probabilities(logits)
@@ -226,13 +269,12 @@ class Decoder:
 
     # -------------------------------------------------------------------------------------------- settle
 
-    def settle(self, decision: Decision) -> None:
+    def settle(self, scored: Scored, decision: Decision) -> None:
         """The last emitted token is pending; both caches forget what was not emitted."""
         emitted = decision.alive.sum(dim=1)
         last = decision.tokens.gather(1, (emitted - 1).clamp(min=0).unsqueeze(-1)).squeeze(-1)
         self.pending = torch.where(emitted > 0, last, self.pending)
         self.draft_pending = torch.where(emitted > 0, last, self.draft_pending)
-        rejected = decision.tokens.shape[1] - emitted
-        self.target.cache.rewind(rejected)
-        self.draft.cache.rewind(rejected)
+        self.target.cache.rewind(scored.target_probs.shape[1] - emitted)
+        self.draft.cache.rewind(scored.draft_probs.shape[1] - emitted)
         self.switch, self.finished = decision.switch, decision.finished
