@@ -12,22 +12,21 @@ from torch import Tensor
 from ssd_lib import switching
 from ssd_lib.config import SSDConfig
 from ssd_lib.rounds import Decision, Scored
-from ssd_lib.switching import SwitchState
 from ssd_lib.trace import COLUMNS, SPACE, TOP, Trace
 
 
 @dataclass
 class Recorder:
-    """The record of one call, a round at a time."""
+    """The record of one call, a decision at a time."""
 
     config: SSDConfig
-    rounds: list[dict[str, Tensor]] = field(default_factory=list)
+    decisions: list[dict[str, Tensor]] = field(default_factory=list)
 
-    def add(self, scored: Scored, decision: Decision) -> None:
-        """Record one round, [rows, T] values; those that were not emitted are dropped at the end."""
+    def add(self, scored: Scored, decision: Decision, number: int) -> None:
+        """Record one decision of round `number`, [rows, n] values; those not emitted are dropped at the end."""
         tokens, matched, found = decision.tokens, decision.matched, decision.found
         target_probs, draft_probs = scored.target_probs, scored.draft_probs
-        before = SwitchState(*(values[:, :-1] for values in decision.path))
+        before = decision.path
         counted = switching.count(before, matched, decision.alive, self.config)
         of_token = lambda probs: probs.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)  # noqa: E731
         target_top, draft_top = (probs.topk(min(TOP, probs.shape[-1])) for probs in (target_probs, draft_probs))
@@ -36,7 +35,7 @@ class Recorder:
         alpha = switching.alpha(before, self.config)
         columns = {
             "alive": decision.alive,
-            "round": torch.full_like(tokens, len(self.rounds)),
+            "round": torch.full_like(tokens, number),
             "position": before.emitted,
             "token": tokens,
             "proposal": scored.proposals,
@@ -58,13 +57,13 @@ class Recorder:
             "space": found.ids.gather(-1, best.indices),
             "space_composite": best.values,
         }
-        self.rounds.append(columns)
+        self.decisions.append(columns)
 
     def trace(self, lengths: Sequence[int]) -> Trace:
         """One data frame, row by row; lines behind a row's length (cut by a stopping criterion) are dropped."""
-        if not self.rounds:
+        if not self.decisions:
             return Trace(pd.DataFrame(columns=COLUMNS))
-        columns = {name: torch.cat([r[name] for r in self.rounds], dim=1).cpu() for name in self.rounds[0]}
+        columns = {name: torch.cat([part[name] for part in self.decisions], dim=1).cpu() for name in self.decisions[0]}
         rows = torch.arange(len(lengths)).unsqueeze(-1).expand(columns["alive"].shape)
         keep = columns.pop("alive") & (columns["position"] < torch.tensor(lengths).unsqueeze(-1))
         frame = pd.DataFrame(

@@ -47,7 +47,7 @@ class Scored(NamedTuple):
         """The draft's last step has been left open: the last position has the target's probabilities alone."""
         return self.target_probs.shape[1] > self.draft_probs.shape[1]
 
-    def known(self) -> Scored:
+    def both(self) -> Scored:
         """The positions that both models have scored."""
         width = self.draft_probs.shape[1]
         return self._replace(target_probs=self.target_probs[:, :width], target_nan=self.target_nan[:, :width])
@@ -90,6 +90,11 @@ class Emitted(NamedTuple):
     finished: bool
     short: bool
 
+    def and_then(self, later: Emitted) -> Emitted:
+        """This and what the same round emitted behind it."""
+        lists = (one + other for one, other in zip(self[:5], later[:5], strict=True))
+        return Emitted(*lists, later.finished, later.short)
+
 
 def unpack(lines: list[list[int]]) -> list[Emitted]:
     """The rows of `packed(…).tolist()`."""
@@ -117,6 +122,7 @@ class Decoder:
     """The same token as `pending`, but for the first round: the last token of the draft's own prompt."""
     switch: SwitchState
     finished: Bool[Tensor, " rows"]
+    rounds: int = 0
 
     def round(
         self, lookahead: int, guesses: Sequence[int] | None = None, recorder: Recorder | None = None
@@ -124,23 +130,26 @@ class Decoder:
         """One whole round: at least one and at most `lookahead` tokens for every row that is not finished."""
         given = None if guesses is None else torch.tensor([list(guesses)], device=self.target.device)
         scored = self.score(lookahead, given)
-        decision, emitted = self.decide_deep_enough(scored.known())
-        if scored.open and any(all(row.held) and not row.finished for row in emitted):
-            scored = self.complete(scored)
-            decision, emitted = self.decide_deep_enough(scored)
-        if recorder is not None:
-            recorder.add(scored.known(), decision)
-        self.settle(scored, decision)
+        emitted = self.walk(scored.both(), recorder)
+        if scored.open:
+            self.target.cache.rewind(1)
+            if all(emitted[0].held) and not emitted[0].finished:
+                last = self.walk(self.complete(scored), recorder)
+                emitted = [emitted[0].and_then(last[0])]
+        self.rounds += 1
         return emitted
 
-    def decide_deep_enough(self, scored: Scored) -> tuple[Decision, list[Emitted]]:
-        """The decision and its one transfer to the host: the round's only wait, but for the rare need of deeper heads."""
+    def walk(self, scored: Scored, recorder: Recorder | None) -> list[Emitted]:
+        """Decide, tell the host (the round's only wait, but for the rare need of deeper heads), and settle."""
         for depth in DEPTHS:
             decision = self.decide(scored, depth)
             emitted = unpack(packed(scored, decision).tolist())
             if not any(row.short for row in emitted):
                 break
-        return decision, emitted
+        if recorder is not None:
+            recorder.add(scored, decision, self.rounds)
+        self.settle(decision)
+        return emitted
 
     # -------------------------------------------------------------------------------------------- score
 
@@ -168,17 +177,11 @@ class Decoder:
         return one_row and not self.config.do_sample and self.target.device.type == "cpu" == self.draft.device.type
 
     def complete(self, scored: Scored) -> Scored:
-        """The draft's last step, left open by `score`."""
-        logits = self.draft.forward(scored.guesses[:, -1:])
-        self.draft.cache.advance(1)
-        probs, nan = self.probabilities(logits)
-        last = probs.argmax(dim=-1)
-        return scored._replace(
-            guesses=torch.cat([scored.guesses, last], dim=1),
-            proposals=torch.cat([scored.proposals, last], dim=1),
-            draft_probs=torch.cat([scored.draft_probs, probs], dim=1),
-            draft_nan=torch.cat([scored.draft_nan, nan], dim=1),
-        )
+        """The last position on its own: the draft's step that `score` left open. All guesses before it are settled."""
+        self.target.cache.advance(1)
+        proposals, draft_probs, draft_nan = self.propose(1)
+        target_probs, target_nan = scored.target_probs[:, -1:], scored.target_nan[:, -1:]
+        return Scored(proposals, proposals, target_probs, draft_probs, target_nan, draft_nan)
 
     def propose(
         self, lookahead: int
@@ -229,11 +232,10 @@ class Decoder:
         """Emit at least one token for every row that is not finished; the sample space is sought `depth` tokens deep."""
         running = ~self.finished
         path = switching.ahead(self.switch, scored.guesses == scored.proposals, running, self.config)
-        before = SwitchState(*(values[:, :-1] for values in path))
-        found = candidates(scored.target_probs, scored.draft_probs, before.union, self.config.candidates, depth)
-        tokens, matched, scores = self.emit(scored, found, switching.alpha(before, self.config))
+        found = candidates(scored.target_probs, scored.draft_probs, path.union, self.config.candidates, depth)
+        tokens, matched, scores = self.emit(scored, found, switching.alpha(path, self.config))
 
-        ended = (tokens.unsqueeze(-1) == self.eos).any(dim=-1) | (path.emitted[:, 1:] >= self.max_new_tokens)
+        ended = (tokens.unsqueeze(-1) == self.eos).any(dim=-1) | (path.emitted + 1 >= self.max_new_tokens)
         held = matched if self.config.do_sample else tokens == scored.guesses
         goes_on = (held & ~ended)[:, :-1]
         alive = torch.cat([running.unsqueeze(-1), goes_on], dim=1).cumprod(dim=1).bool()
@@ -269,12 +271,13 @@ class Decoder:
 
     # -------------------------------------------------------------------------------------------- settle
 
-    def settle(self, scored: Scored, decision: Decision) -> None:
+    def settle(self, decision: Decision) -> None:
         """The last emitted token is pending; both caches forget what was not emitted."""
         emitted = decision.alive.sum(dim=1)
         last = decision.tokens.gather(1, (emitted - 1).clamp(min=0).unsqueeze(-1)).squeeze(-1)
         self.pending = torch.where(emitted > 0, last, self.pending)
         self.draft_pending = torch.where(emitted > 0, last, self.draft_pending)
-        self.target.cache.rewind(scored.target_probs.shape[1] - emitted)
-        self.draft.cache.rewind(scored.draft_probs.shape[1] - emitted)
+        rejected = decision.tokens.shape[1] - emitted
+        self.target.cache.rewind(rejected)
+        self.draft.cache.rewind(rejected)
         self.switch, self.finished = decision.switch, decision.finished

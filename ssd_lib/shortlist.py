@@ -21,8 +21,8 @@ from torch import Tensor
 
 from ssd_lib.composite import composite
 
-DEPTHS = (64, 1024, 1 << 31)
-"""Heads tried one after the other. k of real pairs is mostly below 64; the last one is everything."""
+DEPTHS = (256, 4096, 1 << 31)
+"""Heads tried one after the other; the last one is everything. k of the embedded pair is 50 in the median, 220 at most."""
 
 
 class Head(NamedTuple):

@@ -100,13 +100,13 @@ def update(
 def ahead(
     state: SwitchState, would_match: Bool[Tensor, "rows T"], active: Bool[Tensor, " rows"], config: SSDConfig
 ) -> SwitchState:
-    """The state before each of the next T tokens and after the last, [rows, T + 1] each, if the round gets that far.
+    """The state before each of the next T tokens, [rows, T] each, if the round gets that far.
 
     A round goes on only while it emits what was guessed, so what each earlier token counts as is known before the walk:
     `would_match`. All positions of a round can therefore be decided at once.
     """
     states = [state]
-    for t in range(would_match.shape[1]):
+    for t in range(would_match.shape[1] - 1):
         states.append(update(states[-1], would_match[:, t], active, config))
     return SwitchState(*(torch.stack(values, dim=1) for values in zip(*states, strict=True)))
 

@@ -72,8 +72,8 @@ def one_round(
         scored = decoder.score(config.lookahead, guesses)
         decision = decoder.decide(scored, depth)
         line = packed(scored, decision)
-        Recorder(config).add(scored, decision)
-        decoder.settle(scored, decision)
+        Recorder(config).add(scored, decision, 0)
+        decoder.settle(decision)
         assert line.shape == (rows, 2 * config.lookahead + 1)
         parts = (line, *scored, *decision[:4], *decoder.switch, decoder.finished, decoder.pending)
         assert all(part.device == DEVICE for part in parts)
@@ -97,7 +97,7 @@ def test_a_round_with_given_guesses():
 
 
 def test_a_wait_for_the_host_would_be_noticed(monkeypatch):
-    def waits(self, scored, decision):
+    def waits(self, decision):
         return bool(decision.alive.all())
 
     monkeypatch.setattr(rounds.Decoder, "settle", waits)
@@ -106,7 +106,7 @@ def test_a_wait_for_the_host_would_be_noticed(monkeypatch):
 
 
 def test_a_forgotten_cpu_tensor_would_be_noticed(monkeypatch):
-    def forgets(self, scored, decision):
+    def forgets(self, decision):
         zeros = torch.zeros(decision.tokens.shape[0], dtype=torch.long)
         self.pending = torch.where(decision.alive.any(dim=1), decision.tokens[:, 0], zeros)
 
