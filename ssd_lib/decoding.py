@@ -102,36 +102,71 @@ def ssd_generate(
     check_room("target", target, prompts.shape[1], max_new_tokens)
     check_room("draft", draft, draft_prompts.shape[1], max_new_tokens)
     host = Host([prompts[i, :n].tolist() for i, n in enumerate(lengths.tolist())], streamer, stopping_criteria)
-    if generator is None and config.do_sample and config.seed is not None:
-        generator = torch.Generator(target_device).manual_seed(config.seed)
-
-    started, rows = time.perf_counter(), prompts.shape[0]
+    started = time.perf_counter()
     spare = max_new_tokens + longest_lookahead(config)
-    decoder = Decoder(
-        target=CachedModel(target, prompts, lengths, prompts.shape[1] + spare),
-        draft=CachedModel(draft, draft_prompts, draft_lengths, draft_prompts.shape[1] + spare),
-        config=config,
-        eos=eos_ids(target, eos_token_id).to(target_device),
-        max_new_tokens=max_new_tokens,
-        generator=generator,
-        pending=prompts.gather(1, (lengths - 1).unsqueeze(-1)).squeeze(-1),
-        draft_pending=draft_prompts.gather(1, (draft_lengths - 1).unsqueeze(-1)).squeeze(-1),
-        switch=switching.start(rows, config, target_device),
-        finished=torch.zeros(rows, dtype=torch.bool, device=target_device),
+    models = (
+        CachedModel(target, prompts, lengths, prompts.shape[1] + spare),
+        CachedModel(draft, draft_prompts, draft_lengths, draft_prompts.shape[1] + spare),
     )
+    pending = last_tokens(prompts, lengths), last_tokens(draft_prompts, draft_lengths)
+    decoder = begin(models, pending, config, max_new_tokens, eos_token_id, generator)
     recorder = Recorder(config) if trace else None
     pace = Pace(config, target, draft, host.prompts)
     schedule = decode(decoder, host, pace, recorder, (prompts.shape[1], draft_prompts.shape[1]))
-    tokens = sum(map(len, host.answers))
+    return finish(decoder, host.answers, host.matches, recorder, schedule, started)
+
+
+def last_tokens(ids: Int[Tensor, "rows length"], lengths: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
+    """The last token of every prompt; the ids are padded on the right."""
+    return ids.gather(1, (lengths - 1).unsqueeze(-1)).squeeze(-1)
+
+
+def begin(
+    models: tuple[CachedModel, CachedModel],
+    pending: tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]],
+    config: SSDConfig,
+    max_new_tokens: int,
+    eos_token_id: int | Sequence[int] | Tensor | None,
+    generator: torch.Generator | None = None,
+) -> Decoder:
+    """The decoder before its first round. Target and draft have read their prompts but for the pending tokens."""
+    rows, device = pending[0].shape[0], pending[0].device
+    if generator is None and config.do_sample and config.seed is not None:
+        generator = torch.Generator(device).manual_seed(config.seed)
+    return Decoder(
+        target=models[0],
+        draft=models[1],
+        config=config,
+        eos=eos_ids(models[0].model, eos_token_id).to(device),
+        max_new_tokens=max_new_tokens,
+        generator=generator,
+        pending=pending[0],
+        draft_pending=pending[1],
+        switch=switching.start(rows, config, device),
+        finished=torch.zeros(rows, dtype=torch.bool, device=device),
+        owners=list(range(rows)),
+    )
+
+
+def finish(
+    decoder: Decoder,
+    answers: list[list[int]],
+    matches: int,
+    recorder: Recorder | None,
+    schedule: list[tuple[int, int, int]],
+    started: float,
+) -> SSDOutput:
+    """Answers, trace and cost of a call that began at `started`."""
+    lengths = [len(answer) for answer in answers]
     return SSDOutput(
-        sequences=[torch.tensor(answer, dtype=torch.long) for answer in host.answers],
-        trace=recorder.trace([len(answer) for answer in host.answers]) if recorder is not None else None,
+        sequences=[torch.tensor(answer, dtype=torch.long) for answer in answers],
+        trace=recorder.trace(lengths) if recorder is not None else None,
         stats=SSDStats(
             rounds=len(schedule),
             target_forwards=decoder.target.forwards,
             draft_forwards=decoder.draft.forwards,
-            tokens=tokens,
-            match_ratio=host.matches / max(1, tokens),
+            tokens=sum(lengths),
+            match_ratio=matches / max(1, sum(lengths)),
             seconds=time.perf_counter() - started,
             schedule=tuple(schedule),
         ),

@@ -6,7 +6,8 @@ a round of T guesses emits at least one token, a second if the first guess held,
     tokens(T) = 1 + m + … + m^(T−1) = (1 − m^T) / (1 − m)
 
 (no token is to be had for nothing behind the last guess, since every SSD token needs both models). It costs T draft steps
-and one target pass, seconds(T) = T·d + v. The best T maximises tokens(T) / seconds(T). With r = v/d and s = −ln m, setting
+and one target pass, seconds(T) = T·d + v; a last step that is left open until all other guesses held costs a little less.
+The best T maximises tokens(T) / seconds(T). With r = v/d and s = −ln m, setting
 the derivative to zero gives
 
     s e^(−sT) (T + r) = 1 − e^(−sT)      ⇔      e^(sT) = 1 + s (T + r) =: y      ⇔      y e^(−y) = e^(−(1 + s r))
@@ -34,6 +35,7 @@ FIRST = 3  # the paper's T, until something is known
 MEMORY = 0.93  # a match counts this much less with each token since
 PRIOR_TOKENS = 4.0  # the first estimate of the match ratio weighs as much as so many tokens
 GAIN = 1.03  # another T must promise this much more, so that noise does not make T wander
+RECENT, OUTLIER = 0.2, 1.5  # weight of the newest measured time, and the most that it may exceed the ones before
 TRUSTED = 2  # rounds after which a measured time is believed
 
 
@@ -95,9 +97,9 @@ class Costs:
         return 1.0 if self.unit is None else self.unit[FIRST] / self.unit.expected(FIRST)
 
     def add(self, lookahead: int, seconds: float) -> None:
-        """A measured round: a faster one is believed at once, a slower one slowly (something else may have run)."""
-        before = self.seconds.get(lookahead, math.inf)
-        self.seconds[lookahead] = seconds if seconds < before else before + 0.1 * (seconds - before)
+        """A measured round; one that took very long counts as a little longer (something else ran on the machine)."""
+        before = self.seconds.get(lookahead, seconds)
+        self.seconds[lookahead] = before + RECENT * (min(seconds, OUTLIER * before) - before)
         self.rounds[lookahead] = self.rounds.get(lookahead, 0) + 1
 
 

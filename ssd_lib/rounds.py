@@ -122,6 +122,8 @@ class Decoder:
     """The same token as `pending`, but for the first round: the last token of the draft's own prompt."""
     switch: SwitchState
     finished: Bool[Tensor, " rows"]
+    owners: list[int]
+    """Whose answer each row is writing."""
     rounds: int = 0
 
     def round(
@@ -147,7 +149,7 @@ class Decoder:
             if not any(row.short for row in emitted):
                 break
         if recorder is not None:
-            recorder.add(scored, decision, self.rounds)
+            recorder.add(scored, decision, self.rounds, self.owners)
         self.settle(decision)
         return emitted
 

@@ -114,3 +114,9 @@ def ahead(
 def at(path: SwitchState, position: Int[Tensor, " rows"]) -> SwitchState:
     """The state before the token at `position`, a row each."""
     return SwitchState(*(values.gather(1, position.unsqueeze(-1)).squeeze(-1) for values in path))
+
+
+def restart(state: SwitchState, rows: Bool[Tensor, " rows"], config: SSDConfig) -> SwitchState:
+    """These rows begin anew: another answer takes their place."""
+    fresh = start(rows.shape[0], config, rows.device)
+    return SwitchState(*(torch.where(rows, new, old) for new, old in zip(fresh, state, strict=True)))

@@ -67,12 +67,13 @@ def one_round(
             draft_pending=prompts[:, -1],
             switch=switching.start(rows, config, DEVICE),
             finished=torch.zeros(rows, dtype=torch.bool, device=DEVICE),
+            owners=list(range(rows)),
         )
         guesses = torch.ones(rows, config.lookahead, dtype=torch.long, device=DEVICE) if guessed else None
         scored = decoder.score(config.lookahead, guesses)
         decision = decoder.decide(scored, depth)
         line = packed(scored, decision)
-        Recorder(config).add(scored, decision, 0)
+        Recorder(config).add(scored, decision, 0, decoder.owners)
         decoder.settle(decision)
         assert line.shape == (rows, 2 * config.lookahead + 1)
         parts = (line, *scored, *decision[:4], *decoder.switch, decoder.finished, decoder.pending)
