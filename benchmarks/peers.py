@@ -6,6 +6,7 @@ import statistics
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,8 @@ from transformers import PreTrainedModel
 from benchmarks.published import published_loop
 from ssd_lib.cached_model import CachedModel
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import ssd_generate
+from ssd_lib.decoding import SSDOutput, ssd_generate
+from ssd_lib.kv_cache import VISIBLE_STEP
 
 PUBLISHED_LOOKAHEAD = 3
 
@@ -28,32 +30,34 @@ class Workload:
     draft: PreTrainedModel
     ids: Tensor
     new_tokens: int
-    config: SSDConfig = SSDConfig()  # noqa: RUF009 (frozen)
-    draft_ids: Tensor | None = None
+    config: SSDConfig = SSDConfig(lookahead="auto")  # noqa: RUF009 (frozen)
 
 
-def ours(work: Workload, **settings: object) -> list[int]:
-    """ssd_generate, no trace; settings replace those of the workload's config."""
-    output = ssd_generate(
+def run_ours(work: Workload, streamer: Any = None, **settings: Any) -> SSDOutput:
+    """ssd_generate without a trace; settings replace those of the workload's config."""
+    return ssd_generate(
         work.target,
         work.draft,
         work.ids,
-        draft_input_ids=work.draft_ids,
         config=replace(work.config, **settings),
         max_new_tokens=work.new_tokens,
         eos_token_id=[],
+        streamer=streamer,
         trace=False,
     )
-    return output.sequences[0].tolist()
 
 
-def generate(work: Workload, **settings: object) -> list[int]:
+def ours(work: Workload, streamer: Any = None, **settings: Any) -> list[int]:
+    """The tokens of `run_ours`."""
+    return run_ours(work, streamer, **settings).sequences[0].tolist()
+
+
+def generate(work: Workload, **settings: Any) -> list[int]:
     """The target's own greedy `generate`."""
     answer = work.target.generate(
         work.ids,
         attention_mask=torch.ones_like(work.ids),
         do_sample=False,
-        min_new_tokens=None,
         max_new_tokens=work.new_tokens,
         eos_token_id=None,
         pad_token_id=0,
@@ -105,6 +109,25 @@ def bare_forwards(work: Workload, schedule: tuple[tuple[int, int, int], ...]) ->
         target.cache.rewind(lookahead - emitted)
         draft.cache.rewind(steps - emitted)
         used += emitted
+    return seconds
+
+
+@torch.inference_mode()
+def attention_seconds(work: Workload, schedule: tuple[tuple[int, int, int], ...]) -> float:
+    """Seconds of the attention products alone in these rounds: every layer's keys and values at this context, both models."""
+    seconds, context = 0.0, work.ids.shape[1] + work.new_tokens // 2
+    context = -(-context // VISIBLE_STEP) * VISIBLE_STEP
+    for model, calls in ((work.draft, [1] * sum(s for _, s, _ in schedule)), (work.target, [t for t, _, _ in schedule])):
+        shape = model.config
+        size = shape.hidden_size // shape.num_attention_heads
+        stores = [torch.randn(2, 1, shape.num_attention_heads, context, size) for _ in range(shape.num_hidden_layers)]
+        for new in calls:
+            query = torch.randn(1, shape.num_attention_heads, new, size)
+            mask = torch.ones(1, 1, new, context, dtype=torch.bool)
+            begun = time.perf_counter()
+            for keys, values in stores:
+                torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+            seconds += time.perf_counter() - begun
     return seconds
 
 
