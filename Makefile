@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: tour lab test lint notebooks figures train measure clean
+.PHONY: tour lab test lint notebooks figures train measure bench clean
 
 tour: $(STAMP)  ## run the first chapters on the embedded pair, write figures/, print what SSD changed
 	$(BIN)/ssd tour
@@ -36,6 +36,9 @@ train: $(STAMP)  ## rebuild the embedded pair from nothing into runs/toy (under 
 
 measure: $(STAMP)  ## measure the embedded pair and write its model card's tables
 	$(BIN)/ssd measure
+
+bench: $(STAMP)  ## speed beside peers on this machine's CPU, about a quarter of an hour; writes benchmarks/results and figures
+	$(BIN)/ssd bench
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

@@ -30,7 +30,6 @@ from ssd_lib import world
 from ssd_lib.batching import ssd_generate_many
 from ssd_lib.cached_model import CachedModel
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import ssd_generate
 from ssd_lib.pairs import load_pair
 from ssd_lib.rounds import Decoder
 from ssd_lib.synthetic import BLOCK, PAIRS, set_match_ratio, synthetic_pair, synthetic_prompt
@@ -216,7 +215,9 @@ class Clock:
 
 def by_context(plan: Plan, target: Any, draft: Any, context: int) -> dict[str, Any]:
     """Milliseconds a token behind a prompt of this length: ours, generate's, and the part that is attention itself."""
-    work = Workload(plan.shapes, target, draft, synthetic_prompt(target.config.vocab_size, context), plan.scaling_tokens)
+    work = Workload(
+        plan.shapes, target, draft, synthetic_prompt(target.config.vocab_size, context), plan.scaling_tokens
+    )
     ours, theirs, attention = [], [], []
     for _ in range(plan.scaling_repeats + 1):
         for clocks, peer in ((ours, peers.ours), (theirs, peers.generate)):
@@ -313,7 +314,9 @@ class timers:
             result = function(this, *args, **kwargs)
             part = name
             if name == "call":  # a decoder's target is the model with more layers
-                part = sizes.setdefault(id(this.model), "target" if this.model.config.num_hidden_layers > 2 else "draft")
+                part = sizes.setdefault(
+                    id(this.model), "target" if this.model.config.num_hidden_layers > 2 else "draft"
+                )
                 part = "prompt" if args[0].shape[1] > 16 else part
             self.spent[part] += time.perf_counter() - begun
             return result
@@ -332,9 +335,7 @@ def table(speed_frame: pd.DataFrame, scaling_frame: pd.DataFrame, parts_frame: p
     order = [name for name in (OURS, FIXED, GENERATE, ASSISTED, PUBLISHED, LIMIT) if name in wide]
     wide = wide[order]
     ratios = pd.DataFrame(
-        {
-            f"× {name}": wide[OURS] / wide[name] for name in (PUBLISHED, GENERATE, ASSISTED) if name in wide
-        }
+        {f"× {name}": wide[OURS] / wide[name] for name in (PUBLISHED, GENERATE, ASSISTED) if name in wide}
         | {"share of the limit": wide[OURS] / wide[LIMIT]}
     )
     context = scaling_frame.dropna(subset=["ours_ms"])[["context", "ours_ms", "attention_ms", "generate_ms"]]

@@ -117,7 +117,10 @@ def attention_seconds(work: Workload, schedule: tuple[tuple[int, int, int], ...]
     """Seconds of the attention products alone in these rounds: every layer's keys and values at this context, both models."""
     seconds, context = 0.0, work.ids.shape[1] + work.new_tokens // 2
     context = -(-context // VISIBLE_STEP) * VISIBLE_STEP
-    for model, calls in ((work.draft, [1] * sum(s for _, s, _ in schedule)), (work.target, [t for t, _, _ in schedule])):
+    for model, calls in (
+        (work.draft, [1] * sum(s for _, s, _ in schedule)),
+        (work.target, [t for t, _, _ in schedule]),
+    ):
         shape = model.config
         size = shape.hidden_size // shape.num_attention_heads
         stores = [torch.randn(2, 1, shape.num_attention_heads, context, size) for _ in range(shape.num_hidden_layers)]

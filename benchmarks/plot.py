@@ -54,8 +54,17 @@ def scaling(frame: pd.DataFrame) -> plt.Figure:
     """Left: milliseconds a token over the context, with and without attention. Right: tokens a second over the batch."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 3.8))
     context = frame.dropna(subset=["ours_ms"]).sort_values("context")
-    left.errorbar(context.context, context.generate_ms, context.generate_ms_spread, label="target.generate", capsize=2, **STYLES["target.generate"])
-    left.errorbar(context.context, context.ours_ms, context.ours_ms_spread, label="ssd_lib", capsize=2, **STYLES["ssd_lib"])
+    left.errorbar(
+        context.context,
+        context.generate_ms,
+        context.generate_ms_spread,
+        label="target.generate",
+        capsize=2,
+        **STYLES["target.generate"],
+    )
+    left.errorbar(
+        context.context, context.ours_ms, context.ours_ms_spread, label="ssd_lib", capsize=2, **STYLES["ssd_lib"]
+    )
     rest = context.ours_ms - context.attention_ms
     left.plot(context.context, rest, label="ssd_lib, without its attention products", color="#009E73", linestyle="--")
     left.set_xscale("log", base=2)
@@ -66,7 +75,9 @@ def scaling(frame: pd.DataFrame) -> plt.Figure:
     left.legend(frameon=False, fontsize=8)
     batch = frame.dropna(subset=["tokens_per_second"]).sort_values("rows")
     right.errorbar(batch.rows, batch.tokens_per_second, batch.spread, capsize=2, label="ssd_lib", **STYLES["ssd_lib"])
-    right.plot(batch.rows, batch.rows * batch.tokens_per_second.iloc[0], color="#888888", linestyle="--", label="in proportion")
+    right.plot(
+        batch.rows, batch.rows * batch.tokens_per_second.iloc[0], color="#888888", linestyle="--", label="in proportion"
+    )
     right.set_xscale("log", base=2)
     right.set_yscale("log", base=2)
     right.set_xticks(batch.rows, [str(rows) for rows in batch.rows])

@@ -60,7 +60,9 @@ def ssd_generate_many(
     check_models(target, draft)
     both = (prompts, prompts if draft_prompts is None else draft_prompts)
     if not prompts or len(both[0]) != len(both[1]) or not all(map(len, [*both[0], *both[1]])):
-        raise ValueError(f"one prompt of at least one token for each model: got {len(both[0])} and {len(both[1])} prompts")
+        raise ValueError(
+            f"one prompt of at least one token for each model: got {len(both[0])} and {len(both[1])} prompts"
+        )
     longest = [max(map(len, each)) for each in both]
     for name, model, length in zip(("target", "draft"), (target, draft), longest, strict=True):
         check_room(name, model, length, max_new_tokens)

@@ -12,21 +12,27 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from ssd_lib.cached_model import CachedModel
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import SSDOutput, begin, decode, finish
+from ssd_lib.graphs import RoundGraph
 from ssd_lib.host import Host
 from ssd_lib.inputs import check_models, check_room
+from ssd_lib.lookahead import FIRST
 from ssd_lib.pace import Pace, longest_lookahead
 from ssd_lib.recording import Recorder
+from ssd_lib.rounds import Decoder
 
 
 class Conversation:
     """Both models with the caches of one conversation of at most `context` tokens a model.
 
-    Raises ValueError for vocabularies that differ.
+    graph: on a CUDA device, record a round once and replay it for every reply (`graphs`; the lookahead is then fixed).
+
+    Raises ValueError for vocabularies that differ, and for a graph without a CUDA device.
     """
 
     def __init__(
@@ -36,10 +42,15 @@ class Conversation:
         config: SSDConfig = SSDConfig(),  # noqa: B008 (frozen)
         *,
         context: int = 4096,
+        graph: bool = False,
     ):
         check_models(target, draft)
         self.target, self.draft, self.config, self.context = target, draft, config, context
+        if graph and target.get_input_embeddings().weight.device.type != "cuda":
+            raise ValueError("graph=True records a CUDA graph: move both models to a CUDA device, or leave it out")
+        self.graph = graph
         self.models: tuple[CachedModel, CachedModel] | None = None
+        self.decoder: Decoder | None = None
         self.known: tuple[list[int], list[int]] = ([], [])
         """What each model's cache holds."""
 
@@ -72,7 +83,7 @@ class Conversation:
         models, self.known = self._read(prompts), ([], [])  # an interruption leaves nothing half known
         device = self.target.get_input_embeddings().weight.device
         pending = torch.tensor([prompts[0][-1]], device=device), torch.tensor([prompts[1][-1]], device=device)
-        decoder = begin(models, pending, self.config, max_new_tokens, eos_token_id)
+        decoder = self._decoder(models, pending, max_new_tokens, eos_token_id)
         host = Host([prompts[0]], streamer, None)
         recorder = Recorder(self.config) if trace else None
         pace = Pace(self.config, self.target, self.draft, [prompts[0]])
@@ -94,6 +105,26 @@ class Conversation:
             model.forwards = 0
             model.replace_row(0, ids, kept=_shared(known, ids[:-1]))
         return self.models
+
+    def _decoder(
+        self,
+        models: tuple[CachedModel, CachedModel],
+        pending: tuple[Tensor, Tensor],
+        max_new_tokens: int,
+        eos_token_id: int | Sequence[int] | None,
+    ) -> Decoder:
+        """A decoder before its first round: a new one, or the last one with its recorded round where that still fits."""
+        decoder = begin(models, pending, self.config, max_new_tokens, eos_token_id)
+        if not self.graph:
+            return decoder
+        last = self.decoder
+        fits = last is not None and last.max_new_tokens == max_new_tokens and torch.equal(last.eos, decoder.eos)
+        if last is None or not fits:
+            lookahead = FIRST if self.config.lookahead == "auto" else self.config.lookahead
+            RoundGraph(decoder, lookahead)
+            self.decoder = last = decoder
+        last.restart(*pending)
+        return last
 
 
 def _shared(known: list[int], ids: list[int]) -> int:

@@ -96,9 +96,7 @@ def ssd_generate(
             f"target and draft got batches of different size: {input_ids.shape[0]} and {draft_input_ids.shape[0]} rows"
         )
     prompts, lengths = aligned_left("input_ids", input_ids, attention_mask, target_device)
-    draft_prompts, draft_lengths = aligned_left(
-        "draft_input_ids", draft_input_ids, draft_attention_mask, target_device
-    )
+    draft_prompts, draft_lengths = aligned_left("draft_input_ids", draft_input_ids, draft_attention_mask, target_device)
     check_room("target", target, prompts.shape[1], max_new_tokens)
     check_room("draft", draft, draft_prompts.shape[1], max_new_tokens)
     host = Host([prompts[i, :n].tolist() for i, n in enumerate(lengths.tolist())], streamer, stopping_criteria)
@@ -181,9 +179,11 @@ def decode(
     while not host.all_finished:
         begun, drafted = time.perf_counter(), decoder.draft.forwards
         lookahead, guesses = pace.next(decoder.max_new_tokens - host.shortest)
+        if decoder.graph is not None:
+            lookahead, guesses = decoder.graph.lookahead, None
         longest = max(map(len, host.answers)) + lookahead
         for model, prompt in zip((decoder.target, decoder.draft), prompt_lengths, strict=True):
-            model.cache.show_up_to(prompt + longest)
+            model.cache.show_up_to(prompt + longest if decoder.graph is None else model.cache.slots)
         emitted = decoder.round(lookahead, guesses, recorder)
         pace.observe(lookahead, time.perf_counter() - begun, emitted)
         stopped = host.take(emitted)

@@ -30,7 +30,9 @@ class Host:
         stopped = [self._take_row(row, values) for row, values in enumerate(emitted)]
         ended = [stop or values.finished for stop, values in zip(stopped, emitted, strict=True)]
         self.all_finished = all(ended)
-        self.shortest = min((len(answer) for answer, end in zip(self.answers, ended, strict=True) if not end), default=0)
+        self.shortest = min(
+            (len(answer) for answer, end in zip(self.answers, ended, strict=True) if not end), default=0
+        )
         return stopped
 
     def _take_row(self, row: int, emitted: Emitted) -> bool:

@@ -70,7 +70,8 @@ class RowCache(Cache):
     """The cache of one model: `layers` layers of `slots` slots, and one length a row."""
 
     def __init__(self, layers: int, rows: int, slots: int, device: torch.device | str):
-        super().__init__(layers=[RowLayer(self) for _ in range(layers)])
+        self.row_layers = [RowLayer(self) for _ in range(layers)]
+        super().__init__(layers=list(self.row_layers))
         self.slots = slots
         self.visible = slots
         self.lengths: Int[Tensor, " rows"] = torch.zeros(rows, dtype=torch.long, device=device)
@@ -109,20 +110,20 @@ class RowCache(Cache):
 
         Raises ValueError before the first forward, when there is nothing to look at yet.
         """
-        if not all(layer.is_initialized for layer in self.layers):
-            raise ValueError("a row of an empty cache cannot be viewed: run a forward, or `allocate`, first")
-        view = RowCache(len(self.layers), 1, self.slots, self.lengths.device)
+        if not all(layer.is_initialized for layer in self.row_layers):
+            raise ValueError("a row of an empty cache cannot be viewed: run a forward first")
+        view = RowCache(len(self.row_layers), 1, self.slots, self.lengths.device)
         view.visible, view.lengths = self.visible, self.lengths[index : index + 1]
-        for own, other in zip(view.layers, self.layers, strict=True):
-            own.keys, own.values = other.keys[index : index + 1], other.values[index : index + 1]  # pyright: ignore[reportOptionalSubscript]
+        for own, other in zip(view.row_layers, self.row_layers, strict=True):
+            assert other.keys is not None and other.values is not None
+            own.keys, own.values = other.keys[index : index + 1], other.values[index : index + 1]
             own.is_initialized = True
         return view
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Only these rows stay, in this order; one copy, so to be called seldom."""
         self.lengths = self.lengths[rows.to(self.lengths.device)]
-        for layer in self.layers:
-            if layer.is_initialized:
-                assert layer.keys is not None and layer.values is not None
+        for layer in self.row_layers:
+            if layer.keys is not None and layer.values is not None:
                 at = rows.to(layer.keys.device)
                 layer.keys, layer.values = layer.keys[at], layer.values[at]

@@ -30,7 +30,7 @@ from dataclasses import dataclass, field
 from scipy.special import lambertw
 from transformers import PreTrainedModel
 
-CHOICES = (1, 2, 3, 4, 6, 8, 12, 16)
+CHOICES = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 FIRST = 3  # the paper's T, until something is known
 MEMORY = 0.93  # a match counts this much less with each token since
 PRIOR_TOKENS = 4.0  # the first estimate of the match ratio weighs as much as so many tokens
@@ -73,6 +73,8 @@ class Costs:
     """Set where the guesses are given, so that the draft reads them in one pass: the costs of rounds that it proposes."""
     seconds: dict[int, float] = field(default_factory=dict)
     rounds: dict[int, int] = field(default_factory=dict)
+    match_ratio: float = 0.8
+    """The share of guesses that held lately: where the next call starts from."""
 
     def expected(self, lookahead: int) -> float:
         """In target passes, before anything is measured."""
@@ -108,10 +110,11 @@ class Tuner:
     """Chooses T for the next round."""
 
     costs: Costs
-    guessed: float = PRIOR_TOKENS
-    held: float = 0.8 * PRIOR_TOKENS
-    """Guesses that were walked over, and those of them that were emitted; old ones fade."""
     current: int = FIRST
+
+    def __post_init__(self) -> None:
+        # Guesses that were walked over, and those of them that were emitted; old ones fade.
+        self.guessed, self.held = PRIOR_TOKENS, PRIOR_TOKENS * self.costs.match_ratio
 
     @property
     def match_ratio(self) -> float:
@@ -131,7 +134,8 @@ class Tuner:
         return self.current
 
     def observe(self, guessed: int, held: int) -> None:
-        """Count a round's walked guesses (over all rows) and those that held."""
-        fade = MEMORY ** min(guessed, 1 / (1 - MEMORY))
+        """Count a round's walked guesses of one row and those that held."""
+        fade = MEMORY**guessed
         self.guessed = fade * self.guessed + guessed
         self.held = fade * self.held + held
+        self.costs.match_ratio = self.match_ratio

@@ -63,7 +63,8 @@ class Recorder:
             "space": pad(found.ids.gather(-1, best.indices), missing),
             "space_composite": pad(best.values, missing, value=-torch.inf),
         }
-        self.decisions.append(columns)
+        # A recorded round (`graphs`) writes over its own results.
+        self.decisions.append({name: values.clone() for name, values in columns.items()})
 
     def trace(self, lengths: Sequence[int]) -> Trace:
         """One data frame, answer by answer; lines behind an answer's length (cut by a stopping criterion) are dropped."""

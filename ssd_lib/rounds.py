@@ -29,6 +29,7 @@ from ssd_lib.shortlist import DEPTHS, Candidates, candidates, choose, mask_of
 from ssd_lib.switching import SwitchState
 
 if TYPE_CHECKING:
+    from ssd_lib.graphs import RoundGraph
     from ssd_lib.recording import Recorder
 
 
@@ -125,13 +126,19 @@ class Decoder:
     owners: list[int]
     """Whose answer each row is writing."""
     rounds: int = 0
+    graph: RoundGraph | None = None
+    """A recorded round takes the place of the step-by-step one (`graphs`)."""
 
     def round(
         self, lookahead: int, guesses: Sequence[int] | None = None, recorder: Recorder | None = None
     ) -> list[Emitted]:
         """One whole round: at least one and at most `lookahead` tokens for every row that is not finished."""
+        if self.graph is not None:
+            emitted = self.graph.round(recorder)
+            self.rounds += 1
+            return emitted
         given = None if guesses is None else torch.tensor([list(guesses)], device=self.target.device)
-        scored = self.score(lookahead, given)
+        scored = self.score(lookahead, given, leave_open=self.lazy and lookahead > 1)
         emitted = self.walk(scored.both(), recorder)
         if scored.open:
             self.target.cache.rewind(1)
@@ -141,9 +148,9 @@ class Decoder:
         self.rounds += 1
         return emitted
 
-    def walk(self, scored: Scored, recorder: Recorder | None) -> list[Emitted]:
+    def walk(self, scored: Scored, recorder: Recorder | None, depths: Sequence[int] | None = None) -> list[Emitted]:
         """Decide, tell the host (the round's only wait, but for the rare need of deeper heads), and settle."""
-        for depth in DEPTHS:
+        for depth in DEPTHS if depths is None else depths:
             decision = self.decide(scored, depth)
             emitted = unpack(packed(scored, decision).tolist())
             if not any(row.short for row in emitted):
@@ -153,17 +160,26 @@ class Decoder:
         self.settle(decision)
         return emitted
 
+    def restart(self, pending: Int[Tensor, " rows"], draft_pending: Int[Tensor, " rows"]) -> None:
+        """Begin anew behind other prompts, which both models have read; in place, so that a recorded round still fits."""
+        fresh = switching.start(pending.shape[0], self.config, pending.device)
+        for mine, new in zip(self.switch, fresh, strict=True):
+            mine.copy_(new)
+        self.finished.zero_()
+        self.pending.copy_(pending)
+        self.draft_pending.copy_(draft_pending)
+        self.rounds = self.target.forwards = self.draft.forwards = 0
+
     # -------------------------------------------------------------------------------------------- score
 
-    def score(self, lookahead: int, guesses: Int[Tensor, "rows T"] | None = None) -> Scored:
+    def score(self, lookahead: int, guesses: Int[Tensor, "rows T"] | None = None, leave_open: bool = False) -> Scored:
         """Both models' probabilities at `lookahead` positions: behind the draft's own proposals, or behind given guesses.
 
-        The target needs no more than the first T − 1 proposals. Where a wait for the host is free, the draft's last step
-        is left open until all of these have held: most rounds end before, and never take it.
+        leave_open: the target needs no more than the first T − 1 proposals, so the draft's last step can wait until all of
+        these have held. Many rounds end before, and never take it.
         """
         if guesses is None:
-            steps = lookahead - 1 if self.lazy and lookahead > 1 else lookahead
-            proposals, draft_probs, draft_nan = self.propose(steps)
+            proposals, draft_probs, draft_nan = self.propose(lookahead - leave_open)
             guesses, read = proposals, proposals[:, : lookahead - 1]
         else:
             draft_probs, draft_nan = self.verify(self.draft, self.draft_pending, guesses[:, :-1])
@@ -173,8 +189,8 @@ class Decoder:
 
     @property
     def lazy(self) -> bool:
-        """Not when sampling, since a round must not be drawn twice; not on an accelerator, where the wait costs more than the
-        step; not for many rows, one of which will need it."""
+        """Leave the draft's last step open? Not on an accelerator, where the wait costs more than the step; not for many
+        rows, one of which will need it; not when sampling, where a seed's answer should not depend on the device."""
         one_row = self.pending.shape[0] == 1
         return one_row and not self.config.do_sample and self.target.device.type == "cpu" == self.draft.device.type
 
@@ -274,12 +290,13 @@ class Decoder:
     # -------------------------------------------------------------------------------------------- settle
 
     def settle(self, decision: Decision) -> None:
-        """The last emitted token is pending; both caches forget what was not emitted."""
+        """The last emitted token is pending; both caches forget what was not emitted. All in place: see `graphs`."""
         emitted = decision.alive.sum(dim=1)
         last = decision.tokens.gather(1, (emitted - 1).clamp(min=0).unsqueeze(-1)).squeeze(-1)
-        self.pending = torch.where(emitted > 0, last, self.pending)
-        self.draft_pending = torch.where(emitted > 0, last, self.draft_pending)
+        for pending in (self.pending, self.draft_pending):
+            pending.copy_(torch.where(emitted > 0, last, pending))
         rejected = decision.tokens.shape[1] - emitted
         self.target.cache.rewind(rejected)
         self.draft.cache.rewind(rejected)
-        self.switch, self.finished = decision.switch, decision.finished
+        for mine, new in zip((*self.switch, self.finished), (*decision.switch, decision.finished), strict=True):
+            mine.copy_(new)

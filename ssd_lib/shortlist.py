@@ -104,7 +104,9 @@ def candidates(
     )
 
 
-def choose(found: Candidates, alpha: Float[Tensor, "*rows"]) -> tuple[Int[Tensor, "*rows"], Float[Tensor, "*rows listed"]]:
+def choose(
+    found: Candidates, alpha: Float[Tensor, "*rows"]
+) -> tuple[Int[Tensor, "*rows"], Float[Tensor, "*rows listed"]]:
     """argmax F over the sample space, or the target's favourite where the target insists; and F of every candidate."""
     scores = composite(found.target_probs, found.draft_probs, alpha)
     inside = scores.masked_fill(~found.inside, -torch.inf)

@@ -73,7 +73,9 @@ def synthetic_pair(
         raise ValueError(f"one vocabulary for both: {target_shape.vocabulary} and {draft_shape.vocabulary} differ")
     if not 0 <= match_ratio <= 1:
         raise ValueError(f"a match ratio lies between 0 and 1, not {match_ratio!r}")
-    target, draft = (_random_llama(shape, dtype, device, seed + i) for i, shape in enumerate((target_shape, draft_shape)))
+    target, draft = (
+        _random_llama(shape, dtype, device, seed + i) for i, shape in enumerate((target_shape, draft_shape))
+    )
     set_match_ratio(target, draft, match_ratio, seed=seed)
     return target, draft
 
@@ -155,7 +157,10 @@ def _random_llama(shape: Shape, dtype: torch.dtype, device: torch.device | str, 
 
 def _write(model: PreTrainedModel, features: Tensor, following: Tensor, scale: float) -> None:
     """Embeddings z_x A, and output rows that send x to `following[x]` with logits scale · z_x · z_y."""
-    table, head = model.get_input_embeddings().weight, model.get_output_embeddings().weight
+    output_matrix = model.get_output_embeddings()
+    assert output_matrix is not None
+    table, head = model.get_input_embeddings().weight, output_matrix.weight
+    assert isinstance(table, Tensor) and isinstance(head, Tensor)
     width = table.shape[1]
     projection = torch.linalg.qr(torch.randn(width, FEATURES, generator=torch.Generator().manual_seed(width)))[0].T
     lifted = features @ projection  # unit length, for z is and A is orthonormal

@@ -4,7 +4,19 @@ from jaxtyping import install_import_hook
 
 # Before anything imports the library: every shape annotation of the core is checked at run time.
 install_import_hook(
-    ["ssd_lib.composite", "ssd_lib.shortlist", "ssd_lib.switching", "ssd_lib.kv_cache", "ssd_lib.cached_model", "ssd_lib.rounds", "ssd_lib.decoding", "ssd_lib.batching", "ssd_lib.conversation", "ssd_lib.lookahead", "ssd_lib.chat"],
+    [
+        "ssd_lib.composite",
+        "ssd_lib.shortlist",
+        "ssd_lib.switching",
+        "ssd_lib.kv_cache",
+        "ssd_lib.cached_model",
+        "ssd_lib.rounds",
+        "ssd_lib.decoding",
+        "ssd_lib.batching",
+        "ssd_lib.conversation",
+        "ssd_lib.lookahead",
+        "ssd_lib.chat",
+    ],
     "beartype.beartype",
 )
 

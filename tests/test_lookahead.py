@@ -35,7 +35,7 @@ def test_the_tuner_finds_the_best_of_measured_costs_and_follows_the_match_ratio(
         for _ in range(60):
             t = tuner.choose()
             tuner.costs.add(t, seconds[t])
-            tuner.observe(1000, round(1000 * match_ratio))
+            tuner.observe(100, round(100 * match_ratio))
         chosen = tuner.choose()
         promised = {t: tokens_per_round(match_ratio, t) / seconds[t] for t in CHOICES}
         assert promised[chosen] > 0.96 * max(promised.values()), (match_ratio, chosen, best)
