@@ -10,11 +10,11 @@ import pandas as pd
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 # Okabe and Ito's colours; SSD has its own through the whole book. Markers say the same in grey.
 STYLES = {
-    "ssd_lib": dict(color="#009E73", marker="o", linewidth=2.4, zorder=5),
-    "ssd_lib, T = 3": dict(color="#009E73", marker="o", linestyle=":", fillstyle="none"),
+    "ssd_lib": dict(color="#D55E00", marker="o", linewidth=2.4, zorder=5),
+    "ssd_lib, T = 3": dict(color="#D55E00", marker="o", linestyle=":", fillstyle="none"),
     "target.generate": dict(color="#0072B2", marker="s"),
     "assisted generation": dict(color="#E69F00", marker="^"),
-    "published loop": dict(color="#D55E00", marker="v"),
+    "published loop": dict(color="#CC79A7", marker="v"),
     "bare forwards (limit)": dict(color="#888888", marker="", linestyle="--"),
 }
 
@@ -66,7 +66,7 @@ def scaling(frame: pd.DataFrame) -> plt.Figure:
         context.context, context.ours_ms, context.ours_ms_spread, label="ssd_lib", capsize=2, **STYLES["ssd_lib"]
     )
     rest = context.ours_ms - context.attention_ms
-    left.plot(context.context, rest, label="ssd_lib, without its attention products", color="#009E73", linestyle="--")
+    left.plot(context.context, rest, label="ssd_lib, without its attention products", color="#D55E00", linestyle="--")
     left.set_xscale("log", base=2)
     left.set_xticks(context.context, [str(length) for length in context.context])
     left.set_xlabel("context (tokens)")
