@@ -103,6 +103,7 @@ def write(name: str, lines: list[dict[str, Any]]) -> pd.DataFrame:
 
 OURS, FIXED, LIMIT = "ssd_lib", "ssd_lib, T = 3", "bare forwards (limit)"
 GENERATE, ASSISTED, PUBLISHED = "target.generate", "assisted generation", "published loop"
+ASSISTED_FIXED = "assisted generation, T = 2"
 
 
 def compare(work: Workload, repeats: int, published: bool) -> list[dict[str, Any]]:
@@ -123,11 +124,14 @@ def compare(work: Workload, repeats: int, published: bool) -> list[dict[str, Any
         FIXED: partial(peers.ours, lookahead=3),
         GENERATE: peers.generate,
         ASSISTED: peers.assisted,
+        ASSISTED_FIXED: peers.assisted_fixed,
         LIMIT: limit,
     }
     answers = {name: peer(work) for name, peer in everyone.items()}  # warms up, too
     assert answers[OURS] == answers[FIXED], f"{work.name}: the lookahead changed the tokens"
-    assert answers[GENERATE] == answers[ASSISTED], f"{work.name}: assisted generation changed the tokens"
+    assert answers[GENERATE] == answers[ASSISTED] == answers[ASSISTED_FIXED], (
+        f"{work.name}: assisted generation changed the tokens"
+    )
     seconds = interleaved(work, everyone, {name: repeats for name in everyone})
     if published:
         begun = time.perf_counter()
@@ -183,6 +187,33 @@ def embedded(plan: Plan) -> list[dict[str, Any]]:
     return lines
 
 
+def lookup(plan: Plan) -> pd.DataFrame:
+    """Guesses from the text so far, against the draft's alone: on copied text, on sums and repetitions, on plain questions."""
+    pair = load_pair("toy")
+    target, draft = synthetic_pair(plan.shapes, 0.8)
+    orbit = synthetic_prompt(target.config.vocab_size, target.config.vocab_size)[0].roll(1)
+    copied = torch.cat([orbit[: plan.new_tokens + 20], orbit[:5]]).unsqueeze(0)
+    works = [Workload(f"{plan.shapes}, copied text", target, draft, copied, plan.new_tokens)]
+    for family in ("sum", "repeat", "sort"):
+        question = world.questions("benign", 1, seed=3, family=family)[0].question
+        ids = pair.encode([question], [[]])["input_ids"]
+        works.append(Workload(f"embedded, {family}", pair.target, pair.draft, ids, plan.new_tokens))
+    plain = synthetic_prompt(target.config.vocab_size, plan.prompt)
+    works.append(Workload(f"{plan.shapes}, nothing repeats", target, draft, plain, plan.new_tokens))
+    lines = []
+    for work in tqdm(works, desc="lookup", unit="workload"):
+        everyone: dict[str, Peer] = {
+            name: partial(peers.ours, lookahead="auto", lookup=name == "with lookup")
+            for name in ("draft", "with lookup")
+        }
+        answers = [peer(work) for peer in everyone.values()]
+        assert answers[0] == answers[1], f"{work.name}: lookup changed the tokens"
+        seconds = interleaved(work, everyone, dict.fromkeys(everyone, plan.repeats))
+        matched = peers.run_ours(work).stats.match_ratio
+        lines += [line(work, name, values, matched) for name, values in seconds.items()]
+    return write("lookup", lines)
+
+
 # ------------------------------------------------------------------------------------------------ context and batch
 
 
@@ -235,9 +266,7 @@ def by_context(plan: Plan, target: Any, draft: Any, context: int) -> dict[str, A
 def by_batch(plan: Plan, target: Any, draft: Any, rows: int) -> dict[str, Any]:
     """Tokens a second of all rows together; each row starts at another place of the orbit."""
     vocabulary = target.config.vocab_size
-    whole = synthetic_prompt(vocabulary, vocabulary)[0].roll(-1)  # begins at a block
-    starts = [BLOCK * (7 * row % (vocabulary // BLOCK)) for row in range(rows)]
-    prompts = [whole.roll(plan.prompt - 1 - start)[: plan.prompt].tolist() for start in starts]
+    prompts = [synthetic_prompt(vocabulary, plan.prompt, row=row)[0].tolist() for row in range(rows)]
     rates = []
     for _ in range(plan.scaling_repeats + 1):
         output = ssd_generate_many(
@@ -327,15 +356,21 @@ class timers:
 # ------------------------------------------------------------------------------------------------ the table
 
 
-def table(speed_frame: pd.DataFrame, scaling_frame: pd.DataFrame, parts_frame: pd.DataFrame) -> str:
+def table(
+    speed_frame: pd.DataFrame, scaling_frame: pd.DataFrame, parts_frame: pd.DataFrame, lookup_frame: pd.DataFrame
+) -> str:
     """What `make bench` prints: tokens a second, and the five ratios of the project's issue on speed."""
     wide = speed_frame.pivot_table(
         index=["pair", "match_ratio", "new_tokens"], columns="peer", values="tokens_per_second", observed=True
     )
-    order = [name for name in (OURS, FIXED, GENERATE, ASSISTED, PUBLISHED, LIMIT) if name in wide]
+    order = [name for name in (OURS, FIXED, GENERATE, ASSISTED, ASSISTED_FIXED, PUBLISHED, LIMIT) if name in wide]
     wide = wide[order]
     ratios = pd.DataFrame(
-        {f"× {name}": wide[OURS] / wide[name] for name in (PUBLISHED, GENERATE, ASSISTED) if name in wide}
+        {
+            f"× {name}": wide[OURS] / wide[name]
+            for name in (PUBLISHED, GENERATE, ASSISTED, ASSISTED_FIXED)
+            if name in wide
+        }
         | {"share of the limit": wide[OURS] / wide[LIMIT]}
     )
     context = scaling_frame.dropna(subset=["ours_ms"])[["context", "ours_ms", "attention_ms", "generate_ms"]]
@@ -347,6 +382,7 @@ def table(speed_frame: pd.DataFrame, scaling_frame: pd.DataFrame, parts_frame: p
         ("ssd_lib against each peer", ratios.round(2)),
         ("milliseconds a token over the context", context.round(2).set_index("context")),
         ("batch", batch.round(2).set_index("rows")),
+        ("lookup", lookup_frame.pivot_table(index="pair", columns="peer", values="tokens_per_second").round(1)),
         ("parts of a round", parts_frame.set_index(["vocabulary", "part"])[["ms_per_round", "share"]].round(3)),
     ]
     about = ", ".join(f"{name} {value}" for name, value in environment().items())
@@ -354,13 +390,13 @@ def table(speed_frame: pd.DataFrame, scaling_frame: pd.DataFrame, parts_frame: p
 
 
 def main(quick: bool = False, only: str = "") -> str:
-    """Measure, write the CSVs, draw the figures; returns the table. `only`: speed, scaling or parts, the rest from disk."""
+    """Measure, write the CSVs, draw the figures; returns the table. `only`: speed, scaling, parts or lookup, the rest from disk."""
     from benchmarks.plot import draw
 
     transformers.utils.logging.set_verbosity_error()
     plan = QUICK if quick else Plan()
     frames = []
-    for name, measure in (("speed", speed), ("scaling", scaling), ("parts", shares)):
+    for name, measure in (("speed", speed), ("scaling", scaling), ("parts", shares), ("lookup", lookup)):
         on_disk = RESULTS / f"{name}.csv"
         frames.append(measure(plan) if only in ("", name) or not on_disk.exists() else pd.read_csv(on_disk))
     if not quick:

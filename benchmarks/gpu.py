@@ -32,7 +32,7 @@ from ssd_lib.host import Host
 from ssd_lib.lookahead import weights_read
 from ssd_lib.pace import Pace
 from ssd_lib.rounds import Decoder
-from ssd_lib.synthetic import BLOCK, set_match_ratio, synthetic_pair, synthetic_prompt
+from ssd_lib.synthetic import set_match_ratio, synthetic_pair, synthetic_prompt
 
 LOOKAHEADS = (2, 3, 4, 6)
 COPY_BYTES = 1 << 30
@@ -193,9 +193,7 @@ def measure(
 
 def prompts(vocabulary: int, length: int, rows: int) -> Tensor:
     """One prompt a row, each ending where a block of the orbit begins."""
-    whole = synthetic_prompt(vocabulary, vocabulary)[0].roll(-1)
-    starts = [BLOCK * (7 * row % (vocabulary // BLOCK)) for row in range(rows)]
-    return torch.stack([whole.roll(length - 1 - start)[:length] for start in starts])
+    return torch.cat([synthetic_prompt(vocabulary, length, row=row) for row in range(rows)])
 
 
 def published(

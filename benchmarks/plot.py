@@ -14,6 +14,7 @@ STYLES = {
     "ssd_lib, T = 3": dict(color="#D55E00", marker="o", linestyle=":", fillstyle="none"),
     "target.generate": dict(color="#0072B2", marker="s"),
     "assisted generation": dict(color="#E69F00", marker="^"),
+    "assisted generation, T = 2": dict(color="#E69F00", marker="^", linestyle=":", fillstyle="none"),
     "published loop": dict(color="#CC79A7", marker="v"),
     "bare forwards (limit)": dict(color="#888888", marker="", linestyle="--"),
 }

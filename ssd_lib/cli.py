@@ -226,13 +226,15 @@ def measure(
 @app.command()
 def bench(
     quick: Annotated[bool, typer.Option(help="Micro shapes: proves the path, measures nothing of interest.")] = False,
-    only: Annotated[str, typer.Option(help="speed, scaling or parts; the rest is read from the last run.")] = "",
+    only: Annotated[
+        str, typer.Option(help="speed, scaling, parts or lookup; the rest is read from the last run.")
+    ] = "",
 ) -> None:
     """Measure decoding beside its peers on this machine's CPU; writes benchmarks/results/ and the figures."""
     from ssd_lib.paths import REPOSITORY
 
-    if only not in ("", "speed", "scaling", "parts"):
-        fail(ValueError(f"--only is speed, scaling or parts, not {only!r}"))
+    if only not in ("", "speed", "scaling", "parts", "lookup"):
+        fail(ValueError(f"--only is speed, scaling, parts or lookup, not {only!r}"))
     if not (REPOSITORY / "benchmarks").is_dir():
         fail(FileNotFoundError("the benchmark is part of the repository, not of the package: clone it"))
     sys.path.insert(0, str(REPOSITORY))

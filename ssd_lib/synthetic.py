@@ -24,6 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 BLOCK = 20  # tokens over which the match ratio is exact
+STRIDE = 7  # blocks between the beginnings of two rows
 FEATURES = 64  # components of z: enough that 128,256 random features are all told apart
 BRANCH = 1e-4  # standard deviation of the weights that close a residual branch
 TARGET_SCALE = 30.0  # logit of the target's favourite: it has nearly all the mass
@@ -97,10 +98,14 @@ def set_match_ratio(target: PreTrainedModel, draft: PreTrainedModel, match_ratio
     _write(draft, features, proposed, _scale_for(DRAFT_TOP, features))
 
 
-def synthetic_prompt(vocabulary: int, length: int, *, seed: int = 0) -> Int[Tensor, "1 length"]:
-    """A prompt of a synthetic pair: the orbit up to the first token of a block, where an answer starts to be measured."""
+def synthetic_prompt(vocabulary: int, length: int, *, row: int = 0, seed: int = 0) -> Int[Tensor, "1 length"]:
+    """A prompt of a synthetic pair: a part of the orbit that ends with the first token of a block, another for every row.
+
+    From there on the share of matches is exact for every `BLOCK` answer tokens.
+    """
     orbit, _ = _orbit(vocabulary, seed)
-    return orbit.roll(length - 1)[:length].unsqueeze(0)
+    first = BLOCK * (STRIDE * row % (vocabulary // BLOCK))
+    return orbit.roll(length - 1 - first)[:length].unsqueeze(0)
 
 
 def _orbit(vocabulary: int, seed: int) -> tuple[Int[Tensor, " vocab"], Int[Tensor, " vocab"]]:

@@ -23,7 +23,9 @@ def test_the_published_loop_gives_our_tokens(settings):
 def test_all_peers_agree_on_the_synthetic_pair_and_bare_forwards_are_those_of_the_schedule():
     target, draft = synthetic_pair("micro", 0.6)
     work = peers.Workload("micro", target, draft, synthetic_prompt(512, 8), 20)
-    answers = [peer(work) for peer in (peers.ours, peers.generate, peers.assisted, peers.published)]
+    answers = [
+        peer(work) for peer in (peers.ours, peers.generate, peers.assisted, peers.assisted_fixed, peers.published)
+    ]
     assert all(answer == answers[0] for answer in answers)
     stats = peers.run_ours(work, lookahead=3).stats
     counted = []

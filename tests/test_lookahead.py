@@ -101,5 +101,10 @@ def test_bad_pairs_are_refused():
         SSDConfig(lookahead="often")
 
 
-def test_a_synthetic_prompt_ends_where_blocks_begin():
+def test_every_row_s_prompt_ends_where_a_block_begins():
     assert torch.equal(synthetic_prompt(512, 9)[0, -1:], synthetic_prompt(512, 1)[0])
+    target, draft = synthetic_pair("micro", 0.7)
+    ids = torch.cat([synthetic_prompt(512, 9, row=row) for row in range(3)])
+    assert len(set(ids[:, -1].tolist())) == 3
+    output = ssd_generate(target, draft, ids, max_new_tokens=BLOCK, eos_token_id=[])
+    assert output.trace.frame.groupby("row")["match"].mean().round(6).tolist() == [0.7] * 3
