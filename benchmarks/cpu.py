@@ -13,7 +13,7 @@ import os
 import platform
 import statistics
 import time
-from collections import Counter
+from collections import defaultdict
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,6 +55,17 @@ class Plan:
     scaling_repeats: int = 3
 
 
+BRIEF = Plan(
+    match_ratios=(0.3, 0.5, 0.7, 0.8, 0.9, 1.0),
+    published_at=(0.3, 0.8),
+    new_tokens=40,
+    long_answer=0,
+    repeats=2,
+    contexts=(128, 512, 1024, 2048),
+    batches=(1, 4, 16),
+    scaling_tokens=40,
+    scaling_repeats=1,
+)
 QUICK = Plan(
     shapes="micro",
     large_vocabulary="micro",
@@ -76,6 +87,7 @@ def environment(device: str = "cpu") -> dict[str, Any]:
     return {
         "device": name,
         "threads": torch.get_num_threads(),
+        "clock": "wall" if peers.clock is time.perf_counter else "process",
         "torch": torch.__version__,
         "transformers": transformers.__version__,
         "python": platform.python_version(),
@@ -134,9 +146,9 @@ def compare(work: Workload, repeats: int, published: bool) -> list[dict[str, Any
     )
     seconds = interleaved(work, everyone, {name: repeats for name in everyone})
     if published:
-        begun = time.perf_counter()
+        begun = peers.clock()
         tokens = peers.published(work)
-        seconds[PUBLISHED] = [time.perf_counter() - begun]
+        seconds[PUBLISHED] = [peers.clock() - begun]
         assert tokens == answers[OURS], f"{work.name}: the published loop gives different tokens"
     mean_lookahead = statistics.mean(positions for schedule in schedules[1:] for positions, _, _ in schedule)
     matched = peers.run_ours(work, lookahead=3).stats.match_ratio
@@ -164,7 +176,9 @@ def speed(plan: Plan) -> pd.DataFrame:
     lines = []
     target, draft = synthetic_pair(plan.shapes)
     ids = synthetic_prompt(target.config.vocab_size, plan.prompt)
-    works = [(ratio, plan.new_tokens) for ratio in plan.match_ratios] + [(0.8, plan.long_answer)]
+    works = [(ratio, plan.new_tokens) for ratio in plan.match_ratios] + [(0.8, plan.long_answer)] * (
+        plan.long_answer > 0
+    )
     for ratio, tokens in tqdm(works, desc="speed", unit="workload"):
         set_match_ratio(target, draft, ratio)
         work = Workload(plan.shapes, target, draft, ids, tokens)
@@ -232,7 +246,7 @@ class Clock:
         self.times: list[float] = []
 
     def put(self, value: object) -> None:
-        self.times.append(time.perf_counter())
+        self.times.append(peers.clock())
 
     def end(self) -> None:
         pass
@@ -269,6 +283,7 @@ def by_batch(plan: Plan, target: Any, draft: Any, rows: int) -> dict[str, Any]:
     prompts = [synthetic_prompt(vocabulary, plan.prompt, row=row)[0].tolist() for row in range(rows)]
     rates = []
     for _ in range(plan.scaling_repeats + 1):
+        begun = peers.clock()
         output = ssd_generate_many(
             target,
             draft,
@@ -279,7 +294,7 @@ def by_batch(plan: Plan, target: Any, draft: Any, rows: int) -> dict[str, Any]:
             eos_token_id=[],
             trace=False,
         )
-        rates.append(output.stats.tokens / output.stats.seconds)
+        rates.append(output.stats.tokens / (peers.clock() - begun))
     median, spread = median_and_spread(rates[1:])
     shape = {"pair": plan.shapes, "context": plan.prompt, "rows": rows, "new_tokens": plan.scaling_tokens}
     return shape | {"tokens_per_second": median, "spread": spread, "match_ratio": output.stats.match_ratio}
@@ -312,7 +327,7 @@ def shares(plan: Plan) -> pd.DataFrame:
     return write("parts", lines)
 
 
-def parts(spent: Counter[str]) -> dict[str, float]:
+def parts(spent: dict[str, float]) -> dict[str, float]:
     """A round as four parts that add up: what is neither a forward nor a choice is the loop's own."""
     choice = spent["decide"] + spent["settle"]
     rest = spent["round"] - spent["draft"] - spent["target"] - choice
@@ -323,8 +338,8 @@ def parts(spent: Counter[str]) -> dict[str, float]:
 class timers:
     """Counts the seconds spent in a round's parts while it is open."""
 
-    def __enter__(self) -> Counter[str]:
-        self.spent: Counter[str] = Counter()
+    def __enter__(self) -> dict[str, float]:
+        self.spent: dict[str, float] = defaultdict(float)
         self.originals = [(Decoder, name, getattr(Decoder, name)) for name in ("round", "decide", "settle")]
         self.originals.append((CachedModel, "call", CachedModel.call))
         for owner, name, function in self.originals:
@@ -339,7 +354,7 @@ class timers:
         sizes: dict[int, str] = {}
 
         def timed(this: Any, *args: Any, **kwargs: Any) -> Any:
-            begun = time.perf_counter()
+            begun = peers.clock()
             result = function(this, *args, **kwargs)
             part = name
             if name == "call":  # a decoder's target is the model with more layers
@@ -347,7 +362,7 @@ class timers:
                     id(this.model), "target" if this.model.config.num_hidden_layers > 2 else "draft"
                 )
                 part = "prompt" if args[0].shape[1] > 16 else part
-            self.spent[part] += time.perf_counter() - begun
+            self.spent[part] += peers.clock() - begun
             return result
 
         return timed
@@ -389,12 +404,18 @@ def table(
     return "\n\n".join([about, *(f"{title}\n{frame.to_string()}" for title, frame in blocks)])
 
 
-def main(quick: bool = False, only: str = "") -> str:
-    """Measure, write the CSVs, draw the figures; returns the table. `only`: speed, scaling, parts or lookup, the rest from disk."""
+def main(quick: bool = False, only: str = "", brief: bool = False) -> str:
+    """Measure, write the CSVs, draw the figures; returns the table. `only`: speed, scaling, parts or lookup, the rest from disk.
+
+    brief: fewer points and tokens, one thread, and the process's own CPU time: for a machine that others use, too.
+    """
     from benchmarks.plot import draw
 
     transformers.utils.logging.set_verbosity_error()
-    plan = QUICK if quick else Plan()
+    plan = QUICK if quick else BRIEF if brief else Plan()
+    if brief:
+        peers.measure_cpu_time()
+        torch.set_num_threads(1)
     frames = []
     for name, measure in (("speed", speed), ("scaling", scaling), ("parts", shares), ("lookup", lookup)):
         on_disk = RESULTS / f"{name}.csv"

@@ -133,7 +133,8 @@ class TargetAlone:
 
 def timed(run: Callable[[], Any], device: torch.device, repeats: int) -> tuple[Any, list[float]]:
     """The last result and the seconds of every run but the first, which warms up."""
-    seconds, result = [], None
+    seconds: list[float] = []
+    result: Any = None
     for _ in range(repeats + 1):
         begun = now(device)
         result = run()

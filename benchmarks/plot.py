@@ -31,11 +31,11 @@ def draw(results: Path) -> None:
 
 def speed(frame: pd.DataFrame) -> plt.Figure:
     """Tokens a second against the match ratio, every peer, on the synthetic pair; error bars are quartiles."""
-    short = frame[(~frame.pair.str.startswith("embedded"))]
-    short = short[short.new_tokens == short.new_tokens.min()]
+    short = frame.loc[~frame["pair"].str.startswith("embedded")]
+    short = short.loc[short["new_tokens"] == short["new_tokens"].min()]
     figure, axis = plt.subplots(figsize=(7, 4.2))
     for name, style in STYLES.items():
-        lines = short[short.peer == name].sort_values("match_ratio")
+        lines = short.loc[short["peer"] == name].sort_values("match_ratio")
         if len(lines):
             axis.errorbar(lines.match_ratio, lines.tokens_per_second, lines.spread, label=name, capsize=2, **style)
     first = short.iloc[0]

@@ -240,7 +240,7 @@ def bench(
     sys.path.insert(0, str(REPOSITORY))
     from benchmarks.cpu import main as run
 
-    typer.echo(run(quick=quick, only=only))
+    typer.echo(run(quick=quick, only=only, brief=brief))
 
 
 # ------------------------------------------------------------------------------------------------ tour
