@@ -48,6 +48,7 @@ class Plan:
     prompt: int = 64
     new_tokens: int = 120
     long_answer: int = 500
+    long_prompt: int = 256
     repeats: int = 5
     contexts: tuple[int, ...] = (128, 512, 1024, 2048, 4096)
     batches: tuple[int, ...] = (1, 2, 4, 8, 16)
@@ -73,6 +74,7 @@ QUICK = Plan(
     published_at=(0.5,),
     new_tokens=20,
     long_answer=40,
+    long_prompt=64,
     repeats=2,
     contexts=(64, 128),
     batches=(1, 4),
@@ -185,8 +187,17 @@ def speed(plan: Plan) -> pd.DataFrame:
         repeats = plan.repeats if tokens == plan.new_tokens else plan.scaling_repeats
         lines += compare(work, repeats, ratio in plan.published_at and tokens == plan.new_tokens)
         write("speed", lines)
+    lines += longer(plan, target, draft)
     lines += embedded(plan)
     return write("speed", lines)
+
+
+def longer(plan: Plan, target: Any, draft: Any) -> list[dict[str, Any]]:
+    """The same behind a longer prompt, where the published loop reads as much at every step as in a long answer."""
+    set_match_ratio(target, draft, 0.8)
+    ids = synthetic_prompt(target.config.vocab_size, plan.long_prompt)
+    work = Workload(f"{plan.shapes}, prompt of {plan.long_prompt}", target, draft, ids, plan.new_tokens)
+    return compare(work, plan.scaling_repeats, published=True)
 
 
 def embedded(plan: Plan) -> list[dict[str, Any]]:

@@ -71,6 +71,8 @@ class Costs:
     draft: float
     unit: Costs | None = None
     """Set where the guesses are given, so that the draft reads them in one pass: the costs of rounds that it proposes."""
+    timed: bool = True
+    """False: never measured, the expectation is all there is."""
     seconds: dict[int, float] = field(default_factory=dict)
     rounds: dict[int, int] = field(default_factory=dict)
     match_ratio: float = 0.8
@@ -129,7 +131,7 @@ class Tuner:
         """T of the next round: the one that promises most, or the current one where the promise is small."""
         best = max(CHOICES, key=self.rate)
         known = self.costs.rounds.get(self.current, 0) >= TRUSTED
-        if known and self.rate(best) > GAIN * self.rate(self.current):
+        if (known or not self.costs.timed) and self.rate(best) > GAIN * self.rate(self.current):
             self.current = best
         return self.current
 

@@ -79,4 +79,4 @@ class Pace:
 
 
 def _untimed(target: PreTrainedModel, draft: PreTrainedModel) -> Costs:
-    return Costs(weights_read(draft) / weights_read(target))
+    return Costs(weights_read(draft) / weights_read(target), timed=False)

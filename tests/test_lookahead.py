@@ -61,6 +61,7 @@ def test_a_seed_repeats_with_auto_lookahead():
     ]
     assert len({tuple(run.sequences[0].tolist()) for run in runs}) == 1
     assert len({run.stats.schedule for run in runs}) == 1
+    assert len({positions for positions, _, _ in runs[0].stats.schedule}) > 1, "the lookahead never moved"
 
 
 # ------------------------------------------------------------------------------------------------ the synthetic pair
