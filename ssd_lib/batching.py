@@ -84,11 +84,11 @@ def ssd_generate_many(
     schedule = []
     with tqdm(total=len(prompts), unit="answer", disable=not progress) as bar:
         while decoder.owners:
-            begun, drafted = time.perf_counter(), decoder.draft.forwards
+            begun, drafted = pace.clock(), decoder.draft.forwards
             lookahead, guesses = pace.next(queue.room)
             queue.show(lookahead)
             emitted = decoder.round(lookahead, guesses, recorder)
-            pace.observe(lookahead, time.perf_counter() - begun, emitted)
+            pace.observe(lookahead, pace.clock() - begun, emitted)
             schedule.append((lookahead, decoder.draft.forwards - drafted, max(len(row.tokens) for row in emitted)))
             bar.update(queue.take(emitted))
     return finish(decoder, queue.answers, queue.matches, recorder, schedule, started)

@@ -177,7 +177,7 @@ def decode(
     """Rounds until every row is finished; returns the schedule. `prompt_lengths`: the longest of target and draft."""
     schedule = []
     while not host.all_finished:
-        begun, drafted = time.perf_counter(), decoder.draft.forwards
+        begun, drafted = pace.clock(), decoder.draft.forwards
         lookahead, guesses = pace.next(decoder.max_new_tokens - host.shortest)
         if decoder.graph is not None:
             lookahead, guesses = decoder.graph.lookahead, None
@@ -185,7 +185,7 @@ def decode(
         for model, prompt in zip((decoder.target, decoder.draft), prompt_lengths, strict=True):
             model.cache.show_up_to(prompt + longest if decoder.graph is None else model.cache.slots)
         emitted = decoder.round(lookahead, guesses, recorder)
-        pace.observe(lookahead, time.perf_counter() - begun, emitted)
+        pace.observe(lookahead, pace.clock() - begun, emitted)
         stopped = host.take(emitted)
         if any(stopped):
             decoder.finished = decoder.finished | torch.tensor(stopped, device=decoder.finished.device)
