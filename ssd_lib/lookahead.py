@@ -34,7 +34,7 @@ CHOICES = (1, 2, 3, 4, 6, 8, 12, 16, 24)
 FIRST = 3  # the paper's T, until something is known
 MEMORY = 0.93  # a match counts this much less with each token since
 PRIOR_TOKENS = 4.0  # the first estimate of the match ratio weighs as much as so many tokens
-GAIN = 1.05  # another T must promise this much more, so that noise does not make T wander
+GAIN = 1.02  # another T must promise this much more, so that noise does not make T wander
 RECENT, OUTLIER = 0.2, 1.5  # weight of the newest measured time, and the most that it may exceed the ones before
 TRUSTED = 2  # rounds after which a measured time is believed
 
