@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: tour lab test test-long lint notebooks figures train results measure clean
+.PHONY: tour lab test test-long lint notebooks figures train results measure bench clean
 
 tour: $(STAMP)  ## run the first chapters on the embedded pair, write figures/, print what SSD changed
 	$(BIN)/ssd tour
@@ -43,6 +43,9 @@ results: $(STAMP)  ## every defender against every embedded set, and its tables 
 
 measure: $(STAMP)  ## measure the embedded pair and write its model card's tables
 	$(BIN)/ssd measure --write
+
+bench: $(STAMP)  ## speed beside peers on this machine's CPU, about a quarter of an hour; writes benchmarks/results and figures
+	$(BIN)/ssd bench
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)

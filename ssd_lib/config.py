@@ -36,8 +36,10 @@ class SSDConfig:
     """Subtracted from α_I when Intersection stays (the code)."""
     alpha_floor: float = 0.3
     """α_I is annealed down to here and no further; a smaller starting value stays as it is (the code raises it)."""
-    lookahead: int = 3
-    """T: tokens the draft proposes in a round. The output does not depend on it."""
+    lookahead: int | Literal["auto"] = 3
+    """T: tokens the draft proposes in a round; "auto" tunes it while decoding. The output does not depend on it."""
+    lookup: bool = False
+    """Let the text so far guess tokens, too, where it repeats itself (greedy, one row). The output does not depend on it."""
     do_sample: bool = False
     """Greedy decoding, or exact sampling from the composite (stated in the paper, not in the code)."""
     temperature: float = 1.0
@@ -67,8 +69,10 @@ class SSDConfig:
             if not low <= value <= high or (value == 0 and name in ("top_p", "temperature")) or math.isinf(value):
                 raise ValueError(f"SSDConfig.{name} must lie between {low:g} and {high:g}, not {value!r}")
         for name in ("candidates", "bin_size", "lookahead"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"SSDConfig.{name} must be at least 1, not {getattr(self, name)!r}")
+            value = getattr(self, name)
+            if not (name == "lookahead" and value == "auto") and (isinstance(value, str) or value < 1):
+                choice = " or 'auto'" if name == "lookahead" else ""
+                raise ValueError(f"SSDConfig.{name} must be at least 1{choice}, not {value!r}")
         for name in ("start_scheme", "fixed_scheme"):
             if getattr(self, name) not in ("intersection", "union", None):
                 raise ValueError(f"SSDConfig.{name} must be 'intersection' or 'union', not {getattr(self, name)!r}")

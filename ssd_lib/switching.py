@@ -25,12 +25,12 @@ from ssd_lib.config import SSDConfig
 class SwitchState(NamedTuple):
     """What the scheduler remembers, one entry a row. Float64, so that 0.6 − 0.1 − … is the same on every device."""
 
-    union: Bool[Tensor, " rows"]
-    threshold: Float[Tensor, " rows"]
-    alpha_intersection: Float[Tensor, " rows"]
-    matches: Int[Tensor, " rows"]
+    union: Bool[Tensor, "*rows"]
+    threshold: Float[Tensor, "*rows"]
+    alpha_intersection: Float[Tensor, "*rows"]
+    matches: Int[Tensor, "*rows"]
     """Matches in the running bin."""
-    emitted: Int[Tensor, " rows"]
+    emitted: Int[Tensor, "*rows"]
     """Tokens emitted since the start."""
 
 
@@ -46,19 +46,19 @@ def start(rows: int, config: SSDConfig, device: torch.device | str = "cpu") -> S
     )
 
 
-def alpha(state: SwitchState, config: SSDConfig) -> Float[Tensor, " rows"]:
+def alpha(state: SwitchState, config: SSDConfig) -> Float[Tensor, "*rows"]:
     """The α of the current scheme: α_U in Union, the annealed α_I in Intersection."""
     return torch.where(state.union, config.alpha_union, state.alpha_intersection)
 
 
-def running_match_ratio(state: SwitchState, config: SSDConfig) -> Float[Tensor, " rows"]:
+def running_match_ratio(state: SwitchState, config: SSDConfig) -> Float[Tensor, "*rows"]:
     """Matches over tokens of the running bin (the whole bin right after its last token); 0 before the first token."""
     in_bin = torch.where(state.emitted > 0, (state.emitted - 1) % config.bin_size + 1, 1)
     return state.matches.double() / in_bin
 
 
 def count(
-    state: SwitchState, matched: Bool[Tensor, " rows"], active: Bool[Tensor, " rows"], config: SSDConfig
+    state: SwitchState, matched: Bool[Tensor, "*rows"], active: Bool[Tensor, "*rows"], config: SSDConfig
 ) -> SwitchState:
     """Count one emitted token for the active rows; a new bin starts from zero."""
     begins = active & (state.emitted % config.bin_size == 0)
@@ -92,3 +92,31 @@ def update(
 ) -> SwitchState:
     """The state after one more emitted token; rows that are not active keep theirs."""
     return decide(count(state, matched, active, config), active, config)
+
+
+# ------------------------------------------------------------------------------------------------ a round at a time
+
+
+def ahead(
+    state: SwitchState, would_match: Bool[Tensor, "rows T"], active: Bool[Tensor, " rows"], config: SSDConfig
+) -> SwitchState:
+    """The state before each of the next T tokens, [rows, T] each, if the round gets that far.
+
+    A round goes on only while it emits what was guessed, so what each earlier token counts as is known before the walk:
+    `would_match`. All positions of a round can therefore be decided at once.
+    """
+    states = [state]
+    for t in range(would_match.shape[1] - 1):
+        states.append(update(states[-1], would_match[:, t], active, config))
+    return SwitchState(*(torch.stack(values, dim=1) for values in zip(*states, strict=True)))
+
+
+def at(path: SwitchState, position: Int[Tensor, " rows"]) -> SwitchState:
+    """The state before the token at `position`, a row each."""
+    return SwitchState(*(values.gather(1, position.unsqueeze(-1)).squeeze(-1) for values in path))
+
+
+def restart(state: SwitchState, rows: Bool[Tensor, " rows"], config: SSDConfig) -> SwitchState:
+    """These rows begin anew: another answer takes their place."""
+    fresh = start(rows.shape[0], config, rows.device)
+    return SwitchState(*(torch.where(rows, new, old) for new, old in zip(fresh, state, strict=True)))

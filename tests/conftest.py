@@ -4,7 +4,19 @@ from jaxtyping import install_import_hook
 
 # Before anything imports the library: every shape annotation of the core is checked at run time.
 install_import_hook(
-    ["ssd_lib.composite", "ssd_lib.switching", "ssd_lib.kv_cache", "ssd_lib.decoding", "ssd_lib.chat"],
+    [
+        "ssd_lib.composite",
+        "ssd_lib.decoding.shortlist",
+        "ssd_lib.switching",
+        "ssd_lib.kv_cache",
+        "ssd_lib.decoding.cached_model",
+        "ssd_lib.decoding.rounds",
+        "ssd_lib.decoding.generate",
+        "ssd_lib.decoding.batching",
+        "ssd_lib.decoding.conversation",
+        "ssd_lib.decoding.lookahead",
+        "ssd_lib.chat",
+    ],
     "beartype.beartype",
 )
 

@@ -16,9 +16,14 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.initialization import no_init_weights
 
-from ssd_lib import decoding, switching
+from ssd_lib import switching
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import CachedModel, Decoder, Recorder, ssd_generate
+from ssd_lib.decoding import rounds
+from ssd_lib.decoding.cached_model import CachedModel
+from ssd_lib.decoding.generate import ssd_generate
+from ssd_lib.decoding.recording import Recorder
+from ssd_lib.decoding.rounds import Decoder, packed
+from ssd_lib.decoding.shortlist import DEPTHS
 
 _setup_privateuseone_for_python_backend("pretended")
 DEVICE = torch.device("pretended:0")
@@ -43,8 +48,10 @@ def pretended_llama(shape, dtype, attention):
     return model
 
 
-def one_round(target_shape, draft_shape, dtype, config, rows=3, length=9, attention="sdpa"):
-    """Everything between the first forward and the round's one wait."""
+def one_round(
+    target_shape, draft_shape, dtype, config, rows=3, length=9, attention="sdpa", depth=DEPTHS[0], guessed=False
+):
+    """Everything of a round but its one wait, the transfer of `packed`."""
     with FakeTensorMode(), torch.inference_mode():
         prompts = torch.ones(rows, length, dtype=torch.long, device=DEVICE)
         lengths = torch.full((rows,), length, device=DEVICE)
@@ -61,10 +68,17 @@ def one_round(target_shape, draft_shape, dtype, config, rows=3, length=9, attent
             draft_pending=prompts[:, -1],
             switch=switching.start(rows, config, DEVICE),
             finished=torch.zeros(rows, dtype=torch.bool, device=DEVICE),
+            owners=list(range(rows)),
         )
-        emitted = decoder.round(Recorder(config))
-        assert emitted.tokens.shape == (rows, config.lookahead)
-        assert all(part.device == DEVICE for part in (*emitted, *decoder.switch, decoder.finished, decoder.pending))
+        guesses = torch.ones(rows, config.lookahead, dtype=torch.long, device=DEVICE) if guessed else None
+        scored = decoder.score(config.lookahead, guesses)
+        decision = decoder.decide(scored, depth)
+        line = packed(scored, decision)
+        Recorder(config).add(scored, decision, 0, decoder.owners)
+        decoder.settle(decision)
+        assert line.shape == (rows, 2 * config.lookahead + 1)
+        parts = (line, *scored, *decision[:4], *decoder.switch, decoder.finished, decoder.pending)
+        assert all(part.device == DEVICE for part in parts)
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
@@ -75,24 +89,30 @@ def test_a_round_neither_waits_for_the_host_nor_mixes_devices(dtype, sampling, a
     one_round(SMALL, SMALL, dtype, config, attention=attention)
 
 
-def test_a_round_at_the_shapes_of_llama2_and_tinyllama():
-    one_round(LLAMA2_7B, TINYLLAMA, torch.bfloat16, SSDConfig())
+@pytest.mark.parametrize("depth", DEPTHS)
+def test_a_round_at_the_shapes_of_llama2_and_tinyllama(depth):
+    one_round(LLAMA2_7B, TINYLLAMA, torch.bfloat16, SSDConfig(), depth=depth)
+
+
+def test_a_round_with_given_guesses():
+    one_round(SMALL, SMALL, torch.bfloat16, SSDConfig(), guessed=True)
 
 
 def test_a_wait_for_the_host_would_be_noticed(monkeypatch):
-    def waits(self, tokens, valid):
-        return bool(valid.all())
+    def waits(self, decision):
+        return bool(decision.alive.all())
 
-    monkeypatch.setattr(decoding.Decoder, "settle", waits)
+    monkeypatch.setattr(rounds.Decoder, "settle", waits)
     with pytest.raises(DataDependentOutputException):
         one_round(SMALL, SMALL, torch.bfloat16, SSDConfig())
 
 
 def test_a_forgotten_cpu_tensor_would_be_noticed(monkeypatch):
-    def forgets(self, tokens, valid):
-        self.pending = torch.where(valid.any(dim=1), tokens[:, 0], torch.zeros(tokens.shape[0], dtype=torch.long))
+    def forgets(self, decision):
+        zeros = torch.zeros(decision.tokens.shape[0], dtype=torch.long)
+        self.pending = torch.where(decision.alive.any(dim=1), decision.tokens[:, 0], zeros)
 
-    monkeypatch.setattr(decoding.Decoder, "settle", forgets)
+    monkeypatch.setattr(rounds.Decoder, "settle", forgets)
     with pytest.raises(FakeTensorDeviceMismatchError):
         one_round(SMALL, SMALL, torch.bfloat16, SSDConfig())
 

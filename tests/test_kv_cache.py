@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import micro_llama
 
-from ssd_lib.decoding import CachedModel
+from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.kv_cache import VISIBLE_STEP, RowCache
 
 

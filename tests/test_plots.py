@@ -153,6 +153,7 @@ ORDER = [
     "kv_cache",
     "trace",
     "decoding",
+    "synthetic",
     "chat",
     "pairs",
     "refusals",

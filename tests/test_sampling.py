@@ -5,7 +5,6 @@ import torch
 from conftest import micro_llama
 from scipy.stats import chisquare
 
-from ssd_lib import decoding
 from ssd_lib.composite import (
     composite,
     composite_distribution,
@@ -15,7 +14,7 @@ from ssd_lib.composite import (
     union_space,
 )
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import ssd_generate
+from ssd_lib.decoding import rounds, ssd_generate
 
 VOCAB, ROWS = 12, 6000
 PROMPT = [3, 7, 5]
@@ -88,8 +87,8 @@ def test_a_wrong_acceptance_rule_fails_the_same_test(pair, scheme, monkeypatch):
         inside = wanted.gather(-1, proposal.unsqueeze(-1)).squeeze(-1) > 0
         return torch.where(inside, proposal, token), accepted | inside
 
-    right = decoding.accept_or_resample
-    monkeypatch.setattr(decoding, "accept_or_resample", accepts_all_of_the_space)
+    right = rounds.accept_or_resample
+    monkeypatch.setattr(rounds, "accept_or_resample", accepts_all_of_the_space)
     assert p_value(pair, SSDConfig(do_sample=True, seed=0, fixed_scheme=scheme, candidates=4)) < 1e-6
 
 
