@@ -40,6 +40,7 @@ train: $(STAMP)  ## rebuild the embedded pair from nothing into runs/toy (under 
 results: $(STAMP)  ## every defender against every embedded set, and its tables in README.md
 	$(BIN)/ssd run --preset embedded --out runs/embedded
 	$(BIN)/ssd report runs/embedded --into README.md
+	$(BIN)/python -c "from ssd_lib.experiments import presets; presets.write_published_page()"
 
 measure: $(STAMP)  ## measure the embedded pair and write its model card's tables
 	$(BIN)/ssd measure --write

@@ -7,7 +7,7 @@ import pytest
 import typer
 
 from ssd_lib import world
-from ssd_lib.attacks import SETS
+from ssd_lib.attacks import SETS, find_set
 from ssd_lib.cli import app
 from ssd_lib.defenders import DEFENDERS
 from ssd_lib.experiments import PRESETS, experiment, plan, presets, published_commands, published_matrix
@@ -141,3 +141,16 @@ def test_the_readme_has_our_line_for_every_published_command():
     readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
     commands = published_commands().command.tolist()
     assert len(commands) == 6 and all(f"`{command}`" in readme for command in commands)
+
+
+def test_the_page_of_all_lines_is_up_to_date_and_the_presets_in_the_readme_cover_it():
+    page = (REPOSITORY / "data" / "published_commands.md").read_text(encoding="utf-8")
+    assert page == presets.published_page(), "call presets.write_published_page()"
+    matrix = published_matrix()
+    named = [PRESETS[name] for name in ("paper-attacks", "paper-prefills", "paper-utility")]
+    attacks = {find_set(attack).name for preset in named for attack in preset.attacks}
+    wanted = {
+        find_set("advbench-50" if name == "AdvBench" else name).name for name in set(matrix.attacker) - {"custom"}
+    }
+    assert wanted <= attacks
+    assert set(named[0].defenders) == set(named[2].defenders) == set(matrix.defender)

@@ -18,9 +18,11 @@ import pandas as pd
 
 from ssd_lib.attacks import SETS, find_set
 from ssd_lib.defenders import DEFENDERS
+from ssd_lib.evaluation import markdown
 from ssd_lib.experiments.choice import Choice
 from ssd_lib.experiments.config import ExperimentConfig, config_from, read_config
 from ssd_lib.pairs import find_pair
+from ssd_lib.paths import data_dir
 
 PUBLISHED_MAX_NEW_TOKENS = 1024
 PUBLISHED_PREFILLS = (0, 5, 10, 20, 40)
@@ -236,3 +238,19 @@ def _defence(defender: str, model: str) -> str:
 
 def _draft(model: str) -> str:
     return "" if find_pair(model).draft else f" --draft {DRAFT}"
+
+
+def published_page() -> str:
+    """`published_matrix` as the page data/published_commands.md."""
+    table = published_matrix().assign(command=lambda frame: "`" + frame.command + "`")
+    return (
+        "# Every line of the published system, here\n\n"
+        "Written by `make results`. A line runs one (model, attacker, defender); the presets in the "
+        f"README run many at once. Put your own paths in the place of `{DRAFT}`, `{EXPERT}` and `{DATA}`; add `--dry-run` to "
+        "see what would run.\n\n" + markdown(table) + "\n"
+    )
+
+
+def write_published_page() -> None:
+    """Write `published_page` to data/published_commands.md."""
+    (data_dir() / "published_commands.md").write_text(published_page(), encoding="utf-8")
