@@ -4,31 +4,23 @@ from __future__ import annotations
 
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import ssd_generate
-from ssd_lib.defenders.base import Answer, Pass, Request, answers_of, draft_of, generate, target_of
+from ssd_lib.defenders.base import Answer, Pass, Request, Speaker, answers_of, draft_of, generate, target_of
 from ssd_lib.pairs import Pair
 
 
 def no_defence(pair: Pair, request: Request, settings: None = None) -> list[Answer]:
     """The target's own greedy `generate`: what an attack does to it."""
-    run = generate(
-        target_of(pair),
-        request.questions,
-        request.prefills,
-        max_new_tokens=request.max_new_tokens,
-        streamer=request.streamer,
-    )
-    return answers_of(pair, request, run.ids, [run])
+    return _alone(target_of(pair), pair, request)
 
 
 def draft_only(pair: Pair, request: Request, settings: None = None) -> list[Answer]:
     """The draft's own greedy `generate`: a bound on safety, and on how little utility that needs."""
-    run = generate(
-        draft_of(pair),
-        request.questions,
-        request.prefills,
-        max_new_tokens=request.max_new_tokens,
-        streamer=request.streamer,
-    )
+    return _alone(draft_of(pair), pair, request)
+
+
+def _alone(speaker: Speaker, pair: Pair, request: Request) -> list[Answer]:
+    asked = request.questions, request.prefills
+    run = generate(speaker, *asked, max_new_tokens=request.max_new_tokens, streamer=request.streamer)
     return answers_of(pair, request, run.ids, [run])
 
 
