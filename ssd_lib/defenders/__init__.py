@@ -49,12 +49,14 @@ DEFENDERS: dict[str, Defender] = {
         "a round of T draft forwards and one target forward emits 1 to T tokens",
         lambda pair: pair.config,
         ("speculativesafedecoding",),
+        needs="draft",
     ),
     "safedecoding": Defender(
         safedecoding,
         "Xu et al. 2024, arXiv 2402.08983",
         "the expert's forwards for the first m tokens, in the target's batch",
         lambda pair: SafeDecodingSettings(),
+        needs="expert",
     ),
     "self-exam": Defender(
         self_exam,
@@ -116,7 +118,7 @@ DEFENDERS: dict[str, Defender] = {
         lambda pair: BackTranslationSettings(),
         ("backtranslation",),
     ),
-    "draft-only": Defender(draft_only, "–", "one draft forward a token", lambda pair: None),
+    "draft-only": Defender(draft_only, "–", "one draft forward a token", lambda pair: None, needs="draft"),
 }
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -74,6 +74,8 @@ class Defender:
     costs: str
     defaults: Callable[[Pair], Any]
     aliases: tuple[str, ...] = ()
+    needs: Literal["draft", "expert"] | None = None
+    """What it runs beside the target: the pair's draft, or SafeDecoding's expert."""
 
 
 @dataclass(frozen=True)
@@ -105,6 +107,11 @@ class Pass:
     prompt_tokens: list[int]
     forwards: int
     seconds: float
+
+
+def without_answers(role: str, forwards: int = 0, seconds: float = 0.0) -> Pass:
+    """Forwards that write no answer of any row; none at all by default."""
+    return Pass(role, [], [], [], forwards, seconds)
 
 
 def generate(

@@ -24,6 +24,7 @@ from ssd_lib.defenders.base import (
     said_instead,
     target_of,
     texts_of,
+    without_answers,
 )
 from ssd_lib.defenders.prompting import other_model
 from ssd_lib.pairs import Pair
@@ -79,7 +80,7 @@ def perplexity_filter(pair: Pair, request: Request, settings: PerplexitySettings
     started = time.perf_counter()
     scores = perplexity(reader, [prompts.last_turn(question) for question in request.questions])
     seconds = time.perf_counter() - started
-    read = Pass(reader.role, [], [], [], 1, seconds)
+    read = without_answers(reader.role, 1, seconds)
     passed = [row for row, score in enumerate(scores) if not score > settings.threshold]
     run = _only(target_of(pair), request, passed)
     ids = [said_instead(pair, settings.refusal, prefill) for prefill in request.prefills]
@@ -170,13 +171,13 @@ def _likely_enough(
     """Rows whose guessed question makes their answer likely enough to be trusted, and the forward that this took."""
     rows, started = [row for row, question in guessed.items() if question], time.perf_counter()
     if not rows:
-        return [], Pass(target.role, [], [], [], 0, 0.0)
+        return [], without_answers(target.role)
     answers = [request.prefills[row] + run.ids[row] for row in rows]
     asked = [encode_prompt(target.tokenizer, guessed[row], chat_format=target.chat_format) for row in rows]
     scores = token_log_probs(target, [[*q, *a] for q, a in zip(asked, answers, strict=True)])
     means = [float(score[-len(answer) :].mean()) for score, answer in zip(scores, answers, strict=True)]
     likely = [row for row, mean in zip(rows, means, strict=True) if mean > min_log_likelihood]
-    return likely, Pass(target.role, [], [], [], 1, time.perf_counter() - started)
+    return likely, without_answers(target.role, 1, time.perf_counter() - started)
 
 
 def smooth_llm(pair: Pair, request: Request, settings: SmoothSettings) -> list[Answer]:
@@ -228,5 +229,5 @@ def _ask(
 ) -> Pass:
     """A pass over some rows; over none it costs nothing."""
     if not rows:
-        return Pass(speaker.role, [], [], [], 0, 0.0)
+        return without_answers(speaker.role)
     return generate(speaker, questions, prefills, max_new_tokens=max_new_tokens, rows=rows)

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import ssd_generate
-from ssd_lib.defenders.base import Answer, Pass, Request, Speaker, answers_of, draft_of, generate, target_of
+from ssd_lib.defenders.base import (
+    Answer,
+    Pass,
+    Request,
+    Speaker,
+    answers_of,
+    draft_of,
+    generate,
+    target_of,
+    without_answers,
+)
 from ssd_lib.pairs import Pair
 
 
@@ -39,6 +49,6 @@ def ssd(pair: Pair, request: Request, settings: SSDConfig) -> list[Answer]:
     ids, rows = [sequence.tolist() for sequence in output.sequences], list(range(len(request.questions)))
     lengths = prompts["attention_mask"].sum(dim=1).tolist()
     target = Pass("target", rows, ids, lengths, output.stats.target_forwards, output.stats.seconds)
-    draft = Pass("draft", [], [], [], output.stats.draft_forwards, 0.0)
+    draft = without_answers("draft", output.stats.draft_forwards)
     traces = [output.trace.row(row) for row in rows] if output.trace is not None else None
     return answers_of(pair, request, ids, [target, draft], traces=traces)

@@ -8,14 +8,11 @@ from typing import Any
 import psutil
 import torch
 
+from ssd_lib.defenders import DEFENDERS
 from ssd_lib.experiments.about import fingerprint
 from ssd_lib.experiments.config import ExperimentConfig, continued, defender_settings, differences
 from ssd_lib.experiments.store import Store
 from ssd_lib.pairs import Pair, adapter_at, find_pair, load_model, load_pair
-
-WITH_DRAFT = ("ssd", "draft-only")
-"""Defenders that decode with the draft; the others run without one."""
-WITH_EXPERT = ("safedecoding",)
 
 
 @dataclass(frozen=True)
@@ -60,13 +57,13 @@ def check_expert(config: ExperimentConfig) -> None:
     """Raise ValueError or OSError, with what to do, where SafeDecoding has no expert for the pair."""
     spec = find_pair(config.pair.name)
     for defender in config.defenders:
-        if defender.name in WITH_EXPERT:
+        if DEFENDERS[defender.name].needs == "expert":
             adapter_at(defender_settings(defender, config, spec).expert or spec.expert)
 
 
 def needs_draft(config: ExperimentConfig) -> bool:
     """Whether a defender of the experiment decodes with the draft."""
-    return any(defender.name in WITH_DRAFT for defender in config.defenders)
+    return any(DEFENDERS[defender.name].needs == "draft" for defender in config.defenders)
 
 
 def settled(store: Store, config: ExperimentConfig, pair: Pair) -> ExperimentConfig:
