@@ -31,6 +31,7 @@ from ssd_lib.config import SSDConfig
 from ssd_lib.decoding.batching import ssd_generate_many
 from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.rounds import Decoder
+from ssd_lib.decoding.stepwise import StepwiseDecoder
 from ssd_lib.pairs import load_pair
 from ssd_lib.synthetic import BLOCK, PAIRS, set_match_ratio, synthetic_pair, synthetic_prompt
 
@@ -352,7 +353,7 @@ class timers:
     def __enter__(self) -> dict[str, float]:
         self.spent: dict[str, float] = defaultdict(float)
         self.originals = [(Decoder, name, getattr(Decoder, name)) for name in ("round", "decide", "settle")]
-        self.originals.append((CachedModel, "call", CachedModel.call))
+        self.originals += [(StepwiseDecoder, "round", StepwiseDecoder.round), (CachedModel, "call", CachedModel.call)]
         for owner, name, function in self.originals:
             setattr(owner, name, self._timed(name, function))
         return self.spent
