@@ -37,7 +37,7 @@ FIXED_GUESSES = {
 
 @dataclass(frozen=True)
 class Workload:
-    """One prompt [1, length] (or a batch), a pair and a number of tokens; no end-of-sequence token."""
+    """One prompt [1, length], a pair and a number of tokens; no end-of-sequence token."""
 
     name: str
     target: PreTrainedModel
