@@ -167,6 +167,7 @@ ORDER = [
     "experiments",
     "report",
     "plots",
+    "widgets",
     "exercises",
     "cli",
 ]
