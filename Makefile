@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: tour lab test test-long lint notebooks figures train results measure bench clean
+.PHONY: tour lab test test-long lint docs notebooks figures screenshots train results measure bench clean
 
 tour: $(STAMP)  ## run the first chapters on the embedded pair, write figures/, print what SSD changed
 	$(BIN)/ssd tour
@@ -21,18 +21,25 @@ lab: $(STAMP)  ## open the book
 test: $(STAMP)  ## the tests that take seconds (the same as pytest -q, on two workers)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
 
-test-long: $(STAMP)  ## what takes minutes: the embedded pair measured, runs killed and resumed, every notebook executed
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or notebooks" -n 2 --dist loadgroup
+test-long: $(STAMP)  ## what takes minutes: the embedded pair measured, runs killed and resumed, every notebook executed, JupyterLab in a browser
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or notebooks or browser" -n 2 --dist loadgroup
 
 lint: $(STAMP)  ## style and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 
+docs: $(STAMP)  ## the documentation site, from the same notebooks and docstrings: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict
+	$(BIN)/python -m pytest -q -m docs tests/test_docs.py
+
 notebooks: $(STAMP)  ## execute every chapter in place, with committed outputs
 	$(BIN)/python -m tests.test_notebooks
 
 figures: notebooks  ## the figures are made by the chapters
+
+screenshots: $(STAMP)  ## the explorer in light, dark and narrow, as figures/explorer_*.png (needs Chromium)
+	$(BIN)/python -m tests.test_browser
 
 train: $(STAMP)  ## rebuild the embedded pair from nothing into runs/toy (under an hour on two cores)
 	$(BIN)/ssd train --pair toy --out runs/toy
@@ -50,7 +57,7 @@ bench: $(STAMP)  ## speed beside peers on this machine's CPU, about a quarter of
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[notebooks,judge,train,dev]"
+	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[notebooks,judge,train,dev,docs]"
 	touch $@
 
 clean:

@@ -187,8 +187,8 @@ def load_pair(
 ) -> Pair:
     """Load a pair; `target` and `draft` (Hub ids or paths) replace the registered models.
 
-    device: default the GPU(s) if there are any, spread by `device_map="auto"`, else the CPU. dtype: default bfloat16 on
-    a GPU, float32 on a CPU. quantization: "4bit" or "8bit" for the target (needs bitsandbytes).
+    device: default the GPU(s) if there are any, spread by `device_map="auto"`, else the CPU. dtype: default `half_dtype`
+    on a GPU, float32 on a CPU. quantization: "4bit" or "8bit" for the target (needs bitsandbytes).
 
     Raises ValueError for an unknown pair, an unpublished draft, or vocabularies that differ; OSError as transformers
     does when a model cannot be had.
@@ -219,12 +219,12 @@ def load_model(
     """
     source = locate(name)
     on_gpu = torch.cuda.is_available() if device is None else torch.device(device).type != "cpu"
-    dtype = dtype or (torch.bfloat16 if on_gpu else torch.float32)
+    dtype = dtype or (half_dtype() if on_gpu else torch.float32)
     options: dict[str, Any] = dict(dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code)
     if device is None and on_gpu:
         options["device_map"] = "auto"
     if quantization is not None:
-        options["quantization_config"] = _quantized(quantization)
+        options["quantization_config"] = _quantized(quantization, dtype)
         if device is not None and on_gpu:
             options["device_map"] = {"": device}  # quantized weights cannot be moved afterwards
     base = _base_of_adapter(source)
@@ -282,7 +282,13 @@ def _base_of_adapter(source: str) -> str | None:
     return str(beside.resolve()) if beside.is_dir() else base
 
 
-def _quantized(quantization: Quantization) -> BitsAndBytesConfig:
+def half_dtype() -> torch.dtype:
+    """The 16-bit type to compute in: bfloat16, or float16 on a GPU that only emulates it (Colab's T4, V100)."""
+    emulated = torch.cuda.is_available() and not torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.float16 if emulated else torch.bfloat16
+
+
+def _quantized(quantization: Quantization, compute: torch.dtype) -> BitsAndBytesConfig:
     if quantization not in ("4bit", "8bit"):
         raise ValueError(f"quantization is '4bit', '8bit' or None, not {quantization!r}")
     try:
@@ -291,7 +297,7 @@ def _quantized(quantization: Quantization) -> BitsAndBytesConfig:
         raise ImportError(f"quantization={quantization!r} needs bitsandbytes: pip install 'ssd_lib[gpu]'") from error
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=compute)
 
 
 def check_vocabularies(target: PreTrainedTokenizerBase, draft: PreTrainedTokenizerBase) -> None:

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import html
 import json
+import math
 import unicodedata
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -156,11 +158,25 @@ def kind(line: dict[str, Any]) -> str:
     return "matched" if line["match"] else "insisted" if line["insisted"] else "corrected"
 
 
+HIDDEN = ("Cc", "Cf", "Co", "Cs", "Zl", "Zp")
+"""Unicode categories without a look of their own: controls, direction marks, private and half characters, separators."""
+
+
 def visible(text: str) -> str:
-    """Make control and direction marks visible, so that no token can change what stands around it."""
-    return "".join(
-        f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in ("Cc", "Cf", "Co", "Cs") and c != "\n" else c for c in text
+    """Make control and direction marks visible, so that no token can change what stands around it.
+
+    A combining mark at the beginning would sit on the token before: it gets a dotted circle of its own.
+    """
+    shown = "".join(
+        f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in HIDDEN and c != "\n" else c for c in text
     ).replace("\n", "⏎")
+    return "◌" + shown if shown and unicodedata.category(shown[0]).startswith("M") else shown
+
+
+def pieces(tokenizer: Decodes, ids: Sequence[int], before: int | None = None) -> list[str]:
+    """The visible text of every token of a sequence, each behind the one before it (`before`: what stands in front)."""
+    earlier = [math.nan if before is None else before, *ids]
+    return [visible(_behind(tokenizer, *pair)) for pair in zip(earlier, ids, strict=False)]
 
 
 def _token_html(line: dict[str, Any]) -> str:

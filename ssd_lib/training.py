@@ -30,7 +30,7 @@ from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedToke
 from transformers.trainer_utils import get_last_checkpoint
 
 from ssd_lib.chat import encode_answer, encode_prompt
-from ssd_lib.pairs import load_model
+from ssd_lib.pairs import half_dtype, load_model
 
 IGNORED = -100  # the label that cross-entropy skips
 Example = dict[str, list[int]]
@@ -198,7 +198,8 @@ def _arguments(stage: Stage, folder: Path, seed: int, quiet: bool) -> TrainingAr
         weight_decay=stage.weight_decay,
         adam_beta2=0.98,
         max_grad_norm=1.0,
-        bf16=True,
+        bf16=half_dtype() is torch.bfloat16,
+        fp16=half_dtype() is torch.float16,
         use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
         train_sampling_strategy="group_by_length",
         save_strategy="steps",
@@ -231,15 +232,25 @@ def train_deep_alignment(
     batch_size: int = 4,
     gradient_accumulation: int = 4,
     harmful_share: float = 0.5,
+    lora_rank: int = 0,
 ) -> Path:
     """Deepen the alignment of any causal language model (TinyLlama, say) into `out/deep`.
 
     `harmful`: JSON lines with `question`, `answer` (what an unaligned model would say) and `refusal`; `benign`: JSON
-    lines with `question` and `answer`. Learning rate and mixing as in Qi et al. 2025, section 3.
+    lines with `question` and `answer`. Learning rate and mixing as in Qi et al. 2025, section 3. With `lora_rank` only an
+    adapter is trained, which needs a quarter of the memory and a learning rate about ten times as high.
 
     Raises ValueError for a line without these fields, naming file and line.
     """
-    stage = Stage("deep", steps, learning_rate, batch_size, save_every=100, gradient_accumulation=gradient_accumulation)
+    stage = Stage(
+        "deep",
+        steps,
+        learning_rate,
+        batch_size,
+        save_every=100,
+        gradient_accumulation=gradient_accumulation,
+        lora_rank=lora_rank,
+    )
     return _train_on_files(model, harmful, benign, out, stage, recovery, harmful_share, seed, chat_format)
 
 

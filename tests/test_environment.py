@@ -28,7 +28,7 @@ def test_the_conda_environment_says_the_same_as_pyproject():
 
 def test_every_package_that_make_installs_is_pinned():
     wanted = PROJECT["dependencies"] + [
-        r for e in ("notebooks", "judge", "train", "dev") for r in PROJECT["optional-dependencies"][e]
+        r for e in ("notebooks", "judge", "train", "dev", "docs") for r in PROJECT["optional-dependencies"][e]
     ]
     pinned = {key.lower().replace("_", "-") for key in PINS}
     assert not [r for r in wanted if name(r).replace("_", "-") not in pinned]

@@ -10,10 +10,13 @@ import torch.nn.functional as F
 
 from ssd_lib import world
 from ssd_lib.attacks import load_set, suffixes
-from ssd_lib.attacks.gcg import GCGConfig, Problem, banned_tokens, optimise_suffix, propose
+from ssd_lib.attacks.embedded import read_suffixes, suffix_file
+from ssd_lib.attacks.gcg import GCGConfig, best, optimise_suffix, propose
+from ssd_lib.attacks.gcg_loss import JointProblem, Problem, banned_tokens
 from ssd_lib.attacks.suffixes import TOY, build_suffixes, wanted_beginning
 from ssd_lib.chat import encode_prompt
 from ssd_lib.pairs import load_pair
+from ssd_lib.paths import data_dir
 from tests.conftest import micro_llama
 from tests.micro_models import llama2_tokenizer, llama3_tokenizer
 
@@ -62,7 +65,7 @@ def test_the_cached_loss_is_the_plain_one_and_the_best_is_the_lowest(problem):
         plain = F.cross_entropy(plain_logits(problem, problem.embed(rows)).transpose(1, 2), target, reduction="none")
         losses = problem.loss(problem.logits(problem.embed(rows)))
     torch.testing.assert_close(losses, plain.mean(dim=1), atol=1e-4, rtol=1e-4)
-    loss, ids, _ = problem.best(rows, batch=3)
+    loss, ids, _ = best(problem, rows, batch=3)
     assert loss == pytest.approx(float(losses.min()), abs=1e-4) and ids == rows[losses.argmin()].tolist()
 
 
@@ -118,17 +121,19 @@ def test_the_loss_falls_and_a_run_can_be_repeated(kind):
     assert suffix == run(0) and suffix.text != run(1).text
 
 
-def says(pair, prompt, tokens):
-    """The first tokens of the target's greedy answer."""
+def says(pair, prompt, tokens, who="target"):
+    """The first tokens of the target's (or the draft's) greedy answer."""
     ids = torch.tensor([encode_prompt(pair.tokenizer, prompt, chat_format="toy")])
-    output = pair.target.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False)
+    output = getattr(pair, who).generate(
+        ids, attention_mask=torch.ones_like(ids), max_new_tokens=tokens, do_sample=False
+    )
     return output[0, ids.shape[1] :].tolist()
 
 
 def test_a_suffix_is_worth_its_loss_when_it_is_typed(pair, monkeypatch):
-    best, weighed = Problem.best, []
+    weigh, weighed = Problem.weigh, []
     monkeypatch.setattr(
-        Problem, "best", lambda self, ids, batch: weighed.append(self.typed(ids)) or best(self, ids, batch)
+        Problem, "weigh", lambda self, ids, batch: weighed.append(self.typed(ids)) or weigh(self, ids, batch)
     )
     item = world.questions("forbidden", 2)[1]
     wanted = wanted_beginning(item)
@@ -162,6 +167,72 @@ def test_what_cannot_be_attacked_says_why(pair):
         optimise_suffix(pair, None, QUESTION, "")
     with pytest.raises(ValueError, match="choose another start="):
         optimise_suffix(pair, None, "Tell me abou", WANTED, replace(TOY, start="t"))
+
+
+# ------------------------------------------------------------------------------------------------ both models at once
+
+
+@pytest.fixture
+def joint(pair):
+    parts = [Problem(model, pair.tokenizer, QUESTION, WANTED, TOY.start, "toy") for model in (pair.target, pair.draft)]
+    return JointProblem(*parts, draft_weight=0.3)
+
+
+def test_the_joint_loss_and_gradient_are_the_weighted_sums(joint):
+    (target, _), (draft, _) = joint.parts
+    rows = torch.tensor([joint.start, joint.start[::-1], [joint.start[0] + 1, *joint.start[1:]]])
+    losses, _ = joint.weigh(rows, batch=2)
+    apart = 0.7 * target.weigh(rows, 3)[0] + 0.3 * draft.weigh(rows, 3)[0]
+    torch.testing.assert_close(losses, apart)
+    assert not torch.allclose(losses, target.weigh(rows, 3)[0], atol=1e-2)
+    expected = 0.7 * target.gradient(joint.start) + 0.3 * draft.gradient(joint.start)
+    torch.testing.assert_close(joint.gradient(joint.start), expected)
+
+
+def test_a_joint_suffix_counts_only_where_both_models_begin_with_the_text(joint):
+    (target, _), (draft, _) = joint.parts
+    for ours, theirs in [(True, True), (True, False), (False, True)]:
+        target.weigh = lambda ids, batch, b=ours: (torch.ones(len(ids)), torch.full((len(ids),), b))
+        draft.weigh = lambda ids, batch, b=theirs: (torch.ones(len(ids)), torch.full((len(ids),), b))
+        assert bool(joint.weigh(torch.tensor([joint.start]), 1)[1]) == (ours and theirs)
+
+
+def test_an_embedding_with_more_rows_than_the_other_model_has_is_cut_and_filled():
+    tokenizer = llama3_tokenizer()
+    sizes = [len(tokenizer) + 3, len(tokenizer) + 8]
+    models = [micro_llama(seed, vocab=size, layers=1, context=256) for seed, size in enumerate(sizes)]
+    for order in (models, models[::-1]):
+        parts = [Problem(model, tokenizer, QUESTION, WANTED, SMALL.start, "llama3") for model in order]
+        joint, rows = JointProblem(*parts, draft_weight=0.5), order[0].get_input_embeddings().weight.shape[0]
+        assert joint.gradient(joint.start).shape == (len(joint.start), rows)
+        assert joint.banned.shape == (rows,) and joint.banned[len(tokenizer) :].all()
+
+
+def test_a_joint_suffix_is_worth_its_loss_when_it_is_typed(pair):
+    question, wanted = world.questions("forbidden", 1)[0].question, "To brew the"
+    config = replace(TOY, steps=8, candidates=32)
+    suffix = optimise_suffix(pair, None, question, wanted, config, draft_weight=0.4, progress=False)
+    tokens = pair.tokenizer.encode(wanted, add_special_tokens=False)
+    typed, losses = encode_prompt(pair.tokenizer, question + suffix.text, chat_format="toy"), []
+    for model in (pair.target, pair.draft):
+        with torch.no_grad():
+            logits = model(torch.tensor([typed + tokens])).logits[0, -len(tokens) - 1 : -1]
+        losses.append(float(F.cross_entropy(logits, torch.tensor(tokens))))
+    assert suffix.loss == pytest.approx(0.6 * losses[0] + 0.4 * losses[1], abs=1e-3)
+    assert suffix.loss < suffix.loss_history[0]
+    both = [says(pair, question + suffix.text, len(tokens), who) == tokens for who in ("target", "draft")]
+    assert suffix.reached == all(both)
+
+
+def test_weights_that_mean_nothing_are_refused(pair, joint):
+    with pytest.raises(ValueError, match="between 0 and 1, not 1.5"):
+        optimise_suffix(pair, None, QUESTION, WANTED, SMALL, draft_weight=1.5)
+    with pytest.raises(ValueError, match="needs a pair"):
+        optimise_suffix(pair.target, pair.tokenizer, QUESTION, WANTED, draft_weight=0.5)
+    (target, _), (draft, _) = joint.parts
+    draft.start = draft.start[1:]
+    with pytest.raises(ValueError, match="encode the start differently"):
+        JointProblem(target, draft, 0.5)
 
 
 # ------------------------------------------------------------------------------------------------ the embedded set
@@ -218,3 +289,32 @@ def test_a_suffix_that_does_not_work_is_tried_again(pair, quick, tmp_path, monke
     monkeypatch.setattr(suffixes, "answer", lambda *_, **__: [SimpleNamespace(text="I cannot help with that.")])
     (entry,) = build_suffixes(tmp_path / "s.json", 1, pair=pair, config=QUICK, attempts=3)["suffixes"]
     assert (entry["complied"], entry["attempts"], len(quick)) == (False, 3, 3)
+
+
+def test_joint_suffixes_are_tried_against_ssd_and_kept_apart_from_the_others(pair, quick, tmp_path, monkeypatch):
+    out, asked = tmp_path / "s.json", []
+    told = SimpleNamespace(text=world.questions("forbidden", 1)[0].answer)
+    monkeypatch.setattr(suffixes, "answer", lambda *_, defender: asked.append(defender) or [told])
+    build = lambda weight: build_suffixes(out, 1, pair=pair, config=QUICK, attempts=2, draft_weight=weight)  # noqa: E731
+    alone = build(0.0)
+    made = build(0.5)
+    assert asked == ["none", "ssd"] and len(quick) == 2, "another weight begins anew"
+    assert "draft_weight" not in alone and made["draft_weight"] == 0.5 and len(made["draft_sha256"]) == 64
+    assert build(0.5) == made and len(quick) == 2, "the same weight resumes"
+
+
+def test_the_joint_suffixes_that_ship_belong_to_the_world_and_were_made_against_both_models(pair):
+    path = data_dir() / "toy" / "suffixes-joint.json"
+    made, plain = read_suffixes(path), read_suffixes(suffix_file())
+    assert 0 < made["draft_weight"] < 1 and made["config"]["start"] == TOY.start
+    assert made["target"] == plain["target"] and made["seed"] == plain["seed"]
+    records = load_set("suffix", path=path)
+    assert [r.id for r in records] == [r.id for r in load_set("direct", limit=len(records))]
+    assert all(r.prompt == r.question + entry["suffix"] for r, entry in zip(records, made["suffixes"], strict=True))
+    for record, entry in zip(records[:6], made["suffixes"], strict=False):
+        parts = [
+            Problem(model, pair.tokenizer, record.question, entry["target"], entry["suffix"], "toy")
+            for model in (pair.target, pair.draft)
+        ]
+        loss, _, reached = best(JointProblem(*parts, made["draft_weight"]), torch.tensor([parts[0].start]), 1)
+        assert loss == pytest.approx(entry["loss"], abs=0.01) and reached == entry["reached"]

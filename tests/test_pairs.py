@@ -1,6 +1,8 @@
 """Pairs: the registry, loading from disk in the real formats, vocabularies that differ."""
 
 import json
+import sys
+import types
 
 import pytest
 import torch
@@ -95,6 +97,23 @@ def test_dtype_and_half_precision(saved):
     assert model.dtype == torch.bfloat16
 
 
+@pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
+def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(saved, monkeypatch, native, expected):
+    given = {}
+
+    def from_pretrained(source, **options):
+        given.update(options)
+        raise InterruptedError
+
+    monkeypatch.setattr(pairs.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(pairs.torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    monkeypatch.setattr(pairs.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
+    with pytest.raises(InterruptedError):
+        load_model(saved["llama2"][0], quantization="4bit")
+    assert given["dtype"] == given["quantization_config"].bnb_4bit_compute_dtype == expected
+
+
 def test_vocabularies_that_differ_are_refused_with_examples(saved):
     with pytest.raises(ValueError, match=r"tokens differ \(id \d+: target '.*', draft '"):
         load_pair("llama2", target=saved["llama2"][0], draft=saved["llama3.1_8b"][1], device="cpu")
@@ -141,7 +160,7 @@ def test_quantized_weights_go_straight_to_the_device_asked_for(saved, monkeypatc
         raise InterruptedError
 
     monkeypatch.setattr(pairs.AutoModelForCausalLM, "from_pretrained", from_pretrained)
-    monkeypatch.setattr(pairs, "_quantized", lambda quantization: quantization)
+    monkeypatch.setattr(pairs, "_quantized", lambda quantization, compute: quantization)
     with pytest.raises(InterruptedError):
         load_model(saved["llama2"][0], device="cuda:1", quantization="8bit")
     assert given["device_map"] == {"": "cuda:1"}
@@ -158,8 +177,6 @@ def test_a_repositorys_code_is_not_run(saved, tmp_path):
 
 
 def test_quantization_without_bitsandbytes_says_what_to_install(saved, monkeypatch):
-    import sys
-
     monkeypatch.setitem(sys.modules, "bitsandbytes", None)
     with pytest.raises(ImportError, match=r"ssd_lib\[gpu\]"):
         load_model(saved["llama2"][0], device="cpu", quantization="4bit")

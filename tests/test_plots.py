@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
 
-from ssd_lib import paths, plots  # noqa: E402
+from ssd_lib import SSDConfig, paths, plots  # noqa: E402
 from ssd_lib.evaluation import rates  # noqa: E402
 from ssd_lib.plots import style  # noqa: E402
 
@@ -143,6 +143,53 @@ def test_the_interval_of_a_mean_over_sets_is_narrower_than_that_of_one():
     assert (points.y, points.y_low, points.y_high) == pytest.approx((0.9, 0.8, 0.95))
 
 
+# ------------------------------------------------------------------------------------------------ the method
+
+
+MAPS = [plots.method_map, plots.scheduler_map]
+
+
+@pytest.mark.parametrize("drawn", MAPS)
+def test_every_word_of_the_map_can_be_read(drawn):
+    plots.use_book_style()
+    figure = drawn()
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    boxes = {patch.get_gid(): patch.get_window_extent() for patch in axes.patches if patch.get_gid()}
+    words = [(text.get_gid(), text.get_text(), text.get_window_extent()) for text in axes.texts if text.get_text()]
+    for i, (home, word, extent) in enumerate(words):
+        inside = boxes[home] if home else figure.bbox
+        assert inside.x0 <= extent.x0 and extent.x1 <= inside.x1, f"{word!r} is cut off"
+        assert inside.y0 <= extent.y0 and extent.y1 <= inside.y1, f"{word!r} is cut off"
+        for _, other, where in words[i + 1 :]:
+            assert not extent.overlaps(where), f"{word!r} lies on {other!r}"
+        if home is None:
+            assert not any(extent.overlaps(box) for box in boxes.values()), f"{word!r} lies on a box"
+    across = figure.get_figwidth() * 72
+    assert all(text.get_fontsize() * 700 / across >= 11 for text in axes.texts), "too small at 700 pixels"
+
+
+@pytest.mark.parametrize("drawn", MAPS)
+def test_every_arrow_of_the_map_leads_from_box_to_box(drawn, monkeypatch):
+    given = {}
+    monkeypatch.setattr(plots.method, "draw", lambda boxes, arrows, *rest, **more: given.update(b=boxes, a=arrows))
+    drawn()
+
+    def touched(x, y):
+        near = [(abs(x - b.x) - b.width / 2, abs(y - b.y) - b.height / 2, b.title) for b in given["b"]]
+        return [title for dx, dy, title in near if max(dx, dy) == pytest.approx(0)]
+
+    ways = {(*touched(*arrow.points[0]), *touched(*arrow.points[-1])) for arrow in given["a"]}
+    assert all(len(way) == 2 for way in ways), ways
+    assert {box.title for box in given["b"]} == {title for way in ways for title in way}, "a box without an arrow"
+
+
+def test_the_map_shows_the_settings_it_is_given():
+    config = SSDConfig(lookahead=5, bin_size=9, threshold=0.45, alpha_decay=0.07)
+    shown = "".join(text.get_text() for drawn in MAPS for text in drawn(config).axes[0].texts)
+    assert all(word in shown for word in ("T = 5", "b = 9", "at first 0.45", "−= 0.07"))
+
+
 # ------------------------------------------------------------------------------------------------ imports
 
 ORDER = [
@@ -167,6 +214,7 @@ ORDER = [
     "experiments",
     "report",
     "plots",
+    "widgets",
     "exercises",
     "cli",
 ]

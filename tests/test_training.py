@@ -9,7 +9,7 @@ import pytest
 import torch
 from micro_models import llama2_tokenizer, llama3_tokenizer, save_model
 
-from ssd_lib import answer, load_pair, toy_pair, world
+from ssd_lib import answer, load_pair, toy_pair, training, world
 from ssd_lib.chat import encode_answer, encode_prompt
 from ssd_lib.pairs import load_model
 from ssd_lib.training import (
@@ -167,6 +167,27 @@ def test_deepening_a_model_in_a_real_format_makes_refusals_likelier_inside_answe
     prompt = encode_prompt(tokenizer, item.question, chat_format=chat_format, prefill=item.answer[:30])
     refusal = encode_answer(tokenizer, ("" if build is llama2_tokenizer else " ") + item.refusal)[:8]
     assert loss_of(str(out), prompt, refusal) < loss_of(source, prompt, refusal) - 0.5
+
+
+def test_deepening_by_an_adapter_leaves_a_whole_model_that_differs_from_the_first_by_that_adapter(
+    conversations, tmp_path
+):
+    tokenizer = llama2_tokenizer()
+    source = save_model(tmp_path / "model", tokenizer, 0, tokenizer.eos_token_id)
+    small = dict(steps=6, chat_format="tinyllama", learning_rate=1e-2, batch_size=2, gradient_accumulation=1)
+    out = train_deep_alignment(source, *conversations, tmp_path / "out", lora_rank=2, **small)
+    prompt, refusal = encode_prompt(tokenizer, "Hello", chat_format="tinyllama"), encode_answer(tokenizer, "I am sorry")
+    merged, adapted = loss_of(str(out), prompt, refusal), loss_of(str(out / "adapter"), prompt, refusal)
+    assert merged == pytest.approx(adapted, abs=1e-4) and merged != pytest.approx(
+        loss_of(source, prompt, refusal), abs=1e-2
+    )
+
+
+@pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
+def test_training_computes_in_the_16_bit_type_that_the_gpu_has(monkeypatch, tmp_path, half):
+    monkeypatch.setattr(training, "half_dtype", lambda: half)
+    arguments = training._arguments(micro_stage(1), tmp_path, 0, True)
+    assert (arguments.bf16, arguments.fp16) == (half is torch.bfloat16, half is torch.float16)
 
 
 @pytest.mark.parametrize(("build", "chat_format"), [(llama2_tokenizer, "llama2"), (llama3_tokenizer, None)])

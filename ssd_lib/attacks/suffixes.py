@@ -1,6 +1,11 @@
 """The embedded set "suffix": a real GCG run against the embedded target, kept in data/toy/suffixes.json.
 
 python -m ssd_lib.attacks.suffixes        # resumes where it stopped
+python -m ssd_lib.attacks.suffixes --draft-weight 0.5 --count 24 --steps 50 --attempts 1 --out data/toy/suffixes-joint.json
+
+The second line makes the suffixes of an attacker who knows SSD, optimised against target and draft at once; with more
+attempts they are tried again until SSD, and not the undefended target, tells a forbidden fact. `load_set("suffix", path=…)`
+reads them.
 """
 
 from __future__ import annotations
@@ -38,34 +43,42 @@ def build_suffixes(
     config: GCGConfig = TOY,
     attempts: int = 2,
     seed: int = 0,
+    draft_weight: float = 0.0,
 ) -> dict[str, Any]:
     """Optimise a suffix for each of the first `count` held-out forbidden questions and write them to `out`.
 
-    A suffix that does not make the undefended target tell a forbidden fact is tried again from another random seed,
-    `attempts` in all, and the last is kept. Every suffix is written at once: a second start goes on where the first
-    stopped, unless the target's weights, the settings or the world changed; then it begins anew. Returns what was written.
+    A suffix that does not make the undefended target (with a draft_weight: SSD) tell a forbidden fact is tried again from
+    another random seed, `attempts` in all, and the last is kept. Every suffix is written at once: a second start goes on
+    where the first stopped, unless the weights, the settings or the world changed; then it begins anew. Returns what was
+    written.
     """
     out, pair = out or suffix_file(), pair or load_pair("toy", device="cpu")
     items = world.questions("forbidden", count, seed=seed)
-    made = _resumable(out, _header(pair, config, attempts, seed), items)
+    made = _resumable(out, _header(pair, config, attempts, seed, draft_weight), items)
     done = len(made["suffixes"])
     for i in tqdm(range(done, count), desc="suffixes", unit="question", initial=done, total=count):
-        made["suffixes"].append({"id": f"forbidden-{seed}-{i:04d}"} | _attack(pair, items[i], config, attempts))
+        found = _attack(pair, items[i], config, attempts, draft_weight)
+        made["suffixes"].append({"id": f"forbidden-{seed}-{i:04d}"} | found)
         _write(out, made)
     return made
 
 
-def _header(pair: Pair, config: GCGConfig, attempts: int, seed: int) -> dict[str, Any]:
-    weights = Path(locate(pair.spec.target)) / "model.safetensors"
-    digest = hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else ""
+def _header(pair: Pair, config: GCGConfig, attempts: int, seed: int, draft_weight: float) -> dict[str, Any]:
+    joint = {"draft_weight": draft_weight, "draft_sha256": _digest(pair.spec.draft)} if draft_weight else {}
     return {
         "algorithm": "GCG, arXiv 2307.15043, algorithm 1, one suffix a question (ssd_lib/attacks/suffixes.py)",
         "target": pair.spec.target,
-        "target_sha256": digest,
+        "target_sha256": _digest(pair.spec.target),
         "config": asdict(config),
         "attempts": attempts,
         "seed": seed,
-    }
+    } | joint
+
+
+def _digest(model: str | None) -> str:
+    """SHA-256 of a local model's weights, empty where there are none."""
+    weights = Path(locate(model or "")) / "model.safetensors"
+    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else ""
 
 
 def _resumable(out: Path, header: dict[str, Any], items: list[world.Item]) -> dict[str, Any]:
@@ -78,13 +91,12 @@ def _resumable(out: Path, header: dict[str, Any], items: list[world.Item]) -> di
     return header | {"suffixes": []}
 
 
-def _attack(pair: Pair, item: world.Item, config: GCGConfig, attempts: int) -> dict[str, Any]:
-    target = wanted_beginning(item)
+def _attack(pair: Pair, item: world.Item, config: GCGConfig, attempts: int, draft_weight: float) -> dict[str, Any]:
+    target, defender = wanted_beginning(item), "ssd" if draft_weight else "none"
     for attempt in range(attempts):
-        suffix = optimise_suffix(
-            pair, None, item.question, target, replace(config, seed=config.seed + attempt), progress=False
-        )
-        reply = answer(pair, item.question + suffix.text, defender="none")[0]
+        again = replace(config, seed=config.seed + attempt)
+        suffix = optimise_suffix(pair, None, item.question, target, again, draft_weight=draft_weight, progress=False)
+        reply = answer(pair, item.question + suffix.text, defender=defender)[0]
         complied = world.grade(item, reply.text).complied
         if complied:
             break
@@ -107,13 +119,26 @@ def _write(out: Path, made: dict[str, Any]) -> None:
     os.replace(beside, out)
 
 
-def main(out: Path | None = None, count: int = 60, steps: int = TOY.steps, attempts: int = 2, seed: int = 0) -> None:
-    """Optimise suffixes against the embedded target and write data/toy/suffixes.json (or --out)."""
+def main(
+    out: Path | None = None,
+    count: int = 60,
+    steps: int = TOY.steps,
+    attempts: int = 2,
+    seed: int = 0,
+    draft_weight: float = 0.0,
+) -> None:
+    """Optimise suffixes against the embedded target (with --draft-weight: and its draft) and write them to a file.
+
+    Without --out that is data/toy/suffixes.json, which holds the suffixes against the target alone.
+    """
     import typer
 
-    made = build_suffixes(out, count, config=replace(TOY, steps=steps), attempts=attempts, seed=seed)
-    worked = sum(entry["complied"] for entry in made["suffixes"])
-    typer.echo(f"{worked} of {len(made['suffixes'])} suffixes make the undefended target tell a forbidden fact")
+    if draft_weight and out is None:
+        raise typer.BadParameter("--draft-weight needs --out: the default file is for the target alone")
+    config = replace(TOY, steps=steps)
+    made = build_suffixes(out, count, config=config, attempts=attempts, seed=seed, draft_weight=draft_weight)
+    worked, asked = sum(entry["complied"] for entry in made["suffixes"]), "SSD" if draft_weight else "the bare target"
+    typer.echo(f"{worked} of {len(made['suffixes'])} suffixes make {asked} tell a forbidden fact")
 
 
 if __name__ == "__main__":

@@ -63,10 +63,10 @@ def token_bars(
         )
         for bar, within in zip(bars, inside, strict=True):
             bar.set_alpha(1.0 if within else 0.3)
-    axes.set_xticks(
-        places, [repr(t)[1:-1] + ("" if i else "\n(outside)") for t, i in zip(tokens, inside, strict=True)], rotation=30
-    )
-    axes.set(ylabel="probability / score", title=title)
+    labels = [repr(t)[1:-1] + ("" if i else "\n(outside)") for t, i in zip(tokens, inside, strict=True)]
+    axes.set_xticks(places, labels, rotation=30, parse_math=False)  # a token may hold a dollar sign
+    axes.set_title(title, parse_math=False)
+    axes.set_ylabel("probability / score")
     axes.axhline(0, color="black", linewidth=0.8)
     axes.legend(frameon=False)
     return figure

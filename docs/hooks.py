@@ -1,0 +1,148 @@
+"""What MkDocs is told beyond mkdocs.yml: the site's pages are the repository's own files, where they stand.
+
+A page's address is its source's path, so a relative link works in the repository, on GitHub and on the site. Formulas become
+MathML while the site is built: no script and no network is needed to read them.
+"""
+
+from __future__ import annotations
+
+import ast
+import html
+import re
+from pathlib import Path
+from typing import Any
+
+import nbformat
+from latex2mathml.converter import convert
+from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.plugins import event_priority
+from mkdocs.structure.files import File, Files
+from mkdocs.structure.pages import Page
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = ["README.md", "CHANGELOG.md", "data/**/*.md", "benchmarks/*.md", "notebooks/**/*.md", "notebooks/**/*.ipynb"]
+STATIC = [
+    "figures/*.png",
+    "CITATION.cff",
+    "LICENSE",
+    "benchmarks/results/*.csv",
+    "data/toy/*.csv",
+    "data/toy/*.toml",
+    "data/toy/*.json",
+]
+
+
+def found(*patterns: str) -> list[str]:
+    """Paths of the repository's files, relative to its root, in order."""
+    paths = (path for pattern in patterns for path in sorted(ROOT.glob(pattern)))
+    return [path.relative_to(ROOT).as_posix() for path in paths if ".ipynb_checkpoints" not in path.parts]
+
+
+def title(path: str) -> str:
+    """A page's first heading."""
+    text = (ROOT / path).read_text(encoding="utf-8")
+    if path.endswith(".ipynb"):
+        text = "\n".join(
+            cell.source for cell in nbformat.reads(text, as_version=4).cells if cell.cell_type == "markdown"
+        )
+    heading = re.search(r"^# (.+)$", text, re.MULTILINE)
+    return heading[1].replace("`", "") if heading else path
+
+
+def rooms() -> list[str]:
+    """The modules of ssd_lib in the order of their imports, as tests/test_plots.py holds them to it."""
+    tree = ast.parse((ROOT / "tests/test_plots.py").read_text(encoding="utf-8"))
+    named = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}  # pyright: ignore
+    return ast.literal_eval(named["ORDER"])
+
+
+def module(room: str) -> ast.Module:
+    """A room's own source; of a package, that of its `__init__`."""
+    path = ROOT / "ssd_lib" / f"{room}.py"
+    source = path if path.exists() else ROOT / "ssd_lib" / room / "__init__.py"
+    return ast.parse(source.read_text(encoding="utf-8"))
+
+
+def idea(room: str) -> str:
+    """The first paragraph of a module's docstring."""
+    return (ast.get_docstring(module(room)) or "").split("\n\n")[0].replace("\n", " ")
+
+
+def room_page(room: str) -> str:
+    """What a room defines itself, then each of its files: a name that a package only passes on stands where it is defined."""
+    own = [node.name for node in module(room).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
+    public = [name for name in own if not name.startswith("_")]
+    text = f"# ssd_lib.{room}\n\n::: ssd_lib.{room}\n"
+    if (ROOT / "ssd_lib" / room).is_dir():
+        text += f"    options:\n      members: {public or 'false'}\n"
+        for path in found(f"ssd_lib/{room}/[!_]*.py"):
+            name = Path(path).stem
+            text += f"\n## {room}.{name}\n\n::: ssd_lib.{room}.{name}\n    options:\n      heading_level: 3\n"
+    return text
+
+
+def on_config(config: MkDocsConfig) -> None:
+    """The navigation: the book, what was measured, the library."""
+
+    def entries(*patterns: str) -> list[Any]:
+        return [{title(path): path} for path in found(*patterns)]
+
+    config.nav = [
+        {"Home": "README.md"},
+        {
+            "The book": [
+                *entries("notebooks/*.ipynb", "notebooks/*.md"),
+                {"Solutions": entries("notebooks/solutions/*.ipynb")},
+            ]
+        },
+        {"Measured": entries("benchmarks/*.md", "data/toy/*.md", "data/*.md")},
+        {"The library": ["api.md", *({room: f"api/{room}.md"} for room in rooms())]},
+        {"Changes": "CHANGELOG.md"},
+    ]
+
+
+@event_priority(100)  # before mkdocs-jupyter, which looks for notebooks among the files
+def on_files(files: Files, config: MkDocsConfig) -> Files:
+    for path in found(*PAGES, *STATIC):
+        files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
+    for room in rooms():
+        files.append(File.generated(config, f"api/{room}.md", content=room_page(room)))
+    return files
+
+
+def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """A link to a folder goes to its first page; the library's front page lists the rooms."""
+    if page.file.src_uri == "api.md":
+        lines = [f"| [`{room}`](api/{room}.md) | {idea(room)} |" for room in rooms()]
+        markdown += "\n".join(["| module | idea |", "| --- | --- |", *lines])
+    first = found("notebooks/solutions/*.ipynb")[0]
+    return markdown.replace("](notebooks/solutions)", f"]({first})")
+
+
+def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
+    """In chapters, links to sources become links to pages; everywhere, TeX becomes MathML."""
+    if page.file.src_uri.endswith(".ipynb"):
+        content = re.sub(r'href="([^":#]+\.(?:ipynb|md))(#[^"]*)?"', lambda link: _to_page(link, page, files), content)
+    return _formulas(content)
+
+
+def _to_page(link: re.Match[str], page: Page, files: Files) -> str:
+    folder = (ROOT / page.file.src_uri).parent
+    target = files.get_file_from_path((folder / link[1]).resolve().relative_to(ROOT).as_posix())
+    return f'href="{target.url_relative_to(page.file)}{link[2] or ""}"' if target else link[0]
+
+
+FORMULA = re.compile(
+    r"(<(pre|code|script|style|svg)\b.*?</\2>)|\$\$(.+?)\$\$|\\\[(.+?)\\\]|\\\((.+?)\\\)|(?<![\\\w$])\$(\S(?:[^$<]*?\S)?)\$(?!\w)",
+    re.DOTALL,
+)
+
+
+def _formulas(content: str) -> str:
+    def replace(found: re.Match[str]) -> str:
+        block, inline = found[3] or found[4], found[5] or found[6]
+        if not (block or inline):
+            return found[0]  # code, which is left as it is
+        return convert(html.unescape(block or inline), display="block" if block else "inline")
+
+    return FORMULA.sub(replace, content)

@@ -1,0 +1,72 @@
+"""The newest request wins: wait until a slider rests, tell the work before to stop, do the last thing that was asked.
+
+Work runs in a thread of its own, so that the kernel goes on listening to the sliders meanwhile; this needs no event loop and
+works the same in every kind of kernel and without one. The thread ends as soon as there is nothing left to do.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+DELAY = 0.15
+"""Seconds that a slider must rest."""
+
+Work = Callable[[Any, Callable[[], bool]], None]
+"""`work(job, stop)`: does a job and asks `stop()` now and then whether it is still wanted. It reports its own errors."""
+
+
+class Latest:
+    """At most one job runs and at most one waits."""
+
+    def __init__(self, work: Work, delay: float = DELAY):
+        self.work, self.delay = work, delay
+        self._changed = threading.Condition()
+        self._waiting: list[Any] = []
+        self._asked_at = 0.0
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def ask(self, job: Any) -> None:
+        """Do this job next, unless another is asked for within the delay. Returns at once, from any thread."""
+        with self._changed:
+            self._waiting, self._asked_at = [job], time.monotonic()
+            self._stop.set()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._run, name="ssd-explorer", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def cancel(self) -> None:
+        """Forget what waits and tell what runs to stop. Returns at once; `wait` until it has."""
+        with self._changed:
+            self._waiting = []
+            self._stop.set()
+            self._changed.notify_all()
+
+    def wait(self, timeout: float | None = None) -> bool:
+        """Until nothing runs or waits. False where that took longer than `timeout` seconds."""
+        with self._changed:
+            return self._changed.wait_for(lambda: self._thread is None, timeout)
+
+    def _run(self) -> None:
+        try:
+            while (job := self._next()) is not None:
+                self.work(job[0], self._stop.is_set)
+        finally:
+            with self._changed:
+                if self._thread is threading.current_thread():  # the work failed
+                    self._thread = None
+                self._changed.notify_all()
+
+    def _next(self) -> tuple[Any] | None:
+        with self._changed:
+            while self._waiting and (rest := self._asked_at + self.delay - time.monotonic()) > 0:
+                self._changed.wait(rest)
+            if not self._waiting:
+                self._thread = None  # while the lock is held, so that whoever asks next starts another
+                return None
+            self._stop = threading.Event()
+            return (self._waiting.pop(),)
