@@ -26,7 +26,14 @@ from typing import Any, Literal, cast
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import DataCollatorForSeq2Seq, PreTrainedModel, PreTrainedTokenizerBase, Trainer, TrainingArguments
+from transformers import (
+    DataCollatorForSeq2Seq,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PrinterCallback,
+    Trainer,
+    TrainingArguments,
+)
 from transformers.trainer_utils import get_last_checkpoint
 
 from ssd_lib.chat import encode_answer, encode_prompt
@@ -119,6 +126,8 @@ def fine_tune(
         data_collator=DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=8, label_pad_token_id=IGNORED),
         optimizers=(MuonWithAdamW(trained, stage) if stage.optimizer == "muon" else None, None),
     )
+    if quiet:
+        trainer.remove_callback(PrinterCallback)  # takes the progress bar's place
     outcome = trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
     if isinstance(trained, PeftModel):
         trained.save_pretrained(folder / "adapter")

@@ -123,6 +123,12 @@ def _interrupt_at_the_end(save):
     return save_pretrained
 
 
+def test_quiet_training_prints_nothing(corpus, tmp_path, capsys):
+    model = toy_pair.new_model("draft", corpus.tokenizer, 0)
+    fine_tune(model, corpus.tokenizer, corpus.examples("base", 8, seed=0), micro_stage(2), tmp_path, quiet=True)
+    assert not capsys.readouterr().out
+
+
 def test_a_finished_stage_is_not_trained_again(corpus, tmp_path):
     examples, stage = corpus.examples("base", 8, seed=0), micro_stage(2)
     first = fine_tune(
