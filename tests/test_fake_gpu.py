@@ -21,9 +21,9 @@ from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import rounds
 from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.generate import ssd_generate
+from ssd_lib.decoding.graphs import DEPTH
 from ssd_lib.decoding.recording import Recorder
 from ssd_lib.decoding.rounds import Decoder, packed
-from ssd_lib.decoding.graphs import DEPTH
 from ssd_lib.decoding.shortlist import DEPTHS
 
 _setup_privateuseone_for_python_backend("pretended")
