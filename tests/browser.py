@@ -1,7 +1,7 @@
 """A real JupyterLab in a real Chromium, for tests/test_browser.py.
 
-The book is copied (notebooks, library and figures, beside links to what is only read), so that nothing that runs there writes into the
-repository; the server has a HOME and settings of its own.
+The book is copied (notebooks, library and figures, beside links to what is only read), so that nothing that runs there
+writes into the repository; the server has a HOME and settings of its own.
 """
 
 from __future__ import annotations
