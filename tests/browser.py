@@ -1,7 +1,7 @@
 """A real JupyterLab in a real Chromium, for tests/test_browser.py.
 
-The book is copied (`notebooks/` and `ssd_lib/`, beside a link to `data/`), so that nothing that runs there writes into the
-repository; the server has a HOME and settings of its own.
+The book is copied (notebooks, library and figures, beside links to what is only read), so that nothing that runs there
+writes into the repository; the server has a HOME and settings of its own.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ PATIENCE = 300_000  # milliseconds for a chapter to run, on a busy machine
 def copy_book(folder: Path) -> None:
     """What a chapter needs to run, in a folder of its own."""
     unwanted = shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints")
-    for name in ("notebooks", "ssd_lib"):
+    for name in ("notebooks", "ssd_lib", "figures"):
         shutil.copytree(ROOT / name, folder / name, ignore=unwanted)
     for name in ("data", "benchmarks"):
         (folder / name).symlink_to(ROOT / name)

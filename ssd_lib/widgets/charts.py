@@ -80,7 +80,7 @@ def candidates_html(line: Line, texts: Mapping[int, str]) -> str:
     return (
         f'<div style="{SMALL}">{html.escape(details(line), quote=True)}</div>'
         f'<div style="{SCROLLS}"><table style="{SMALL};border-collapse:collapse"><tr>{head}</tr>{rows}</table></div>'
-        f'<div style="{SMALL};{FADED}">▶ emitted &nbsp;·&nbsp; ◇ the draft’s proposal &nbsp;·&nbsp; ∈ in the sample '
+        f'<div style="{SMALL};{FADED}">▶ emitted &nbsp;·&nbsp; ␣ a space &nbsp;·&nbsp; ◇ the draft’s proposal &nbsp;·&nbsp; ∈ in the sample '
         "space V &nbsp;·&nbsp; – not among the ten best that the trace keeps</div>"
     )
 
@@ -101,7 +101,7 @@ def _signs(candidate: Candidate) -> str:
 
 def _row(candidate: Candidate) -> str:
     """The emitted token bold; what is outside the sample space faded."""
-    text = f"<bdi>{html.escape(repr(candidate.text)[1:-1], quote=True)}</bdi>"
+    text = f"<bdi>{html.escape(candidate.text.replace(' ', '␣'), quote=True)}</bdi>"
     cells = [_signs(candidate), f"<b>{text}</b>" if candidate.emitted else text, "∈" if candidate.inside else ""]
     values = (("target", candidate.target), ("draft", candidate.draft), ("SSD", candidate.composite))
     cells += [_bar(value, COLORS[name]) for name, value in values]

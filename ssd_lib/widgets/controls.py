@@ -44,13 +44,13 @@ def group(title: str, *children: Any, flex: str = "1 1 auto") -> Any:
     )
 
 
-def _wide(kind: type, description: str, **traits: Any) -> Any:
+def wide(kind: type, description: str, **traits: Any) -> Any:
     """A control as wide as its group; each has a layout of its own, so that it can be hidden alone."""
     return kind(description=description, layout=Layout(width="auto"), style=WIDE, **traits)
 
 
 def _text(description: str) -> Any:
-    area = _wide(ipywidgets.Textarea, description, continuous_update=False)
+    area = wide(ipywidgets.Textarea, description, continuous_update=False)
     area.layout.height = "52px"
     return area
 
@@ -73,23 +73,23 @@ class Controls:
             control.observe(self._moved, "value")
 
     def _make(self) -> None:
-        self.picker = _wide(ipywidgets.Dropdown, "question", options=[*self.items, OWN])
+        self.picker = wide(ipywidgets.Dropdown, "question", options=[*self.items, OWN])
         self.question = _text("text")
-        self.max_new_tokens = _wide(ipywidgets.IntSlider, "longest", value=TOKENS, min=8, max=160)
+        self.max_new_tokens = wide(ipywidgets.IntSlider, "longest", value=TOKENS, min=8, max=160)
         self.prefill = _text("an answer")
-        self.prefill_tokens = _wide(ipywidgets.IntSlider, "prefilled", value=0, min=0, max=PREFILL)
+        self.prefill_tokens = wide(ipywidgets.IntSlider, "prefilled", value=0, min=0, max=PREFILL)
         self.preview, self.cost = ipywidgets.HTML(), ipywidgets.HTML()
-        self.defender = _wide(ipywidgets.Dropdown, "defender", options=list(DEFENDERS), value="ssd")
-        self.alpha_intersection = _wide(ipywidgets.FloatSlider, "α_I", min=0, max=1, step=0.05)
-        self.alpha_union = _wide(ipywidgets.FloatSlider, "α_U", min=0, max=3, step=0.05)
-        self.threshold = _wide(ipywidgets.FloatSlider, "threshold", min=0, max=1, step=0.05)
-        self.bin_size = _wide(ipywidgets.IntSlider, "bin size b", min=1, max=20)
-        self.lookahead = _wide(ipywidgets.IntSlider, "lookahead T", value=3, min=1, max=8)
+        self.defender = wide(ipywidgets.Dropdown, "defender", options=list(DEFENDERS), value="ssd")
+        self.alpha_intersection = wide(ipywidgets.FloatSlider, "α_I", min=0, max=1, step=0.05)
+        self.alpha_union = wide(ipywidgets.FloatSlider, "α_U", min=0, max=3, step=0.05)
+        self.threshold = wide(ipywidgets.FloatSlider, "threshold", min=0, max=1, step=0.05)
+        self.bin_size = wide(ipywidgets.IntSlider, "bin size b", min=1, max=20)
+        self.lookahead = wide(ipywidgets.IntSlider, "lookahead T", value=3, min=1, max=8)
         beside = Layout(width="auto", margin=f"2px 0 0 {INDENT}px")
         self.do_sample = ipywidgets.Checkbox(False, description="sampling (off: greedy)", indent=False, layout=beside)
-        self.temperature = _wide(ipywidgets.FloatSlider, "temperature", min=0.1, max=2, step=0.1)
-        self.top_p = _wide(ipywidgets.FloatSlider, "top-p", min=0.05, max=1, step=0.05)
-        self.seed = _wide(ipywidgets.BoundedIntText, "seed", min=0, max=2**31 - 1)
+        self.temperature = wide(ipywidgets.FloatSlider, "temperature", min=0.1, max=2, step=0.1)
+        self.top_p = wide(ipywidgets.FloatSlider, "top-p", min=0.05, max=1, step=0.05)
+        self.seed = wide(ipywidgets.BoundedIntText, "seed", min=0, max=2**31 - 1)
         self.reset = ipywidgets.Button(description="the pair’s own settings", layout=beside)
         for name, control in {"picker": self.picker, "reset": self.reset, **self.deciding}.items():
             control.add_class("ssd-" + CLASSES.get(name, name.replace("_", "-")))
@@ -150,23 +150,22 @@ class Controls:
     # -------------------------------------------------------------------------------------------- setting
 
     def put(self, config: SSDConfig | None = None, **values: Any) -> None:
-        """Move controls; `on_change` is called once.
+        """Move controls, all of a config's at once where one is given; `on_change` is called once.
 
         Raises ValueError for a name that is no control and for a value that its control does not take.
         """
         if config is not None:
-            values |= {name: getattr(config, name) for name in METHOD}
-            if config.lookahead == "auto":
-                values["lookahead"] = self.lookahead.value
+            own = {name: getattr(config, name) for name in METHOD if getattr(config, name) != "auto"}
+            values = own | values
         unknown = sorted(set(values) - set(self.deciding))
         if unknown:
             raise ValueError(f"the explorer has no control {', '.join(unknown)}: it has {', '.join(self.deciding)}")
+        for name, value in values.items():
+            offered(name, self.deciding[name], value)
         self._quiet = True
-        try:
-            for name, value in values.items():
-                put(name, self.deciding[name], value)
-        finally:
-            self._quiet = False
+        for name, value in values.items():
+            self.deciding[name].value = value
+        self._quiet = False
         self._moved()
 
     def ask(self, prompt: str | world.Item, prefill: str | int) -> None:
@@ -249,11 +248,10 @@ def _label(item: world.Item) -> str:
     return clip(f"{item.group} · {item.question}", 72)
 
 
-def put(name: str, control: Any, value: Any) -> None:
-    """Set a control's value. Raises ValueError for one that it does not offer, which a slider would silently cut off."""
+def offered(name: str, control: Any, value: Any) -> None:
+    """Raise ValueError for a value that a control does not offer; a slider would silently cut it off."""
     low, high, options = (getattr(control, trait, None) for trait in ("min", "max", "options"))
     if options is not None and value not in options:
         raise ValueError(f"{name}={value!r} is none of {', '.join(map(str, options))}")
     if low is not None and not low <= value <= high:
         raise ValueError(f"{name}={value!r} lies outside the slider, {low} to {high}")
-    control.value = value

@@ -16,7 +16,7 @@ from ipywidgets import Layout
 from ssd_lib import world
 from ssd_lib.pairs import Pair
 from ssd_lib.widgets import charts, rounds, views
-from ssd_lib.widgets.controls import WIDE, Controls, put
+from ssd_lib.widgets.controls import Controls, offered, wide
 from ssd_lib.widgets.latest import Latest
 from ssd_lib.widgets.session import Run, Session, Settings, Stopped, as_code
 from ssd_lib.widgets.static import PARTS, Static, static, status
@@ -68,28 +68,15 @@ class Explorer(ipywidgets.VBox):
     def _make_views(self) -> None:
         self.status, self.timeline = _html("ssd-status"), _html("ssd-timeline")
         self.candidates, self.round = _html("ssd-candidates"), _html("ssd-round")
-        self.comparison, self.legend = _html("ssd-comparison"), ipywidgets.HTML()
+        self.comparison = _html("ssd-comparison")
         self.strip = TokenStrip(self.choose)
-        self.position = _classed(
-            ipywidgets.IntSlider(0, 0, 0, description="token", layout=Layout(width="auto"), style=WIDE), "ssd-position"
-        )
+        self.position = _classed(wide(ipywidgets.IntSlider, "token", min=0, max=0), "ssd-position")
         self.play = _classed(ipywidgets.Play(value=0, min=0, max=0, interval=int(1000 * FRAME_SECONDS)), "ssd-play")
-        self.frame = _classed(
-            ipywidgets.IntSlider(
-                0, 0, 0, description="frame", layout=Layout(width="auto", flex="1 1 200px"), style=WIDE
-            ),
-            "ssd-frame",
-        )
+        self.frame = _classed(wide(ipywidgets.IntSlider, "frame", min=0, max=0), "ssd-frame")
+        self.compare = _classed(wide(ipywidgets.Dropdown, "beside it", options=[ONE, BARE, KEPT]), "ssd-compare")
+        for beside in (self.frame, self.compare):
+            beside.layout.flex = "1 1 200px"
         ipywidgets.link((self.play, "value"), (self.frame, "value"))
-        self.compare = _classed(
-            ipywidgets.Dropdown(
-                options=[ONE, BARE, KEPT],
-                description="beside it",
-                layout=Layout(width="auto", flex="1 1 200px"),
-                style=WIDE,
-            ),
-            "ssd-compare",
-        )
         self.keep = _classed(ipywidgets.Button(description="keep this answer", layout=Layout(width="auto")), "ssd-keep")
         self.code_area = _classed(ipywidgets.Textarea(layout=Layout(width="auto", height="170px")), "ssd-code")
         self.tabs = _classed(ipywidgets.Tab(self._pages(), layout=Layout(width="auto", margin="6px 0 0 0")), "ssd-tabs")
@@ -136,10 +123,11 @@ class Explorer(ipywidgets.VBox):
         Raises ValueError for a name or value that no control takes, and whatever the decoding raised.
         """
         compare = values.pop("compare", self.compare.value)
+        offered("compare", self.compare, compare)
 
         def move() -> None:
-            put("compare", self.compare, compare)
             self.controls.put(**values)
+            self.compare.value = compare
 
         self._at_once(move)
         if self.error is not None:
@@ -180,8 +168,9 @@ class Explorer(ipywidgets.VBox):
             self._latest.cancel()
             self._work(job, lambda: False)
         else:
-            self.add_class("ssd-busy")
-            self._latest.ask(job)
+            with self._lock:  # so that what runs cannot end between the two
+                self._latest.ask(job)
+                self.add_class("ssd-busy")
 
     def _job(self) -> list[Settings]:
         bare = [self.settings.undefended()] if self.compare.value == BARE else []
@@ -204,7 +193,9 @@ class Explorer(ipywidgets.VBox):
                     if stop():
                         return
                     self._arrived(place, run)
-            self.remove_class("ssd-busy")
+            with self._lock:
+                if not stop():
+                    self.remove_class("ssd-busy")
         except Stopped:
             pass
         except Exception as error:

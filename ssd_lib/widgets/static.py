@@ -18,8 +18,8 @@ from ssd_lib.widgets.session import Run
 PARTS = ("strip", "timeline", "token", "rounds", "comparison")
 WIDTH = 720
 """Pixels of a chart on the page."""
-ROUNDS = 6
-"""Rounds shown; a page is not a film."""
+ROUNDS, BEFORE = 5, 2
+"""Rounds shown, and how many of them before the chosen token; a page is not a film."""
 
 
 @dataclass(frozen=True)
@@ -113,10 +113,11 @@ def _token(run: Run, chosen: int, _other: Run | None) -> Strip:
     return Strip(charts.candidates_html(line, texts), charts.candidates_text(line, texts))
 
 
-def _rounds(run: Run, _chosen: int, _other: Run | None) -> Strip:
-    lookahead = run.settings.config.lookahead
-    numbers = range(1, min(rounds.frames(run.lines), 2 * ROUNDS), 2)
-    frames = [(run.lines, number, lookahead, run.prefill) for number in numbers]
+def _rounds(run: Run, chosen: int, _other: Run | None) -> Strip:
+    """The rounds around the chosen token, each as it was verified."""
+    first = max(0, run.lines[chosen]["round"] - BEFORE)
+    numbers = range(2 * first + 1, min(rounds.frames(run.lines), 2 * (first + ROUNDS)), 2)
+    frames = [(run.lines, number, run.settings.config.lookahead, run.prefill) for number in numbers]
     return Strip("".join(rounds.frame(*f) for f in frames), "\n\n".join(rounds.frame_text(*f) for f in frames))
 
 

@@ -29,7 +29,7 @@ FADED = "opacity:.65"
 SCROLLS = "width:0;min-width:100%;overflow-x:auto"
 """As wide as there is room for; what is wider scrolls instead of widening the page."""
 SMALL = "font-size:85%;line-height:1.5"
-DIFFERS = "outline:1px dashed currentColor"
+DIFFERS = "outline:1px dashed rgba(128,128,128,.9)"
 SHARED = 3
 """Tokens in a row that make two answers the same there."""
 BOX = "font-family:monospace;line-height:2;white-space:pre-wrap;overflow-wrap:anywhere"
@@ -105,10 +105,11 @@ def _with_schemes(lines: Sequence[Line]) -> list[str]:
 
 def token_html(line: Line) -> str:
     """One token; hovering over it shows the details."""
-    how = look(line)
+    how, word = look(line), line["text"].lstrip(" ")
+    space = line["text"][: len(line["text"]) - len(word)]  # outside, so that a line can break there
     style = ";".join([STYLES.get(how, ""), *([UNION] if line.get("scheme") == "union" else []), "margin-right:2px"])
-    text, title = html.escape(line["text"], quote=True), html.escape(details(line), quote=True)
-    return f'<{TAGS[how]} style="{style.lstrip(";")}" title="{title}"><bdi>{text}</bdi></{TAGS[how]}>'
+    text, title = html.escape(word or "␣", quote=True), html.escape(details(line), quote=True)
+    return f'{space}<{TAGS[how]} style="{style.lstrip(";")}" title="{title}"><bdi>{text}</bdi></{TAGS[how]}>'
 
 
 def _marked(tokens: str, differs: bool) -> str:
