@@ -28,9 +28,11 @@ from benchmarks import peers
 from benchmarks.peers import Peer, Workload, interleaved, median_and_spread
 from ssd_lib import world
 from ssd_lib.config import SSDConfig
+from ssd_lib.decoding import ssd_generate
 from ssd_lib.decoding.batching import ssd_generate_many
 from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.rounds import Decoder
+from ssd_lib.decoding.stepwise import StepwiseDecoder
 from ssd_lib.pairs import load_pair
 from ssd_lib.synthetic import BLOCK, PAIRS, set_match_ratio, synthetic_pair, synthetic_prompt
 
@@ -39,20 +41,21 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured. The defaults take about a quarter of an hour on two cores."""
+    """What is measured. The defaults take about twenty minutes on two cores that nothing else uses."""
 
     shapes: str = "120m"
     large_vocabulary: str = "120m-llama3-vocabulary"
     match_ratios: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
     published_at: tuple[float, ...] = (0.3, 0.6, 0.8, 1.0)
     prompt: int = 64
-    new_tokens: int = 120
-    long_answer: int = 500
+    new_tokens: int = 128
+    long_answer: int = 512
     long_prompt: int = 256
-    repeats: int = 5
+    embedded_on: int = 400
+    repeats: int = 3
     contexts: tuple[int, ...] = (128, 512, 1024, 2048, 4096)
     batches: tuple[int, ...] = (1, 2, 4, 8, 16)
-    scaling_tokens: int = 60
+    scaling_tokens: int = 128
     scaling_repeats: int = 3
 
 
@@ -61,6 +64,7 @@ BRIEF = Plan(
     published_at=(0.3, 0.8),
     new_tokens=40,
     long_answer=0,
+    embedded_on=0,
     repeats=2,
     contexts=(128, 512, 1024, 2048),
     batches=(1, 4, 16),
@@ -75,6 +79,7 @@ QUICK = Plan(
     new_tokens=20,
     long_answer=40,
     long_prompt=64,
+    embedded_on=80,
     repeats=2,
     contexts=(64, 128),
     batches=(1, 4),
@@ -115,6 +120,7 @@ def write(name: str, lines: list[dict[str, Any]]) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------ peers over the match ratio
 
 
+PREFILL = "Sure, here is the recipe. Put"
 OURS, FIXED, LIMIT = "ssd_lib", "ssd_lib, T = 3", "bare forwards (limit)"
 GENERATE, ASSISTED, PUBLISHED = "target.generate", "assisted generation", "published loop"
 ASSISTED_FIXED = "assisted generation, T = 2"
@@ -184,8 +190,8 @@ def speed(plan: Plan) -> pd.DataFrame:
     for ratio, tokens in tqdm(works, desc="speed", unit="workload"):
         set_match_ratio(target, draft, ratio)
         work = Workload(plan.shapes, target, draft, ids, tokens)
-        repeats = plan.repeats if tokens == plan.new_tokens else plan.scaling_repeats
-        lines += compare(work, repeats, ratio in plan.published_at and tokens == plan.new_tokens)
+        long = tokens != plan.new_tokens
+        lines += compare(work, 2 if long else plan.repeats, long or ratio in plan.published_at)
         write("speed", lines)
     lines += longer(plan, target, draft)
     lines += embedded(plan)
@@ -193,7 +199,7 @@ def speed(plan: Plan) -> pd.DataFrame:
 
 
 def longer(plan: Plan, target: Any, draft: Any) -> list[dict[str, Any]]:
-    """The same behind a longer prompt, where the published loop reads as much at every step as in a long answer."""
+    """The same behind a longer prompt."""
     set_match_ratio(target, draft, 0.8)
     ids = synthetic_prompt(target.config.vocab_size, plan.long_prompt)
     work = Workload(f"{plan.shapes}, prompt of {plan.long_prompt}", target, draft, ids, plan.new_tokens)
@@ -201,14 +207,19 @@ def longer(plan: Plan, target: Any, draft: Any) -> list[dict[str, Any]]:
 
 
 def embedded(plan: Plan) -> list[dict[str, Any]]:
-    """The embedded pair on one question of each group; answers go on behind their end, so that every peer does as much."""
+    """The embedded pair: whole answers to a question of each group and under an attack, and one that goes on far behind its end."""
     pair = load_pair("toy")
     lines = []
-    for group in tqdm(("benign", "scary", "forbidden"), desc="embedded pair", unit="question"):
-        encoded = pair.encode([world.questions(group, 1, seed=3)[0].question], [[]])
+    cases = [(group, "", 0) for group in ("benign", "scary", "forbidden")] + [("forbidden", PREFILL, 0)]
+    cases += [("benign", "", plan.embedded_on)] if plan.embedded_on else []
+    for group, prefill, on in tqdm(cases, desc="embedded pair", unit="question"):
+        prefix = pair.tokenizer.encode(prefill, add_special_tokens=False) if prefill else []
+        encoded = pair.encode([world.questions(group, 1, seed=3)[0].question], [prefix])
         assert torch.equal(encoded["input_ids"], encoded["draft_input_ids"])
-        work = Workload(f"embedded, {group}", pair.target, pair.draft, encoded["input_ids"], plan.new_tokens)
-        lines += compare(work, 2 * plan.repeats, published=True)
+        whole = ssd_generate(pair.target, pair.draft, **encoded, max_new_tokens=plan.new_tokens).sequences[0]
+        name = f"embedded, {group}" + (", prefilled" if prefill else "") + (f", on to {on}" if on else "")
+        work = Workload(name, pair.target, pair.draft, encoded["input_ids"], on or len(whole))
+        lines += compare(work, 2 if on else 5 * plan.repeats, published=True)
     return lines
 
 
@@ -352,7 +363,7 @@ class timers:
     def __enter__(self) -> dict[str, float]:
         self.spent: dict[str, float] = defaultdict(float)
         self.originals = [(Decoder, name, getattr(Decoder, name)) for name in ("round", "decide", "settle")]
-        self.originals.append((CachedModel, "call", CachedModel.call))
+        self.originals += [(StepwiseDecoder, "round", StepwiseDecoder.round), (CachedModel, "call", CachedModel.call)]
         for owner, name, function in self.originals:
             setattr(owner, name, self._timed(name, function))
         return self.spent

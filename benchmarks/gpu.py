@@ -27,7 +27,7 @@ from benchmarks.published import published_loop
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.generate import begin, decode, last_tokens
-from ssd_lib.decoding.graphs import RoundGraph, record_cuda
+from ssd_lib.decoding.graphs import DEPTH, RoundGraph, record_cuda
 from ssd_lib.decoding.host import Host
 from ssd_lib.decoding.lookahead import weights_read
 from ssd_lib.decoding.pace import Pace
@@ -222,7 +222,7 @@ def waits_in_a_round(shapes: str, device: torch.device, dtype: torch.dtype) -> i
         for _ in range(2):  # the first one warms up
             now(device)
             with torch.profiler.profile() as profile:
-                decoder.settle(decoder.decide(decoder.score(3)))
+                decoder.settle(decoder.decide(decoder.score(3), DEPTH))
     names = [event.name for event in profile.events()]
     return sum(("Synchronize" in name and "Device" not in name) or "_local_scalar" in name for name in names)
 

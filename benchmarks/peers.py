@@ -28,7 +28,6 @@ def measure_cpu_time() -> None:
     clock = time.process_time
 
 
-PUBLISHED_LOOKAHEAD = 3
 FIXED_GUESSES = {
     "num_assistant_tokens": 2,
     "num_assistant_tokens_schedule": "constant",
@@ -38,14 +37,14 @@ FIXED_GUESSES = {
 
 @dataclass(frozen=True)
 class Workload:
-    """One prompt [1, length] (or a batch), a pair and a number of tokens; no end-of-sequence token."""
+    """One prompt [1, length], a pair and a number of tokens; no end-of-sequence token."""
 
     name: str
     target: PreTrainedModel
     draft: PreTrainedModel
     ids: Tensor
     new_tokens: int
-    config: SSDConfig = SSDConfig(lookahead="auto")  # noqa: RUF009 (frozen)
+    config: SSDConfig = SSDConfig()  # noqa: RUF009 (frozen)
 
 
 def run_ours(work: Workload, streamer: Any = None, **settings: Any) -> SSDOutput:
@@ -102,8 +101,7 @@ def assisted_fixed(work: Workload) -> list[int]:
 
 def published(work: Workload) -> list[int]:
     """The published loop, with the paper's lookahead."""
-    config = replace(work.config, lookahead=PUBLISHED_LOOKAHEAD)
-    return published_loop(work.target, work.draft, work.ids, config, work.new_tokens)
+    return published_loop(work.target, work.draft, work.ids, work.config, work.new_tokens)
 
 
 @torch.inference_mode()
@@ -117,7 +115,8 @@ def bare_forwards(work: Workload, schedule: tuple[tuple[int, int, int], ...]) ->
     def timed(model: CachedModel, count: int) -> None:
         nonlocal seconds
         tokens = torch.zeros(1, count, dtype=torch.long)
-        positions, mask = model.cache.prepare(count), model.cache.mask(count)
+        positions = model.cache.prepare(count)
+        mask = model.cache.mask(positions)
         begun = clock()
         model.call(tokens, mask, positions, model.cache, 0)
         seconds += clock() - begun
@@ -135,9 +134,9 @@ def bare_forwards(work: Workload, schedule: tuple[tuple[int, int, int], ...]) ->
         for _ in range(steps):
             timed(draft, 1)
         timed(target, lookahead)
-        target.cache.rewind(lookahead - emitted)
-        draft.cache.rewind(steps - emitted)
         used += emitted
+        for model in (target, draft):
+            model.cache.lengths.fill_(used - 1)
     return seconds
 
 

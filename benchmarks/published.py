@@ -12,6 +12,8 @@ from transformers import PreTrainedModel
 
 from ssd_lib.config import SSDConfig
 
+LOOKAHEAD = 3  # the paper's T
+
 
 def next_probabilities(model: PreTrainedModel, ids: Tensor, count: int) -> Tensor:
     """Probabilities behind the last `count` tokens, by a forward over the whole sequence."""
@@ -49,17 +51,16 @@ def published_loop(
     target: PreTrainedModel, draft: PreTrainedModel, ids: Tensor, config: SSDConfig, max_new_tokens: int
 ) -> list[int]:
     """Greedy SSD on one prompt [1, length] without an end-of-sequence token; returns `max_new_tokens` tokens."""
-    assert isinstance(config.lookahead, int)
     union, threshold, alpha_i = config.first_scheme == "union", config.threshold, config.alpha_intersection
     answer: list[int] = []
     matches: list[bool] = []
     while len(answer) < max_new_tokens:
         sequence, draft_probs = ids, []
-        for _ in range(config.lookahead):
+        for _ in range(LOOKAHEAD):
             draft_probs.append(next_probabilities(draft, sequence, 1)[0])
             sequence = torch.cat([sequence, draft_probs[-1].argmax().view(1, 1)], dim=1)
-        target_probs = next_probabilities(target, sequence[:, :-1], config.lookahead)
-        for t in range(config.lookahead):
+        target_probs = next_probabilities(target, sequence[:, :-1], LOOKAHEAD)
+        for t in range(LOOKAHEAD):
             alpha = config.alpha_union if union else alpha_i
             token = choose(target_probs[t], draft_probs[t], union, alpha, config)
             matched = token == int(draft_probs[t].argmax())

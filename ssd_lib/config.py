@@ -36,8 +36,8 @@ class SSDConfig:
     """Subtracted from α_I when Intersection stays (the code)."""
     alpha_floor: float = 0.3
     """α_I is annealed down to here and no further; a smaller starting value stays as it is (the code raises it)."""
-    lookahead: int | Literal["auto"] = 3
-    """T: tokens the draft proposes in a round; "auto" tunes it while decoding. The output does not depend on it."""
+    lookahead: int | Literal["auto"] = "auto"
+    """T: positions that a round looks ahead (the paper: 3); "auto" tunes it while decoding. The output does not depend on it."""
     lookup: bool = False
     """Let the text so far guess tokens, too, where it repeats itself (greedy, one row). The output does not depend on it."""
     do_sample: bool = False

@@ -76,21 +76,24 @@ class RowCache(Cache):
         self.visible = slots
         self.lengths: Int[Tensor, " rows"] = torch.zeros(rows, dtype=torch.long, device=device)
         self.places: Int[Tensor, " rows_x_new"] = self.lengths
+        self.numbers = torch.arange(slots, device=device)
 
     def positions(self, new: int) -> Int[Tensor, "rows {new}"]:
         """Positions (and slots) of the next `new` tokens of every row."""
-        return self.lengths.unsqueeze(-1) + torch.arange(new, device=self.lengths.device)
+        return self.lengths.unsqueeze(-1) + self.numbers[:new]
 
-    def mask(self, new: int) -> Bool[Tensor, "rows 1 {new} visible"]:
-        """Which slots the next `new` tokens may attend to: those up to their own."""
-        slots = torch.arange(self.visible, device=self.lengths.device)
-        return slots <= self.positions(new)[:, None, :, None]
+    def mask(self, positions: Int[Tensor, "rows new"]) -> Bool[Tensor, "rows 1 new visible"]:
+        """Which slots tokens at these positions may attend to: those up to their own."""
+        return self.numbers[: self.visible] <= positions[:, None, :, None]
 
     def prepare(self, new: int) -> Int[Tensor, "rows {new}"]:
         """Decide, once for all layers, where the next `new` tokens of every row are written; returns their positions."""
-        positions = self.positions(new)
-        first_slot = torch.arange(0, positions.shape[0] * self.slots, self.slots, device=positions.device)
-        self.places = (positions + first_slot.unsqueeze(-1)).flatten()
+        positions, rows = self.positions(new), self.lengths.shape[0]
+        if rows == 1:
+            self.places = positions[0]
+        else:
+            first_slot = torch.arange(0, rows * self.slots, self.slots, device=positions.device)
+            self.places = (positions + first_slot.unsqueeze(-1)).flatten()
         return positions
 
     def advance(self, new: int | Int[Tensor, " rows"]) -> None:

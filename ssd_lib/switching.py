@@ -94,6 +94,21 @@ def update(
     return decide(count(state, matched, active, config), active, config)
 
 
+def matches_in_a_row(state: SwitchState, tokens: int, config: SSDConfig) -> SwitchState:
+    """The state of one row after so many tokens that all match: `update` that often, but a bin at a time."""
+    active = torch.ones_like(state.union)
+    emitted = int(state.emitted)
+    while tokens:
+        inside = emitted % config.bin_size
+        step = min(tokens, config.bin_size - inside)
+        matches = step + (state.matches if inside else torch.zeros_like(state.matches))
+        state = state._replace(matches=matches, emitted=state.emitted + step)
+        tokens, emitted = tokens - step, emitted + step
+        if emitted % config.bin_size == 0:
+            state = decide(state, active, config)
+    return state
+
+
 # ------------------------------------------------------------------------------------------------ a round at a time
 
 

@@ -147,7 +147,7 @@ def test_union_with_alpha_zero_over_the_whole_vocabulary_is_the_target(pairs):
 
 def test_a_draft_that_is_the_target_always_matches(pairs):
     target, _ = pairs[3]
-    for config in (SSDConfig(), SSDConfig(alpha_union=2.0, start_scheme="union")):
+    for config in (SSDConfig(lookahead=3), SSDConfig(lookahead=3, alpha_union=2.0, start_scheme="union")):
         output = ssd_generate(target, target, torch.tensor([[4, 9]]), config=config, max_new_tokens=NEW)
         assert output.stats.match_ratio == 1
         assert torch.equal(output.sequences[0], greedy(target, torch.tensor([[4, 9]])))

@@ -21,6 +21,7 @@ from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import rounds
 from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.generate import ssd_generate
+from ssd_lib.decoding.graphs import DEPTH
 from ssd_lib.decoding.recording import Recorder
 from ssd_lib.decoding.rounds import Decoder, packed
 from ssd_lib.decoding.shortlist import DEPTHS
@@ -48,9 +49,7 @@ def pretended_llama(shape, dtype, attention):
     return model
 
 
-def one_round(
-    target_shape, draft_shape, dtype, config, rows=3, length=9, attention="sdpa", depth=DEPTHS[0], guessed=False
-):
+def one_round(target_shape, draft_shape, dtype, config, rows=3, length=9, attention="sdpa", depth=DEPTH, guessed=False):
     """Everything of a round but its one wait, the transfer of `packed`."""
     with FakeTensorMode(), torch.inference_mode():
         prompts = torch.ones(rows, length, dtype=torch.long, device=DEVICE)
@@ -76,7 +75,7 @@ def one_round(
         line = packed(scored, decision)
         Recorder(config).add(scored, decision, 0, decoder.owners)
         decoder.settle(decision)
-        assert line.shape == (rows, 2 * config.lookahead + 1)
+        assert line.shape == (rows, 2 * config.lookahead + 2)
         parts = (line, *scored, *decision[:4], *decoder.switch, decoder.finished, decoder.pending)
         assert all(part.device == DEVICE for part in parts)
 
@@ -85,17 +84,17 @@ def one_round(
 @pytest.mark.parametrize("sampling", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_round_neither_waits_for_the_host_nor_mixes_devices(dtype, sampling, attention):
-    config = SSDConfig(do_sample=sampling, top_p=0.9 if sampling else 1.0)
+    config = SSDConfig(lookahead=3, do_sample=sampling, top_p=0.9 if sampling else 1.0)
     one_round(SMALL, SMALL, dtype, config, attention=attention)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_a_round_at_the_shapes_of_llama2_and_tinyllama(depth):
-    one_round(LLAMA2_7B, TINYLLAMA, torch.bfloat16, SSDConfig(), depth=depth)
+    one_round(LLAMA2_7B, TINYLLAMA, torch.bfloat16, SSDConfig(lookahead=3), depth=depth)
 
 
 def test_a_round_with_given_guesses():
-    one_round(SMALL, SMALL, torch.bfloat16, SSDConfig(), guessed=True)
+    one_round(SMALL, SMALL, torch.bfloat16, SSDConfig(lookahead=3), guessed=True)
 
 
 def test_a_wait_for_the_host_would_be_noticed(monkeypatch):
@@ -104,7 +103,7 @@ def test_a_wait_for_the_host_would_be_noticed(monkeypatch):
 
     monkeypatch.setattr(rounds.Decoder, "settle", waits)
     with pytest.raises(DataDependentOutputException):
-        one_round(SMALL, SMALL, torch.bfloat16, SSDConfig())
+        one_round(SMALL, SMALL, torch.bfloat16, SSDConfig(lookahead=3))
 
 
 def test_a_forgotten_cpu_tensor_would_be_noticed(monkeypatch):
@@ -114,7 +113,7 @@ def test_a_forgotten_cpu_tensor_would_be_noticed(monkeypatch):
 
     monkeypatch.setattr(rounds.Decoder, "settle", forgets)
     with pytest.raises(FakeTensorDeviceMismatchError):
-        one_round(SMALL, SMALL, torch.bfloat16, SSDConfig())
+        one_round(SMALL, SMALL, torch.bfloat16, SSDConfig(lookahead=3))
 
 
 @pytest.mark.gpu

@@ -18,7 +18,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import rounds
+from ssd_lib.decoding import graphs, rounds
 from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.conversation import Conversation
 from ssd_lib.decoding.generate import begin, decode, finish, ssd_generate
@@ -98,12 +98,13 @@ def test_a_replayed_round_gives_the_same_tokens_and_trace(pair, prompts, lookahe
 
 def test_heads_too_short_are_decided_again_outside_of_the_graph(pair, monkeypatch):
     monkeypatch.setattr(rounds, "DEPTHS", (5, 24))
-    monkeypatch.setattr("ssd_lib.decoding.graphs.DEPTHS", (5, 24))
+    monkeypatch.setattr(graphs, "DEPTHS", (5, 24))
+    monkeypatch.setattr(graphs, "DEPTH", 5)
     decide, depths = rounds.Decoder.decide, []
     monkeypatch.setattr(
         rounds.Decoder, "decide", lambda self, s, depth=5: depths.append(depth) or decide(self, s, depth)
     )
-    config = SSDConfig(candidates=5)
+    config = SSDConfig(candidates=5, lookahead=3)
     output = generate_with_graph(*pair, [[3, 9, 4]], config, 21, [], before=depths.clear)[0]
     plain = ssd_generate(*pair, torch.tensor([[3, 9, 4]]), config=config, max_new_tokens=21, eos_token_id=[])
     assert torch.equal(output.sequences[0], plain.sequences[0])
@@ -127,9 +128,9 @@ def test_state_that_is_replaced_instead_of_written_would_be_noticed(pair, monkey
 
 def test_what_cannot_be_recorded_is_refused(pair):
     with pytest.raises(ValueError, match="greedy"):
-        generate_with_graph(*pair, [[3]], SSDConfig(do_sample=True), 5, [])
+        generate_with_graph(*pair, [[3]], SSDConfig(do_sample=True, lookahead=3), 5, [])
     with pytest.raises(ValueError, match="too few"):
-        generate_with_graph(*pair, [[3] * 79], SSDConfig(), 5, [])
+        generate_with_graph(*pair, [[3] * 79], SSDConfig(lookahead=3), 5, [])
     with pytest.raises(ValueError, match="CUDA device"):
         Conversation(*pair, graph=True)
 

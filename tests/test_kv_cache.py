@@ -34,7 +34,7 @@ def test_ragged_rows_continue_and_rewind_like_full_forwards(kv_heads, attention)
 def test_the_mask_shows_each_token_its_own_past():
     cache = RowCache(1, 2, 8, "cpu")
     cache.advance(torch.tensor([3, 1]))
-    mask = cache.mask(2)
+    mask = cache.mask(cache.positions(2))
     assert mask.shape == (2, 1, 2, 8)
     assert mask[0, 0].sum(-1).tolist() == [4, 5] and mask[1, 0].sum(-1).tolist() == [2, 3]
 

@@ -163,7 +163,8 @@ def test_finished_rows_leave(pairs):
     target, draft = pairs[0]
     rng, seen = random.Random(3), []
     hook = target.register_forward_pre_hook(lambda m, a, k: seen.append(k["input_ids"].shape), with_kwargs=True)
-    ssd_generate_many(target, draft, random_prompts(rng, 9), rows=4, max_new_tokens=NEW, eos_token_id=[4, 11, 17, 20])
+    options = dict(config=SSDConfig(lookahead=3), max_new_tokens=NEW, eos_token_id=[4, 11, 17, 20])
+    ssd_generate_many(target, draft, random_prompts(rng, 9), rows=4, **options)
     hook.remove()
     rows = [shape[0] for shape in seen if shape[1] == 3]
     assert rows[0] == 4 and rows[-1] < 4

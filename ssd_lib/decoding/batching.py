@@ -26,6 +26,7 @@ from ssd_lib.decoding.inputs import check_models, check_room
 from ssd_lib.decoding.pace import Pace, longest_lookahead
 from ssd_lib.decoding.recording import Recorder
 from ssd_lib.decoding.rounds import Decoder, Emitted
+from ssd_lib.decoding.stepwise import StepwiseDecoder
 
 ROWS = 16
 SHRINK = 0.25  # share of rows that must be idle before the batch is copied into a smaller one
@@ -80,14 +81,16 @@ def ssd_generate_many(
     decoder = begin(models, pending, config, max_new_tokens, eos_token_id, generator)
     recorder = Recorder(config) if trace else None
     queue = Queue(both, decoder, deque(range(len(decoder.owners), len(prompts))))
-    pace = Pace(config, target, draft, [prompts[i] for i in decoder.owners])
+    texts = [prompts[i] for i in decoder.owners]
+    pace = Pace(config, target, draft, texts, stepwise=isinstance(decoder, StepwiseDecoder), timed=not trace)
     schedule = []
     with tqdm(total=len(prompts), unit="answer", disable=not progress) as bar:
         while decoder.owners:
             begun, drafted = pace.clock(), decoder.draft.forwards
             lookahead, guesses = pace.next(queue.room)
             queue.show(lookahead)
-            emitted = decoder.round(lookahead, guesses, recorder)
+            emitted = decoder.round(lookahead, guesses, recorder, pace.patience)
+            lookahead = decoder.positions
             pace.observe(lookahead, pace.clock() - begun, emitted)
             schedule.append((lookahead, decoder.draft.forwards - drafted, max(len(row.tokens) for row in emitted)))
             bar.update(queue.take(emitted))

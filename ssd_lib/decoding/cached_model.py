@@ -42,7 +42,8 @@ class CachedModel:
         cache: a view of one row, for tokens of that row alone.
         """
         cache = self.cache if cache is None else cache
-        positions, mask = cache.prepare(tokens.shape[1]), cache.mask(tokens.shape[1])
+        positions = cache.prepare(tokens.shape[1])
+        mask = cache.mask(positions)
         if self.additive_mask:
             mask = (~mask).to(self.model.dtype) * torch.finfo(self.model.dtype).min
         self.forwards += 1

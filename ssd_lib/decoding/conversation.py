@@ -25,6 +25,7 @@ from ssd_lib.decoding.lookahead import FIRST
 from ssd_lib.decoding.pace import Pace, longest_lookahead
 from ssd_lib.decoding.recording import Recorder
 from ssd_lib.decoding.rounds import Decoder
+from ssd_lib.decoding.stepwise import StepwiseDecoder
 
 
 class Conversation:
@@ -86,7 +87,8 @@ class Conversation:
         decoder = self._decoder(models, pending, max_new_tokens, eos_token_id)
         host = Host([prompts[0]], streamer, None)
         recorder = Recorder(self.config) if trace else None
-        pace = Pace(self.config, self.target, self.draft, [prompts[0]])
+        stepwise = isinstance(decoder, StepwiseDecoder)
+        pace = Pace(self.config, self.target, self.draft, [prompts[0]], stepwise=stepwise, timed=not trace)
         schedule = decode(decoder, host, pace, recorder, (len(prompts[0]), len(prompts[1])))
         self.known = (prompts[0] + host.answers[0][:-1], prompts[1] + host.answers[0][:-1])
         return finish(decoder, host.answers, host.matches, recorder, schedule, started)

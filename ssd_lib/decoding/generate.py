@@ -31,6 +31,7 @@ from ssd_lib.decoding.inputs import aligned_left, check_models, check_room, eos_
 from ssd_lib.decoding.pace import Pace, longest_lookahead
 from ssd_lib.decoding.recording import Recorder
 from ssd_lib.decoding.rounds import Decoder
+from ssd_lib.decoding.stepwise import StepwiseDecoder
 from ssd_lib.trace import Trace
 
 
@@ -109,7 +110,7 @@ def ssd_generate(
     pending = last_tokens(prompts, lengths), last_tokens(draft_prompts, draft_lengths)
     decoder = begin(models, pending, config, max_new_tokens, eos_token_id, generator)
     recorder = Recorder(config) if trace else None
-    pace = Pace(config, target, draft, host.prompts)
+    pace = Pace(config, target, draft, host.prompts, stepwise=isinstance(decoder, StepwiseDecoder), timed=not trace)
     schedule = decode(decoder, host, pace, recorder, (prompts.shape[1], draft_prompts.shape[1]))
     return finish(decoder, host.answers, host.matches, recorder, schedule, started)
 
@@ -131,7 +132,9 @@ def begin(
     rows, device = pending[0].shape[0], pending[0].device
     if generator is None and config.do_sample and config.seed is not None:
         generator = torch.Generator(device).manual_seed(config.seed)
-    return Decoder(
+    on_cpu = models[0].device.type == "cpu" == models[1].device.type
+    stepwise = on_cpu and rows == 1 and not config.do_sample
+    return (StepwiseDecoder if stepwise else Decoder)(
         target=models[0],
         draft=models[1],
         config=config,
@@ -184,7 +187,8 @@ def decode(
         longest = max(map(len, host.answers)) + lookahead
         for model, prompt in zip((decoder.target, decoder.draft), prompt_lengths, strict=True):
             model.cache.show_up_to(prompt + longest if decoder.graph is None else model.cache.slots)
-        emitted = decoder.round(lookahead, guesses, recorder)
+        emitted = decoder.round(lookahead, guesses, recorder, pace.patience)
+        lookahead = decoder.positions
         pace.observe(lookahead, pace.clock() - begun, emitted)
         stopped = host.take(emitted)
         if any(stopped):

@@ -18,8 +18,10 @@ from typing import Protocol
 import torch
 
 from ssd_lib.decoding.recording import Recorder
-from ssd_lib.decoding.rounds import DEPTHS, Decoder, Emitted, packed, unpack
+from ssd_lib.decoding.rounds import Decoder, Emitted, packed, unpack
+from ssd_lib.decoding.shortlist import DEPTHS
 
+DEPTH = 256  # how deep a recorded round seeks sample spaces: its shapes are fixed
 WARM_UP = 3  # runs before recording: libraries allocate and choose kernels at their first calls
 
 
@@ -78,7 +80,7 @@ class RoundGraph:
 
     def _decide(self) -> None:
         self.scored = self.decoder.score(self.lookahead)
-        self.decision = self.decoder.decide(self.scored)
+        self.decision = self.decoder.decide(self.scored, DEPTH)
         self.line = packed(self.scored, self.decision)
 
     def _settle(self) -> None:
@@ -92,7 +94,7 @@ class RoundGraph:
         decoder.draft.forwards += self.lookahead
         emitted = unpack(self.line.tolist())  # the round's only wait
         if any(row.short for row in emitted):
-            return decoder.walk(self.scored, recorder, DEPTHS[1:])
+            return decoder.walk(self.scored, recorder, [depth for depth in DEPTHS if depth > DEPTH])
         if recorder is not None:
             recorder.add(self.scored, self.decision, decoder.rounds, decoder.owners)
         self.settling.replay()

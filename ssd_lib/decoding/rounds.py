@@ -28,30 +28,37 @@ from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.shortlist import DEPTHS, Candidates, candidates, choose, mask_of
 from ssd_lib.switching import SwitchState
 
+FIRST_DEPTH = 64.0  # as deep as sample spaces are sought at first
+HEADROOM, FADE = 2.0, 0.5  # then so many times the k that was seen; what was seen long ago counts less
+
 if TYPE_CHECKING:
     from ssd_lib.decoding.graphs import RoundGraph
+    from ssd_lib.decoding.patience import Patience
     from ssd_lib.decoding.recording import Recorder
 
 
 class Scored(NamedTuple):
     """What was guessed, what the draft itself proposes behind the same prefix, and both models' probabilities."""
 
-    guesses: Int[Tensor, "rows n"]
-    proposals: Int[Tensor, "rows n"]
+    guesses: Int[Tensor, "rows T"]
+    proposals: Int[Tensor, "rows T"]
     target_probs: Float[Tensor, "rows T vocab"]
-    draft_probs: Float[Tensor, "rows n vocab"]
+    draft_probs: Float[Tensor, "rows T vocab"]
     target_nan: Bool[Tensor, "rows T"]
-    draft_nan: Bool[Tensor, "rows n"]
+    draft_nan: Bool[Tensor, "rows T"]
+
+
+class Step(NamedTuple):
+    """What the draft proposes behind each token that it read, its probabilities there, and where they are not numbers."""
+
+    proposals: Int[Tensor, "rows new"]
+    probs: Float[Tensor, "rows new vocab"]
+    nan: Bool[Tensor, "rows new"]
 
     @property
-    def open(self) -> bool:
-        """The draft's last step has been left open: the last position has the target's probabilities alone."""
-        return self.target_probs.shape[1] > self.draft_probs.shape[1]
-
-    def both(self) -> Scored:
-        """The positions that both models have scored."""
-        width = self.draft_probs.shape[1]
-        return self._replace(target_probs=self.target_probs[:, :width], target_nan=self.target_nan[:, :width])
+    def confidence(self) -> float:
+        """The probability of the first row's last proposal: a look from the host."""
+        return float(self.probs[0, -1].amax())
 
 
 class Decision(NamedTuple):
@@ -73,11 +80,12 @@ class Decision(NamedTuple):
 
 
 def packed(scored: Scored, decision: Decision) -> Int[Tensor, "rows columns"]:
-    """What the host wants to know, in one tensor: tokens, flags, and a last column for the row; see `unpack`."""
+    """What the host wants to know, in one tensor: tokens, flags, and two last columns for the row; see `unpack`."""
     flags = (decision.alive, decision.matched, scored.target_nan, scored.draft_nan, decision.held)
     bits = sum(flag.long() << place for place, flag in enumerate(flags))
     row = decision.finished + 2 * decision.short
-    return torch.cat([decision.tokens, bits, row.unsqueeze(-1)], dim=1)
+    deepest = decision.found.k.masked_fill(~decision.alive, 0).amax(dim=1)
+    return torch.cat([decision.tokens, bits, deepest.unsqueeze(-1), row.unsqueeze(-1)], dim=1)
 
 
 class Emitted(NamedTuple):
@@ -88,23 +96,25 @@ class Emitted(NamedTuple):
     target_nan: list[bool]
     draft_nan: list[bool]
     held: list[bool]
+    deepest: int
+    """The largest k of Intersection."""
     finished: bool
     short: bool
 
     def and_then(self, later: Emitted) -> Emitted:
         """This and what the same round emitted behind it."""
         lists = (one + other for one, other in zip(self[:5], later[:5], strict=True))
-        return Emitted(*lists, later.finished, later.short)
+        return Emitted(*lists, max(self.deepest, later.deepest), later.finished, later.short)
 
 
 def unpack(lines: list[list[int]]) -> list[Emitted]:
     """The rows of `packed(…).tolist()`."""
     rows = []
     for line in lines:
-        width = (len(line) - 1) // 2
-        count = sum(bits & 1 for bits in line[width:-1])
+        width = len(line) // 2 - 1
+        count = sum(bits & 1 for bits in line[width:-2])
         flags = [[bool(bits >> place & 1) for bits in line[width : width + count]] for place in (1, 2, 3, 4)]
-        rows.append(Emitted(line[:count], *flags, bool(line[-1] & 1), bool(line[-1] & 2)))
+        rows.append(Emitted(line[:count], *flags, line[-2], bool(line[-1] & 1), bool(line[-1] & 2)))
     return rows
 
 
@@ -126,39 +136,48 @@ class Decoder:
     owners: list[int]
     """Whose answer each row is writing."""
     rounds: int = 0
+    depth_wanted: float = FIRST_DEPTH
+    positions: int = 0
+    """T of the last round."""
     graph: RoundGraph | None = None
     """A recorded round takes the place of the step-by-step one (`graphs`)."""
 
     def round(
-        self, lookahead: int, guesses: Sequence[int] | None = None, recorder: Recorder | None = None
+        self,
+        lookahead: int,
+        guesses: Sequence[int] | None = None,
+        recorder: Recorder | None = None,
+        patience: Patience | None = None,
     ) -> list[Emitted]:
-        """One whole round: at least one and at most `lookahead` tokens for every row that is not finished."""
+        """One whole round: at least one and at most `lookahead` tokens for every row that is not finished.
+
+        patience: says after each guess whether another is worth its step (heeded where the host may look: `stepwise`).
+        """
+        self.positions = lookahead
         if self.graph is not None:
             emitted = self.graph.round(recorder)
-            self.rounds += 1
-            return emitted
-        given = None if guesses is None else torch.tensor([list(guesses)], device=self.target.device)
-        scored = self.score(lookahead, given, leave_open=self.lazy and lookahead > 1)
-        emitted = self.walk(scored.both(), recorder)
-        if scored.open:
-            self.target.cache.rewind(1)
-            if all(emitted[0].held) and not emitted[0].finished:
-                last = self.walk(self.complete(scored), recorder)
-                emitted = [emitted[0].and_then(last[0])]
+        else:
+            given = None if guesses is None else torch.tensor([list(guesses)], device=self.target.device)
+            emitted = self.walk(self.score(lookahead, given), recorder)
         self.rounds += 1
         return emitted
 
     def walk(self, scored: Scored, recorder: Recorder | None, depths: Sequence[int] | None = None) -> list[Emitted]:
         """Decide, tell the host (the round's only wait, but for the rare need of deeper heads), and settle."""
-        for depth in DEPTHS if depths is None else depths:
+        for depth in self.depths() if depths is None else depths:
             decision = self.decide(scored, depth)
             emitted = unpack(packed(scored, decision).tolist())
             if not any(row.short for row in emitted):
                 break
+        self.depth_wanted = max(HEADROOM * max(row.deepest for row in emitted), FADE * self.depth_wanted)
         if recorder is not None:
             recorder.add(scored, decision, self.rounds, self.owners)
         self.settle(decision)
         return emitted
+
+    def depths(self) -> tuple[int, ...]:
+        """How deep to seek sample spaces: as deep as lately was needed, then deeper."""
+        return tuple(depth for depth in DEPTHS if depth >= self.depth_wanted) or DEPTHS[-1:]
 
     def restart(self, pending: Int[Tensor, " rows"], draft_pending: Int[Tensor, " rows"]) -> None:
         """Begin anew behind other prompts, which both models have read; in place, so that a recorded round still fits."""
@@ -172,53 +191,33 @@ class Decoder:
 
     # -------------------------------------------------------------------------------------------- score
 
-    def score(self, lookahead: int, guesses: Int[Tensor, "rows T"] | None = None, leave_open: bool = False) -> Scored:
-        """Both models' probabilities at `lookahead` positions: behind the draft's own proposals, or behind given guesses.
-
-        leave_open: the target needs no more than the first T − 1 proposals, so the draft's last step can wait until all of
-        these have held. Many rounds end before, and never take it.
-        """
+    def score(self, lookahead: int, guesses: Int[Tensor, "rows T"] | None = None) -> Scored:
+        """Both models' probabilities at `lookahead` positions: behind the draft's own proposals, or behind given guesses."""
         if guesses is None:
-            proposals, draft_probs, draft_nan = self.propose(lookahead - leave_open)
-            guesses, read = proposals, proposals[:, : lookahead - 1]
+            proposals, draft_probs, draft_nan = self.propose(lookahead)
+            guesses = proposals
         else:
             draft_probs, draft_nan = self.verify(self.draft, self.draft_pending, guesses[:, :-1])
-            proposals, read = draft_probs.argmax(dim=-1), guesses[:, :-1]
-        target_probs, target_nan = self.verify(self.target, self.pending, read)
+            proposals = draft_probs.argmax(dim=-1)
+        target_probs, target_nan = self.verify(self.target, self.pending, guesses[:, : lookahead - 1])
         return Scored(guesses, proposals, target_probs, draft_probs, target_nan, draft_nan)
 
-    @property
-    def lazy(self) -> bool:
-        """Leave the draft's last step open? Not on an accelerator, where the wait costs more than the step; not for many
-        rows, one of which will need it; not when sampling, where a seed's answer should not depend on the device."""
-        one_row = self.pending.shape[0] == 1
-        return one_row and not self.config.do_sample and self.target.device.type == "cpu" == self.draft.device.type
-
-    def complete(self, scored: Scored) -> Scored:
-        """The last position on its own: the draft's step that `score` left open. All guesses before it are settled."""
-        self.target.cache.advance(1)
-        proposals, draft_probs, draft_nan = self.propose(1)
-        target_probs, target_nan = scored.target_probs[:, -1:], scored.target_nan[:, -1:]
-        return Scored(proposals, proposals, target_probs, draft_probs, target_nan, draft_nan)
-
-    def propose(
-        self, lookahead: int
-    ) -> tuple[Int[Tensor, "rows T"], Float[Tensor, "rows T vocab"], Bool[Tensor, "rows T"]]:
+    def propose(self, lookahead: int) -> Step:
         """The draft continues its pending token, one forward a token."""
-        token, proposals, probs, nan = self.draft_pending, [], [], []
+        steps, token = [], self.draft_pending
         for _ in range(lookahead):
-            logits = self.draft.forward(token.to(self.draft.device).unsqueeze(-1))
-            self.draft.cache.advance(1)
-            p, bad = self.probabilities(logits)
-            token = (
-                torch.multinomial(p[:, -1], 1, generator=self.generator).squeeze(-1)
-                if self.config.do_sample
-                else p[:, -1].argmax(dim=-1)
-            )
-            proposals.append(token)
-            probs.append(p)
-            nan.append(bad)
-        return torch.stack(proposals, 1), torch.cat(probs, 1), torch.cat(nan, 1)
+            steps.append(self.step(token.unsqueeze(-1)))
+            token = steps[-1].proposals[:, -1]
+        return Step(*(torch.cat(values, dim=1) for values in zip(*steps, strict=True)))
+
+    def step(self, tokens: Int[Tensor, "rows new"]) -> Step:
+        """The draft reads these tokens, and proposes one behind each."""
+        logits = self.draft.forward(tokens.to(self.draft.device))
+        self.draft.cache.advance(tokens.shape[1])
+        probs, nan = self.probabilities(logits)
+        if not self.config.do_sample:
+            return Step(probs.argmax(dim=-1), probs, nan)
+        return Step(torch.multinomial(probs[:, -1], 1, generator=self.generator), probs, nan)
 
     def verify(
         self, model: CachedModel, pending: Int[Tensor, " rows"], guesses: Int[Tensor, "rows new"]
@@ -246,7 +245,7 @@ class Decoder:
 
     # -------------------------------------------------------------------------------------------- decide
 
-    def decide(self, scored: Scored, depth: int = DEPTHS[0]) -> Decision:
+    def decide(self, scored: Scored, depth: int) -> Decision:
         """Emit at least one token for every row that is not finished; the sample space is sought `depth` tokens deep."""
         running = ~self.finished
         path = switching.ahead(self.switch, scored.guesses == scored.proposals, running, self.config)

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from ssd_lib.composite import composite
 
-DEPTHS = (256, 4096, 1 << 31)
+DEPTHS = (16, 64, 256, 4096, 1 << 31)
 """Heads tried one after the other; the last one is everything. k of the embedded pair is 50 in the median, 220 at most."""
 
 
