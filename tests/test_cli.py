@@ -54,6 +54,10 @@ def test_chat_writes_the_token_strip(tmp_path):
         (["measure", "--trained", "/nonexistent"], "no model at /nonexistent/target"),
         (["measure", "--trained", "/nonexistent", "--write"], "--write is for the shipped pair"),
         (["train"], "--pair toy"),
+        (
+            ["train", "--model", "m", "--harmful", "h", "--benign", "b", "--expert", "--lora-rank", "4"],
+            "leave --lora-rank out",
+        ),
         (["run", "--attacks", "direct", "--out", "/tmp/x"], "defenders must be given"),
         (["run", "--attacks", "magic", "--defenders", "none"], "unknown set 'magic'"),
         (["run", "--preset", "magic"], "unknown preset 'magic'"),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -25,6 +26,12 @@ def train(
     out: Annotated[Path, typer.Option(help="Where stages and checkpoints go; run again to resume.")] = Path("runs/toy"),
     seed: int = 0,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps for --model; default: the published ones.")] = None,
+    lora_rank: Annotated[
+        int, typer.Option(help="For --model: train an adapter of this rank (less memory); 0 trains all weights.")
+    ] = 0,
+    learning_rate: Annotated[
+        float | None, typer.Option(help="For --model; default: the published one (for an adapter try 2e-4).")
+    ] = None,
     expert: Annotated[
         bool, typer.Option("--expert", help="For --model: SafeDecoding's expert (an adapter), not a deep draft.")
     ] = False,
@@ -41,7 +48,14 @@ def train(
         elif pair is None and model and harmful and benign:
             from ssd_lib.training import train_deep_alignment, train_expert
 
-            kind, given = train_expert if expert else train_deep_alignment, {} if steps is None else {"steps": steps}
+            given = {
+                name: value
+                for name, value in {"steps": steps, "learning_rate": learning_rate}.items()
+                if value is not None
+            }
+            if expert and lora_rank:
+                raise ValueError("--expert is an adapter already, of the published rank: leave --lora-rank out")
+            kind = train_expert if expert else partial(train_deep_alignment, lora_rank=lora_rank)
             out = kind(model, harmful, benign, out, seed=seed, chat_format=chat_format, **given)
         else:
             raise ValueError("give either --pair toy, or --model with --harmful and --benign")
