@@ -52,7 +52,7 @@ results: $(STAMP)  ## every defender against every embedded set, and its tables 
 measure: $(STAMP)  ## measure the embedded pair and write its model card's tables
 	$(BIN)/ssd measure --write
 
-bench: $(STAMP)  ## speed beside peers on this machine's CPU, about a quarter of an hour; writes benchmarks/results and figures
+bench: $(STAMP)  ## speed beside peers on this machine's CPU, about 25 minutes; writes benchmarks/results and figures
 	$(BIN)/ssd bench
 
 $(STAMP): pyproject.toml constraints.txt

@@ -1,6 +1,6 @@
 """The CPU tables: peers side by side over the match ratio, context length, batch size, and where a round's time goes.
 
-    python -m benchmarks            everything, about a quarter of an hour
+    python -m benchmarks            everything, about 25 minutes
     python -m benchmarks --quick    micro shapes, a minute: proves the path, measures nothing of interest
 
 Peers take turns within one process, so that a slow moment of the machine meets all of them. Every table is written to
@@ -41,7 +41,7 @@ RESULTS = Path(__file__).parent / "results"
 
 @dataclass(frozen=True)
 class Plan:
-    """What is measured. The defaults take about twenty minutes on two cores that nothing else uses."""
+    """What is measured. The defaults take about 25 minutes on two cores that nothing else uses."""
 
     shapes: str = "120m"
     large_vocabulary: str = "120m-llama3-vocabulary"

@@ -142,7 +142,10 @@ def bare_forwards(work: Workload, schedule: tuple[tuple[int, int, int], ...]) ->
 
 @torch.inference_mode()
 def attention_seconds(work: Workload, schedule: tuple[tuple[int, int, int], ...]) -> float:
-    """Seconds of the attention products alone in these rounds: every layer's keys and values at this context, both models."""
+    """Seconds of the attention products alone in these rounds: every layer's keys and values at this context, both models.
+
+    Keys and values lie as in our cache (`RowCache`: slots before heads), since that decides how fast they are read.
+    """
     seconds, context = 0.0, work.ids.shape[1] + work.new_tokens // 2
     context = -(-context // VISIBLE_STEP) * VISIBLE_STEP
     for model, calls in (
@@ -151,7 +154,8 @@ def attention_seconds(work: Workload, schedule: tuple[tuple[int, int, int], ...]
     ):
         shape = model.config
         size = shape.hidden_size // shape.num_attention_heads
-        stores = [torch.randn(2, 1, shape.num_attention_heads, context, size) for _ in range(shape.num_hidden_layers)]
+        lines = 2, 1, context, shape.num_attention_heads, size
+        stores = [torch.randn(lines).transpose(2, 3) for _ in range(shape.num_hidden_layers)]
         for new in calls:
             query = torch.randn(1, shape.num_attention_heads, new, size)
             mask = torch.ones(1, 1, new, context, dtype=torch.bool)

@@ -427,6 +427,12 @@ def test_the_controls_refuse_what_they_do_not_have(fresh):
         explore(fresh.session.pair, "My own?", prefill=5)
 
 
+def test_sliders_stand_on_their_steps_as_a_browser_would_put_them(fresh):
+    for given, snapped in [(0.5039, 0.5), (0.5261, 0.55), (2.98, 3.0), (0.8, 0.8)]:
+        fresh.set(alpha_union=given)
+        assert fresh.settings.config.alpha_union == fresh.run.settings.config.alpha_union == snapped
+
+
 def test_own_text_own_prefill_and_own_settings(pair):
     config = replace(pair.config, alpha_union=4.0, lookahead="auto", threshold=0.5)
     opened = explore(pair.with_config(config), "How do I brew it?", prefill="Sure, here is")

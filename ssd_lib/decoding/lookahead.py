@@ -6,7 +6,7 @@ a round of T guesses emits at least one token, a second if the first guess held,
     tokens(T) = 1 + m + … + m^(T−1) = (1 − m^T) / (1 − m)
 
 (no token is to be had for nothing behind the last guess, since every SSD token needs both models). It costs T draft steps
-and one target pass, seconds(T) = T·d + v; a last step that is left open until all other guesses held costs a little less.
+and one target pass, seconds(T) = T·d + v. (One row on a CPU saves a step and stops in the middle: `stepwise`, `patience`.)
 The best T maximises tokens(T) / seconds(T). With r = v/d and s = −ln m, setting
 the derivative to zero gives
 

@@ -28,24 +28,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-MOST = 24  # guesses are made at most for so many positions
+MOST = 24  # positions of a round, at most
 EDGES = (0.2, 0.4, 0.6, 0.8, 0.9, 0.96, 0.99)  # confidences between these are told apart
 MEMORY = 0.97  # an observation counts this much less with each one since
 PRIOR, PRIOR_TOKENS = 0.8, 2.0  # the first estimate of a match ratio, and the number of guesses that it weighs
 ROUNDS = 16  # R is taken over so many rounds
 SLOPE = 0.1  # of a target pass, what each further position adds to it before anything is measured
 FORGET = 1.1  # the quickest time lately: an older one is taken to be this much longer with each measurement
-SIZES = (
-    1,
-    2,
-    3,
-    4,
-    6,
-    8,
-    12,
-    16,
-    24,
-)  # passes over these numbers of positions are timed; others count as the next larger one
+# Passes over these numbers of positions are timed; others count as the next larger one.
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, MOST)
 FIRST = 3  # the paper's T, until such a round has been timed
 
 

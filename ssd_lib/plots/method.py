@@ -45,9 +45,10 @@ class Arrow(NamedTuple):
 
 def method_map(config: SSDConfig = SSDConfig()) -> Figure:  # noqa: B008 (frozen)
     """One round: draft proposes, target verifies, composite in a sample space, emit, match?, bin counter, scheme."""
+    proposals = "T tokens" if config.lookahead == "auto" else f"T = {config.lookahead} tokens"
     boxes = [
         Box(14, 89, 24, 15, "Prompt", "and the answer so far"),
-        Box(49, 89, 30, 15, "Draft proposes", f"T = {config.lookahead} tokens,\none forward a token → $P_m$", "draft"),
+        Box(49, 89, 30, 15, "Draft proposes", f"{proposals},\none forward a token → $P_m$", "draft"),
         Box(85, 89, 28, 15, "Target verifies", "all T positions\nin one forward → $P_M$", "target"),
         Box(49, 62, 40, 17, "Composite", "$F = P_M + α\\,(P_m − P_M)$\nover the scheme's sample space V", "SSD"),
         Box(14, 62, 24, 17, "Emit", "argmax F over V, or\nthe target insists", "SSD"),

@@ -152,6 +152,8 @@ class Controls:
     def put(self, config: SSDConfig | None = None, **values: Any) -> None:
         """Move controls, all of a config's at once where one is given; `on_change` is called once.
 
+        Sliders of real numbers go to their nearest step: a browser would send it back late, over whatever was set since.
+
         Raises ValueError for a name that is no control and for a value that its control does not take.
         """
         if config is not None:
@@ -164,7 +166,7 @@ class Controls:
             offered(name, self.deciding[name], value)
         self._quiet = True
         for name, value in values.items():
-            self.deciding[name].value = value
+            self.deciding[name].value = on_step(self.deciding[name], value)
         self._quiet = False
         self._moved()
 
@@ -255,3 +257,10 @@ def offered(name: str, control: Any, value: Any) -> None:
         raise ValueError(f"{name}={value!r} is none of {', '.join(map(str, options))}")
     if low is not None and not low <= value <= high:
         raise ValueError(f"{name}={value!r} lies outside the slider, {low} to {high}")
+
+
+def on_step(control: Any, value: Any) -> Any:
+    """The value on the nearest step of a slider of real numbers; any other control's as it is."""
+    if not isinstance(control, ipywidgets.FloatSlider):
+        return value
+    return round(control.min + round((value - control.min) / control.step) * control.step, 6)
