@@ -40,14 +40,21 @@ def speed(frame: pd.DataFrame) -> plt.Figure:
     first = short.iloc[0]
     axis.set_xlabel("match ratio (share of tokens on which target and draft agree)")
     axis.set_ylabel("tokens a second")
-    axis.set_ylim(0)
+    doubling(axis, short.tokens_per_second)
     axis.set_title(
         f"One prompt, greedy, {first.new_tokens} tokens, pair {first.pair} (random weights), {first.threads} CPU thread(s), {first.clock} time",
         fontsize=10,
     )
-    axis.legend(frameon=False, fontsize=9)
+    axis.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1, 0.5))
     axis.spines[["top", "right"]].set_visible(False)
     return figure
+
+
+def doubling(axis: plt.Axes, values: pd.Series) -> None:
+    """A logarithmic axis that says plain numbers, each twice the one before."""
+    ticks = [2**i for i in range(20) if values.min() / 2 < 2**i < 2 * values.max()]
+    axis.set_yscale("log", base=2)
+    axis.set_yticks(ticks, [str(tick) for tick in ticks])
 
 
 def scaling(frame: pd.DataFrame) -> plt.Figure:
@@ -79,7 +86,7 @@ def scaling(frame: pd.DataFrame) -> plt.Figure:
         batch.rows, batch.rows * batch.tokens_per_second.iloc[0], color="#888888", linestyle="--", label="in proportion"
     )
     right.set_xscale("log", base=2)
-    right.set_yscale("log", base=2)
+    doubling(right, batch.tokens_per_second)
     right.set_xticks(batch.rows, [str(rows) for rows in batch.rows])
     right.set_xlabel("rows decoded together")
     right.set_ylabel("tokens a second, all rows")
