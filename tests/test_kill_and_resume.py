@@ -20,7 +20,7 @@ KILLS, SEED = 20, 0
 TIMES = ["seconds", "written", "session"]
 TABLE = {
     "attacks": ["prefill-10", "scary"],
-    "defenders": ["none", "ssd", "self-exam"],
+    "defenders": ["none", "ssd:lookahead=3", "self-exam"],  # "auto" goes by the clock: other rounds, the same tokens
     "limit": 6,
     "batch": 1,
     "max_new_tokens": 24,
