@@ -66,3 +66,12 @@ def perturbed(model, seed, amount):
         for weight in copy.parameters():
             weight.add_(amount * weight.std().nan_to_num(0.0) * torch.randn(weight.shape, generator=generator))
     return copy
+
+
+def perturbed_pairs():
+    """Three pairs of target and draft, from nearly always to seldom agreeing."""
+    pairs = []
+    for seed, amount in [(0, 0.02), (1, 0.15), (2, 0.4)]:
+        target = micro_llama(seed, layers=2)
+        pairs.append((target, perturbed(target, seed, amount)))
+    return pairs

@@ -6,7 +6,7 @@ from dataclasses import replace
 import hypothesis.strategies as st
 import pytest
 import torch
-from conftest import micro_llama, perturbed
+from conftest import perturbed_pairs
 from hypothesis import given, settings
 
 from ssd_lib import switching
@@ -22,11 +22,7 @@ COLUMNS = ["token", "proposal", "match", "scheme", "k", "threshold", "alpha", "m
 
 @pytest.fixture(scope="module")
 def pairs():
-    made = []
-    for seed, amount in [(0, 0.02), (1, 0.15), (2, 0.4)]:
-        target = micro_llama(seed, layers=2)
-        made.append((target, perturbed(target, seed, amount)))
-    return made
+    return perturbed_pairs()
 
 
 @pytest.mark.parametrize("alpha_union", [0.8, 1.0, 2.0])

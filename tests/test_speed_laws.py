@@ -6,7 +6,7 @@ from dataclasses import replace
 import hypothesis.strategies as st
 import pytest
 import torch
-from conftest import micro_llama, perturbed
+from conftest import perturbed_pairs
 from hypothesis import given, settings
 
 from ssd_lib.composite import choose_greedy, composite, intersection_space, rank_tokens, target_insists, union_space
@@ -21,11 +21,7 @@ NEW, VOCAB = 20, 40
 
 @pytest.fixture(scope="module")
 def pairs():
-    made = []
-    for seed, amount in [(0, 0.02), (1, 0.15), (2, 0.4)]:
-        target = micro_llama(seed, layers=2)
-        made.append((target, perturbed(target, seed, amount)))
-    return made
+    return perturbed_pairs()
 
 
 # Few different values, so that ties are common, at the border of a head too.

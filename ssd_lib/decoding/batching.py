@@ -21,7 +21,7 @@ from transformers import PreTrainedModel
 from ssd_lib import switching
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding.cached_model import CachedModel
-from ssd_lib.decoding.generate import SSDOutput, begin, finish, last_tokens
+from ssd_lib.decoding.generate import SSDOutput, begin, finish, last_tokens, paced_round
 from ssd_lib.decoding.inputs import check_models, check_room
 from ssd_lib.decoding.pace import Pace, longest_lookahead
 from ssd_lib.decoding.recording import Recorder
@@ -83,17 +83,12 @@ def ssd_generate_many(
     queue = Queue(both, decoder, deque(range(len(decoder.owners), len(prompts))))
     texts = [prompts[i] for i in decoder.owners]
     pace = Pace(config, target, draft, texts, stepwise=isinstance(decoder, StepwiseDecoder), timed=not trace)
-    schedule = []
+    schedule: list[tuple[int, int, int]] = []
     with tqdm(total=len(prompts), unit="answer", disable=not progress) as bar:
         while decoder.owners:
-            begun, drafted = pace.clock(), decoder.draft.forwards
-            lookahead, guesses = pace.next(queue.room)
-            queue.show(lookahead)
-            emitted = decoder.round(lookahead, guesses, recorder, pace.patience)
-            lookahead = decoder.positions
-            pace.observe(lookahead, pace.clock() - begun, emitted)
-            schedule.append((lookahead, decoder.draft.forwards - drafted, max(len(row.tokens) for row in emitted)))
-            bar.update(queue.take(emitted))
+            choice = pace.next(queue.room)
+            queue.show(choice[0])
+            bar.update(queue.take(paced_round(decoder, pace, choice, recorder, schedule)))
     return finish(decoder, queue.answers, queue.matches, recorder, schedule, started)
 
 

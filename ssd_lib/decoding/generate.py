@@ -30,7 +30,7 @@ from ssd_lib.decoding.host import Host
 from ssd_lib.decoding.inputs import aligned_left, check_models, check_room, eos_ids
 from ssd_lib.decoding.pace import Pace, longest_lookahead
 from ssd_lib.decoding.recording import Recorder
-from ssd_lib.decoding.rounds import Decoder
+from ssd_lib.decoding.rounds import Decoder, Emitted
 from ssd_lib.decoding.stepwise import StepwiseDecoder
 from ssd_lib.trace import Trace
 
@@ -174,26 +174,38 @@ def finish(
     )
 
 
+def paced_round(
+    decoder: Decoder,
+    pace: Pace,
+    choice: tuple[int, Sequence[int] | None],
+    recorder: Recorder | None,
+    schedule: list[tuple[int, int, int]],
+) -> list[Emitted]:
+    """One round of the pace's choice, timed for the next ones, and its line of the schedule."""
+    begun, drafted = pace.clock(), decoder.draft.forwards
+    emitted = decoder.round(*choice, recorder, pace.patience)
+    pace.observe(decoder.positions, pace.clock() - begun, emitted)
+    longest = max(len(row.tokens) for row in emitted)
+    schedule.append((decoder.positions, decoder.draft.forwards - drafted, longest))
+    return emitted
+
+
 def decode(
     decoder: Decoder, host: Host, pace: Pace, recorder: Recorder | None, prompt_lengths: tuple[int, int]
 ) -> list[tuple[int, int, int]]:
     """Rounds until every row is finished; returns the schedule. `prompt_lengths`: the longest of target and draft."""
-    schedule = []
+    schedule: list[tuple[int, int, int]] = []
     while not host.all_finished:
-        begun, drafted = pace.clock(), decoder.draft.forwards
         lookahead, guesses = pace.next(decoder.max_new_tokens - host.shortest)
         if decoder.graph is not None:
             lookahead, guesses = decoder.graph.lookahead, None
         longest = max(map(len, host.answers)) + lookahead
         for model, prompt in zip((decoder.target, decoder.draft), prompt_lengths, strict=True):
             model.cache.show_up_to(prompt + longest if decoder.graph is None else model.cache.slots)
-        emitted = decoder.round(lookahead, guesses, recorder, pace.patience)
-        lookahead = decoder.positions
-        pace.observe(lookahead, pace.clock() - begun, emitted)
+        emitted = paced_round(decoder, pace, (lookahead, guesses), recorder, schedule)
         stopped = host.take(emitted)
         if any(stopped):
             decoder.finished = decoder.finished | torch.tensor(stopped, device=decoder.finished.device)
-        schedule.append((lookahead, decoder.draft.forwards - drafted, max(len(row.tokens) for row in emitted)))
     host.end()
     return schedule
 

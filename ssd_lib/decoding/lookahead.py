@@ -25,6 +25,7 @@ tried its time is read off between its neighbours, and beyond them from the numb
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from scipy.special import lambertw
@@ -64,6 +65,18 @@ def weights_read(model: PreTrainedModel) -> int:
     return total - (0 if tied else table.numel())
 
 
+def read_off(known: Mapping[int, float], at: int) -> tuple[float | None, int | None]:
+    """What is known at this T or reads off between its neighbours; beyond them None, and the nearest T that is known."""
+    if at in known:
+        return known[at], at
+    below = max((t for t in known if t < at), default=None)
+    above = min((t for t in known if t > at), default=None)
+    if below is None or above is None:
+        return None, above if below is None else below
+    share = (at - below) / (above - below)
+    return (1 - share) * known[below] + share * known[above], below
+
+
 @dataclass
 class Costs:
     """Seconds of a round by its T: measured, or expected from `draft` (a draft step over a target pass)."""
@@ -84,15 +97,9 @@ class Costs:
 
     def __getitem__(self, lookahead: int) -> float:
         """Seconds of a round; in target passes while nothing has been measured."""
-        known = sorted(t for t, count in self.rounds.items() if count >= TRUSTED)
-        if lookahead in known:
-            return self.seconds[lookahead]
-        below = max((t for t in known if t < lookahead), default=None)
-        above = min((t for t in known if t > lookahead), default=None)
-        if below is not None and above is not None:
-            share = (lookahead - below) / (above - below)
-            return (1 - share) * self.seconds[below] + share * self.seconds[above]
-        return self._pass(below or above) * self.expected(lookahead)
+        known = {t: self.seconds[t] for t, count in self.rounds.items() if count >= TRUSTED}
+        measured, nearest = read_off(known, lookahead)
+        return self._pass(nearest) * self.expected(lookahead) if measured is None else measured
 
     def _pass(self, nearest: int | None) -> float:
         """Seconds of a target pass, judging by rounds of `nearest` guesses; 1 while nothing has been measured."""

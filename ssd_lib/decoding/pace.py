@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 from transformers import PreTrainedModel
 
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding.lookahead import CHOICES, Costs, Tuner, weights_read
+from ssd_lib.decoding.lookahead import Costs, Tuner, weights_read
 from ssd_lib.decoding.patience import MOST, Patience
 from ssd_lib.decoding.proposers import ContextLookup
 from ssd_lib.decoding.rounds import Emitted
@@ -45,7 +45,7 @@ def known_of(target: PreTrainedModel, draft: PreTrainedModel, rows: int) -> Know
 def longest_lookahead(config: SSDConfig) -> int:
     """The most tokens that a round may guess: so much room is needed beyond the answer."""
     fixed = 1 if config.lookahead == "auto" else config.lookahead
-    return max(fixed, CHOICES[-1], MOST) if config.lookahead == "auto" or config.lookup else fixed
+    return max(fixed, MOST) if config.lookahead == "auto" or config.lookup else fixed
 
 
 class Pace:

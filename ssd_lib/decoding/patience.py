@@ -28,16 +28,16 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from math import prod
 
-MOST = 24  # positions of a round, at most
+from ssd_lib.decoding.lookahead import CHOICES, FIRST, read_off
+
 EDGES = (0.2, 0.4, 0.6, 0.8, 0.9, 0.96, 0.99)  # confidences between these are told apart
 MEMORY = 0.97  # an observation counts this much less with each one since
 PRIOR, PRIOR_TOKENS = 0.8, 2.0  # the first estimate of a match ratio, and the number of guesses that it weighs
 ROUNDS = 16  # R is taken over so many rounds
 SLOPE = 0.1  # of a target pass, what each further position adds to it before anything is measured
 FORGET = 1.1  # the quickest time lately: an older one is taken to be this much longer with each measurement
-# Passes over these numbers of positions are timed; others count as the next larger one.
-SIZES = (1, 2, 3, 4, 6, 8, 12, 16, MOST)
-FIRST = 3  # the paper's T, until such a round has been timed
+SIZES = CHOICES  # passes over these numbers of positions are timed; others count as the next larger one
+MOST = SIZES[-1]  # positions of a round, at most
 
 
 @dataclass
@@ -99,17 +99,11 @@ class Patience:
 
     def pass_cost(self, positions: int) -> float:
         """v(T): measured, read off between neighbours, or beyond them as flat as the nearest (then it will be tried)."""
-        known, positions = self.pass_seconds, SIZES[bisect_left(SIZES, positions)]
-        if not known:
+        positions = SIZES[bisect_left(SIZES, positions)]
+        measured, nearest = read_off(self.pass_seconds, positions)
+        if nearest is None:
             return 1 + SLOPE * (positions - 1)
-        if positions in known:
-            return known[positions]
-        below = max((t for t in known if t < positions), default=None)
-        above = min((t for t in known if t > positions), default=None)
-        if below is None or above is None:
-            return known[above if below is None else below]  # type: ignore[index]
-        share = (positions - below) / (above - below)
-        return (1 - share) * known[below] + share * known[above]
+        return self.pass_seconds[nearest] if measured is None else measured
 
     def cost(self, guesses: int) -> float:
         """seconds(g); in target passes while nothing is measured."""
