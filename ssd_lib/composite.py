@@ -76,12 +76,15 @@ def choose_greedy(
 # ------------------------------------------------------------------------------------------------ sampling
 
 
-def nucleus(probs: Float[Tensor, "*rows vocab"], top_p: float) -> Float[Tensor, "*rows vocab"]:
-    """The smallest set of likeliest tokens that holds `top_p` of the mass, normalised."""
-    if top_p >= 1:
+def nucleus(probs: Float[Tensor, "*rows vocab"], top_p: float, top_k: int = 0) -> Float[Tensor, "*rows vocab"]:
+    """The smallest set of likeliest tokens that holds `top_p` of the mass of the `top_k` likeliest (0: of all), normalised."""
+    if top_p >= 1 and not top_k:
         return probs
     ordered, order = probs.sort(dim=-1, descending=True, stable=True)
-    kept = ordered.masked_fill(ordered.cumsum(dim=-1) - ordered >= top_p, 0)
+    if top_k:
+        ordered = ordered.masked_fill(torch.arange(probs.shape[-1], device=probs.device) >= top_k, 0)
+        ordered = ordered / ordered.sum(dim=-1, keepdim=True)
+    kept = ordered if top_p >= 1 else ordered.masked_fill(ordered.cumsum(dim=-1) - ordered >= top_p, 0)
     kept = torch.zeros_like(probs).scatter_(-1, order, kept)
     return kept / kept.sum(dim=-1, keepdim=True)
 
@@ -92,6 +95,7 @@ def composite_distribution(
     target_probs: Float[Tensor, "*rows vocab"],
     insisted: Bool[Tensor, "*rows"],
     top_p: float,
+    top_k: int = 0,
 ) -> Float[Tensor, "*rows vocab"]:
     """F⁺: F over the sample space, negative values cut to 0, normalised, nucleus; P_M's nucleus where the target insists.
 
@@ -102,7 +106,7 @@ def composite_distribution(
     best = scores.masked_fill(~space, -torch.inf).argmax(dim=-1, keepdim=True)
     alone = torch.zeros_like(scores).scatter_(-1, best, 1.0)
     spread = torch.where(mass > 0, positive / mass.clamp(min=torch.finfo(mass.dtype).tiny), alone)
-    return nucleus(torch.where(insisted.unsqueeze(-1), target_probs, spread), top_p)
+    return nucleus(torch.where(insisted.unsqueeze(-1), target_probs, spread), top_p, top_k)
 
 
 def accept_or_resample(

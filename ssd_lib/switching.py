@@ -9,6 +9,10 @@ target is about to comply and the draft refuses, hardly any do. After every b em
 - the scheme changes:  threshold and α_I go back to their starting values
 
 The new scheme holds from the very next token. The state is one value a row and `update` is a pure function of it.
+
+Hardened switching (ours, off by default; algorithm in docs/hardened.md): `threshold_floor` bounds the threshold's decay,
+`count_prefill` lets the given beginning of an answer count as a bin (`start`), and `retract` takes a bin back that was
+decoded in Intersection and raises the alarm at its end (`to_take_back`), so that it is decoded again in Union.
 """
 
 from __future__ import annotations
@@ -66,13 +70,23 @@ def count(
     return state._replace(matches=matches, emitted=state.emitted + active)
 
 
-def decide(state: SwitchState, active: Bool[Tensor, " rows"], config: SSDConfig) -> SwitchState:
-    """At the end of a bin: choose the next scheme and anneal, for the active rows."""
-    decides = active & (state.emitted % config.bin_size == 0)
-    ratio = state.matches.double() / config.bin_size
-    union = state.union if config.fixed_scheme else ratio < state.threshold
+def decide(
+    state: SwitchState,
+    active: Bool[Tensor, "*rows"],
+    config: SSDConfig,
+    ends: Bool[Tensor, "*rows"] | None = None,
+) -> SwitchState:
+    """At the end of a bin: choose the next scheme and anneal, for the active rows.
+
+    ends: the answer ends with this token. With `retract` its last bin is decided, too, over the tokens that it has.
+    """
+    in_bin = (state.emitted - 1) % config.bin_size + 1
+    decides = active & (in_bin == config.bin_size)
+    if ends is not None and config.retract:
+        decides = decides | (active & ends & (in_bin >= config.tail_tokens))
+    union = state.union if config.fixed_scheme else state.matches.double() / in_bin < state.threshold
     same = union == state.union
-    lower_threshold = (state.threshold - config.threshold_decay).clamp(min=0)
+    lower_threshold = (state.threshold - config.threshold_decay).clamp(min=config.threshold_floor)
     lower_alpha = torch.minimum(
         (state.alpha_intersection - config.alpha_decay).clamp(min=config.alpha_floor), state.alpha_intersection
     )
@@ -88,25 +102,28 @@ def decide(state: SwitchState, active: Bool[Tensor, " rows"], config: SSDConfig)
 
 
 def update(
-    state: SwitchState, matched: Bool[Tensor, " rows"], active: Bool[Tensor, " rows"], config: SSDConfig
+    state: SwitchState,
+    matched: Bool[Tensor, "*rows"],
+    active: Bool[Tensor, "*rows"],
+    config: SSDConfig,
+    ends: Bool[Tensor, "*rows"] | None = None,
 ) -> SwitchState:
     """The state after one more emitted token; rows that are not active keep theirs."""
-    return decide(count(state, matched, active, config), active, config)
+    return decide(count(state, matched, active, config), active, config, ends)
 
 
-def matches_in_a_row(state: SwitchState, tokens: int, config: SSDConfig) -> SwitchState:
-    """The state of one row after so many tokens that all match: `update` that often, but a bin at a time."""
-    active = torch.ones_like(state.union)
-    emitted = int(state.emitted)
-    while tokens:
-        inside = emitted % config.bin_size
-        step = min(tokens, config.bin_size - inside)
-        matches = step + (state.matches if inside else torch.zeros_like(state.matches))
-        state = state._replace(matches=matches, emitted=state.emitted + step)
-        tokens, emitted = tokens - step, emitted + step
-        if emitted % config.bin_size == 0:
-            state = decide(state, active, config)
-    return state
+def to_take_back(before: SwitchState, after: SwitchState, config: SSDConfig) -> Int[Tensor, "*rows"]:
+    """`retract`: tokens of a bin that was decoded in Intersection and ends with an alarm; 0 where none is taken back.
+
+    before, after: the states before and after the token that was emitted last.
+    """
+    in_bin = (after.emitted - 1) % config.bin_size + 1
+    return in_bin * (after.union & ~before.union)
+
+
+def take_back(state: SwitchState, tokens: Int[Tensor, " rows"]) -> SwitchState:
+    """The state at the beginning of the bin that is taken back; scheme, threshold and α_I stay as its alarm left them."""
+    return state._replace(emitted=state.emitted - tokens)
 
 
 # ------------------------------------------------------------------------------------------------ a round at a time
@@ -118,12 +135,32 @@ def ahead(
     """The state before each of the next T tokens, [rows, T] each, if the round gets that far.
 
     A round goes on only while it emits what was guessed, so what each earlier token counts as is known before the walk:
-    `would_match`. All positions of a round can therefore be decided at once.
+    `would_match`. All positions of a round can therefore be decided at once, a bin at a time: only between bins do
+    scheme, threshold and α_I change.
     """
+    size, length = config.bin_size, would_match.shape[1]
+    steps = torch.arange(length, device=would_match.device)
+    inside = (state.emitted % size).unsqueeze(-1)  # tokens that the running bin has already
+    held = would_match.long().cumsum(dim=1) - would_match.long()  # matches among the tokens before each position
+    bins = (inside + steps).div(size, rounding_mode="floor")  # bins that end before each position
+
+    def matches(first: Int[Tensor, "rows T"], total: Int[Tensor, "rows T"]) -> Int[Tensor, "rows T"]:
+        """Matches of a bin whose first token is the round's token number `first`, or an earlier one."""
+        earlier = torch.where((first <= 0) & (inside > 0), state.matches.unsqueeze(-1), 0)
+        return total - held.gather(1, first.clamp(0, length - 1)) + earlier
+
     states = [state]
-    for t in range(would_match.shape[1] - 1):
-        states.append(update(states[-1], would_match[:, t], active, config))
-    return SwitchState(*(torch.stack(values, dim=1) for values in zip(*states, strict=True)))
+    for ended in range(1, (length + size - 2) // size + 1):
+        end = ended * size - inside  # the next bin's first token
+        full = matches(end - size, held.gather(1, end.clamp(max=length - 1))).squeeze(-1)
+        states.append(decide(states[-1]._replace(matches=full, emitted=state.emitted + end.squeeze(-1)), active, config))
+    union, threshold, alpha_i = (
+        values[0].unsqueeze(-1).expand(bins.shape) if len(states) == 1 else torch.stack(values, dim=1).gather(1, bins)
+        for values in list(zip(*states, strict=True))[:3]
+    )
+    return SwitchState(
+        union, threshold, alpha_i, matches(bins * size - inside, held), state.emitted.unsqueeze(-1) + steps
+    )
 
 
 def at(path: SwitchState, position: Int[Tensor, " rows"]) -> SwitchState:

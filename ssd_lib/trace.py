@@ -6,7 +6,8 @@ notebooks (inline styles only, every token escaped: model output is untrusted) a
 
 Columns: row, position, round, token, proposal, match, scheme, k, threshold, alpha, bin_tokens, match_ratio (of the
 running bin, this token included), target_prob, draft_prob, composite (P_M, P_m and F of the emitted token), insisted
-(rule 2), and as short lists target_top, target_top_probs, draft_top, draft_top_probs, space, space_composite.
+(rule 2), retracted (the token was taken back, see `switching`), and as short lists target_top, target_top_probs, draft_top,
+draft_top_probs, space, space_composite.
 """
 
 from __future__ import annotations
@@ -34,58 +35,75 @@ class Decodes(Protocol):
 
 
 class Trace:
-    """The record of one call, one line an emitted token; rows of the batch are told apart by the column `row`."""
+    """The record of one call, one line an emitted token; rows of the batch are told apart by the column `row`.
 
-    def __init__(self, frame: pd.DataFrame):
-        self.frame = frame
+    `frame` holds the tokens of the answers; `lines` also those that were taken back, in the order in which they came.
+    """
+
+    def __init__(self, lines: pd.DataFrame):
+        self.lines = lines if "retracted" in lines else lines.assign(retracted=False)
+        taken_back = self.lines["retracted"].astype(bool)
+        self.frame = self.lines[~taken_back].reset_index(drop=True) if taken_back.any() else self.lines
 
     def __len__(self) -> int:
         return len(self.frame)
 
     def row(self, index: int) -> Trace:
         """The lines of one row of the batch, as row 0 of a new trace."""
-        lines = self.frame[self.frame["row"] == index]
+        lines = self.lines[self.lines["row"] == index]
         return Trace(lines.assign(row=0).reset_index(drop=True))
 
-    def to_frame(self, tokenizer: Decodes | None = None, row: int | None = None) -> pd.DataFrame:
-        """The lines as a data frame; with a tokenizer, `text` and `proposal_text` beside the ids."""
-        frame = self.frame if row is None else self.row(row).frame
+    def to_frame(
+        self, tokenizer: Decodes | None = None, row: int | None = None, *, retracted: bool = False
+    ) -> pd.DataFrame:
+        """The lines as a data frame; with a tokenizer, `text` and `proposal_text` beside the ids.
+
+        retracted: the tokens that were taken back, too, where they came.
+        """
+        trace = self if row is None else self.row(row)
+        frame = trace.lines if retracted else trace.frame
         if tokenizer is None:
             return frame.copy()
-        before = frame.groupby("row")["token"].shift().tolist()
+        before = _tokens_before(frame)
         text, proposal = (
             [visible(_behind(tokenizer, *pair)) for pair in zip(before, frame[name], strict=True)]
             for name in ("token", "proposal")
         )
         return frame.assign(text=text, proposal_text=proposal)
 
-    def to_html(self, tokenizer: Decodes, row: int = 0) -> str:
-        """The answer as a strip of tokens: matched, corrected or insisted, and the scheme of each."""
-        frame = self.to_frame(tokenizer, row)
+    def to_html(self, tokenizer: Decodes, row: int = 0, *, retracted: bool = False) -> str:
+        """The answer as a strip of tokens: matched, corrected or insisted, and the scheme of each.
+
+        retracted: tokens that were taken back stand in it, too, struck through.
+        """
+        frame = self.to_frame(tokenizer, row, retracted=retracted)
         tokens = "".join(_token_html(line) for line in frame.to_dict("records"))
         return f'<div style="line-height:2.1;font-family:monospace;white-space:pre-wrap">{tokens}</div>{_legend()}'
 
-    def to_text(self, tokenizer: Decodes, row: int = 0) -> str:
-        """The same strip without colour: [corrected], {insisted}, and ∪ ∩ where the scheme changes."""
+    def to_text(self, tokenizer: Decodes, row: int = 0, *, retracted: bool = False) -> str:
+        """The same strip without colour: [corrected], {insisted}, ~retracted~, and ∪ ∩ where the scheme changes."""
         words, scheme = [], None
-        for line in self.to_frame(tokenizer, row).to_dict("records"):
+        for line in self.to_frame(tokenizer, row, retracted=retracted).to_dict("records"):
             if line["scheme"] != scheme:
                 scheme = line["scheme"]
                 words.append(f" {SIGNS[scheme]}:")
-            words.append({"matched": "{}", "corrected": "[{}]", "insisted": "{{{}}}"}[kind(line)].format(line["text"]))
+            word = {"matched": "{}", "corrected": "[{}]", "insisted": "{{{}}}"}[kind(line)].format(line["text"])
+            words.append(f"~{word}~" if line["retracted"] else word)
         return "".join(words).strip() + "\n[corrected]  {target insists}  ∩ Intersection  ∪ Union"
 
-    def show(self, tokenizer: Decodes, row: int = 0) -> Strip:
+    def show(self, tokenizer: Decodes, row: int = 0, *, retracted: bool = False) -> Strip:
         """Something a notebook displays as HTML and a terminal as text."""
-        return Strip(self.to_html(tokenizer, row), self.to_text(tokenizer, row))
+        return Strip(
+            self.to_html(tokenizer, row, retracted=retracted), self.to_text(tokenizer, row, retracted=retracted)
+        )
 
     def save(self, path: str | Path) -> None:
         """Write to `.parquet` or `.json`. Raises ValueError for another suffix."""
         path = Path(path)
         if path.suffix == ".parquet":
-            self.frame.to_parquet(path, index=False)
+            self.lines.to_parquet(path, index=False)
         elif path.suffix == ".json":
-            path.write_text(json.dumps(self.frame.to_dict("records")), encoding="utf-8")
+            path.write_text(json.dumps(self.lines.to_dict("records")), encoding="utf-8")
         else:
             raise ValueError(f"a trace is saved as .parquet or .json, not {path.name!r}")
 
@@ -99,7 +117,8 @@ class Trace:
                 frame[column] = [list(values) for values in frame[column]]
             return cls(frame)
         if path.suffix == ".json":
-            return cls(pd.DataFrame(json.loads(path.read_text(encoding="utf-8")), columns=COLUMNS))
+            lines = pd.DataFrame(json.loads(path.read_text(encoding="utf-8")))
+            return cls(lines if len(lines) else pd.DataFrame(columns=COLUMNS))
         raise ValueError(f"a trace is loaded from .parquet or .json, not {path.name!r}")
 
 
@@ -117,7 +136,7 @@ SCALARS = [
     "bin_tokens",
     "match_ratio",
 ]
-SCALARS += ["target_prob", "draft_prob", "composite", "insisted"]
+SCALARS += ["target_prob", "draft_prob", "composite", "insisted", "retracted"]
 LISTS = ["target_top", "target_top_probs", "draft_top", "draft_top_probs", "space", "space_composite"]
 COLUMNS = SCALARS + LISTS
 
@@ -129,6 +148,7 @@ STYLES = {
     "insisted": "border-bottom:3px dotted #E69F00;font-style:italic",
 }
 UNION = "background:rgba(0,158,115,.22);outline:1px solid rgba(0,158,115,.6)"
+RETRACTED = "text-decoration:line-through;opacity:.55"
 
 
 class Strip:
@@ -151,6 +171,16 @@ def _behind(tokenizer: Decodes, before: float, token: int) -> str:
         if whole.startswith(head):
             return whole[len(head) :]
     return tokenizer.decode([token])
+
+
+def _tokens_before(frame: pd.DataFrame) -> list[float]:
+    """The token before each line in its answer, NaN for none: of lines that were taken back, in theirs."""
+    standing: dict[tuple[int, int], float] = {}
+    before = []
+    for row, position, token in zip(frame["row"], frame["position"], frame["token"], strict=True):
+        before.append(standing.get((row, position - 1), math.nan))
+        standing[row, position] = token
+    return before
 
 
 def kind(line: dict[str, Any]) -> str:
@@ -181,8 +211,9 @@ def pieces(tokenizer: Decodes, ids: Sequence[int], before: int | None = None) ->
 
 def _token_html(line: dict[str, Any]) -> str:
     style = STYLES[kind(line)] + (";" + UNION if line["scheme"] == "union" else "")
+    style += ";" + RETRACTED if line["retracted"] else ""
     title = (
-        f"#{line['position']} round {line['round']} · {kind(line)} · {line['scheme']}"
+        f"{'taken back · ' if line['retracted'] else ''}#{line['position']} round {line['round']} · {kind(line)} · {line['scheme']}"
         f" · draft proposed {line['proposal_text']!r} · P_M {line['target_prob']:.3f} P_m {line['draft_prob']:.3f} F {line['composite']:.3f}"
         f" · k {line['k']} · α {line['alpha']:.2f} · match ratio {line['match_ratio']:.2f} / threshold {line['threshold']:.2f}"
     )

@@ -21,13 +21,28 @@ def best(space, score):
     return min(space, key=lambda token: (-score[token], token))
 
 
-def decode(target, draft, prompt, draft_prompt, config, max_new_tokens, eos):
-    """Returns the answer's ids, what happened, a list of (scheme, matched, insisted, k, threshold, alpha_i), and the
+def prefill_alarm(draft, draft_prompt, config, prefilled):
+    """`count_prefill`: whether the last b given tokens are so unlike the draft that the first bin is decoded in Union."""
+    b = config.bin_size
+    if not config.count_prefill or prefilled < b or len(draft_prompt) <= b or config.fixed_scheme:
+        return False
+    likes = [
+        top(probabilities(draft, draft_prompt[:place]), 1)[0] == draft_prompt[place]
+        for place in range(len(draft_prompt) - b, len(draft_prompt))
+    ]
+    return sum(likes) / b < config.threshold
+
+
+def decode(target, draft, prompt, draft_prompt, config, max_new_tokens, eos, prefilled=0):
+    """Hardened switching included: an event's last entry says whether its token was taken back.
+
+    Returns the answer's ids, what happened, a list of (scheme, matched, insisted, k, threshold, alpha_i, retracted), and the
     narrowest decision: below rounding error, which of two tokens is likelier is not defined by the contract."""
     narrowest = 1.0
-    union, threshold, alpha_i = config.start_scheme == "union", config.threshold, config.alpha_intersection
-    answer, events, matches = [], [], []
-    while len(answer) < max_new_tokens:
+    threshold, alpha_i = config.threshold, config.alpha_intersection
+    union = (config.fixed_scheme or config.start_scheme) == "union" or prefill_alarm(draft, draft_prompt, config, prefilled)
+    answer, events, matches, standing = [], [], [], []
+    while len(answer) < max_new_tokens and not (answer and answer[-1] in eos):
         p_target, p_draft = probabilities(target, prompt + answer), probabilities(draft, draft_prompt + answer)
         vocabulary = len(p_target)
         alpha = config.alpha_union if union else alpha_i
@@ -53,19 +68,25 @@ def decode(target, draft, prompt, draft_prompt, config, max_new_tokens, eos):
             for values, tokens in ((p_draft, range(vocabulary)), (p_target, range(vocabulary)), (score, space))
         ]
         narrowest = min([narrowest, *(values[0] - values[1] for values in ordered if len(values) > 1)])
-        events.append(("union" if union else "intersection", matched, insisted, k, threshold, alpha_i))
+        standing.append(len(events))
+        events.append(["union" if union else "intersection", matched, insisted, k, threshold, alpha_i, False])
         answer.append(token)
         matches.append(matched)
-        if token in eos:
-            break
-        if len(matches) % config.bin_size == 0:
-            beta = sum(matches[-config.bin_size :]) / config.bin_size
-            next_union = beta < threshold
-            if next_union == union:
-                threshold = max(threshold - config.threshold_decay, 0)
-                if not union:
-                    alpha_i = min(alpha_i, max(alpha_i - config.alpha_decay, config.alpha_floor))
-            else:
-                threshold, alpha_i = config.threshold, config.alpha_intersection
-            union = next_union
+        in_bin = (len(matches) - 1) % config.bin_size + 1
+        ended = token in eos or len(answer) == max_new_tokens
+        if config.fixed_scheme or not (
+            in_bin == config.bin_size or (config.retract and ended and in_bin >= config.tail_tokens)
+        ):
+            continue
+        before, union = union, sum(matches[-in_bin:]) / in_bin < threshold
+        if union == before:
+            threshold = max(threshold - config.threshold_decay, config.threshold_floor)
+            if not union:
+                alpha_i = min(alpha_i, max(alpha_i - config.alpha_decay, config.alpha_floor))
+            continue
+        threshold, alpha_i = config.threshold, config.alpha_intersection
+        if config.retract and union:
+            for place in standing[-in_bin:]:
+                events[place][-1] = True
+            del answer[-in_bin:], matches[-in_bin:], standing[-in_bin:]
     return answer, events, narrowest

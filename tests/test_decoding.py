@@ -62,11 +62,12 @@ def test_equals_the_plain_python_oracle_on_over_200_random_settings(pairs):
             config=config,
             max_new_tokens=NEW,
             eos_token_id=sorted(eos),
+            trace=True,
         )
         assert output.sequences[0].tolist() == expected, (case, config)
         frame = output.trace.to_frame()
         recorded = list(zip(frame.scheme, frame.match, frame.insisted, frame.threshold, strict=True))
-        assert recorded == [(s, m, i, pytest.approx(t)) for s, m, i, _, t, _ in events], (case, config)
+        assert recorded == [(s, m, i, pytest.approx(t)) for s, m, i, _, t, *_ in events], (case, config)
         assert [k or None for k in frame.k] == [e[3] for e in events]
         schemes = [event[0] for event in events]
         ratios.append(output.stats.match_ratio)
@@ -86,7 +87,7 @@ def test_the_output_does_not_depend_on_the_lookahead(pairs):
     for target, draft in pairs:
         prompt, config = torch.tensor([random_prompt(rng)]), random_config(rng)
         outputs = [
-            ssd_generate(target, draft, prompt, config=replace(config, lookahead=t), max_new_tokens=NEW)
+            ssd_generate(target, draft, prompt, config=replace(config, lookahead=t), max_new_tokens=NEW, trace=True)
             for t in range(1, 9)
         ]
         assert all(torch.equal(output.sequences[0], outputs[0].sequences[0]) for output in outputs)
@@ -116,6 +117,7 @@ def test_every_row_of_a_ragged_batch_equals_that_row_alone(pairs):
             draft_attention_mask=draft_mask,
             config=config,
             max_new_tokens=NEW,
+            trace=True,
         )
         for row, (prompt, draft_prompt) in enumerate(zip(prompts, draft_prompts, strict=True)):
             alone = ssd_generate(
@@ -125,6 +127,7 @@ def test_every_row_of_a_ragged_batch_equals_that_row_alone(pairs):
                 draft_input_ids=torch.tensor([draft_prompt]),
                 config=config,
                 max_new_tokens=NEW,
+                trace=True,
             )
             assert torch.equal(together.sequences[row], alone.sequences[0])
             assert together.trace.row(row).to_frame()["scheme"].tolist() == alone.trace.to_frame()["scheme"].tolist()
@@ -226,9 +229,8 @@ class StopAt(StoppingCriteria):
 
 def test_stopping_criteria_are_asked_after_every_token(pairs):
     target, draft = pairs[0]
-    output = ssd_generate(
-        target, draft, torch.tensor([[3, 8]]), max_new_tokens=NEW, eos_token_id=[], stopping_criteria=[StopAt(6)]
-    )
+    options = dict(max_new_tokens=NEW, eos_token_id=[], stopping_criteria=[StopAt(6)], trace=True)
+    output = ssd_generate(target, draft, torch.tensor([[3, 8]]), **options)
     assert len(output.sequences[0]) == 4 == len(output.trace)
 
 

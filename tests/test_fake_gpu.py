@@ -18,12 +18,11 @@ from transformers.initialization import no_init_weights
 
 from ssd_lib import switching
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import rounds
+from ssd_lib.decoding import decoder, ssd_generate
 from ssd_lib.decoding.cached_model import CachedModel
-from ssd_lib.decoding.generate import ssd_generate
-from ssd_lib.decoding.graphs import DEPTH
+from ssd_lib.decoding.cuda_graph import DEPTH
+from ssd_lib.decoding.decoder import Decoder, packed
 from ssd_lib.decoding.recording import Recorder
-from ssd_lib.decoding.rounds import Decoder, packed
 from ssd_lib.decoding.shortlist import DEPTHS
 
 _setup_privateuseone_for_python_backend("pretended")
@@ -52,39 +51,41 @@ def pretended_llama(shape, dtype, attention):
 def one_round(target_shape, draft_shape, dtype, config, rows=3, length=9, attention="sdpa", depth=DEPTH, guessed=False):
     """Everything of a round but its one wait, the transfer of `packed`."""
     with FakeTensorMode(), torch.inference_mode():
-        prompts = torch.ones(rows, length, dtype=torch.long, device=DEVICE)
-        lengths = torch.full((rows,), length, device=DEVICE)
-        shapes = (target_shape, draft_shape)
-        target, draft = (CachedModel(pretended_llama(s, dtype, attention), prompts, lengths, 64) for s in shapes)
-        decoder = Decoder(
+        target, draft = (
+            CachedModel(pretended_llama(shape, dtype, attention), [[1] * length] * rows, 64)
+            for shape in (target_shape, draft_shape)
+        )
+        made = Decoder(
             target=target,
             draft=draft,
             config=config,
             eos=torch.full((1,), 2, device=DEVICE),
             max_new_tokens=20,
-            generator=None,
-            pending=prompts[:, -1],
-            draft_pending=prompts[:, -1],
+            vocab=target_shape["vocab_size"],
+            pending=torch.ones(2, rows, dtype=torch.long, device=DEVICE),
             switch=switching.start(rows, config, DEVICE),
             finished=torch.zeros(rows, dtype=torch.bool, device=DEVICE),
-            owners=list(range(rows)),
+            recorder=Recorder(config),
+            indices=list(range(rows)),
         )
         guesses = torch.ones(rows, config.lookahead, dtype=torch.long, device=DEVICE) if guessed else None
-        scored = decoder.score(config.lookahead, guesses)
-        decision = decoder.decide(scored, depth)
+        scored = made.score(config.lookahead, guesses)
+        decision = made.decide(scored, depth)
         line = packed(scored, decision)
-        Recorder(config).add(scored, decision, 0, decoder.owners)
-        decoder.settle(decision)
-        assert line.shape == (rows, 2 * config.lookahead + 2)
-        parts = (line, *scored, *decision[:4], *decoder.switch, decoder.finished, decoder.pending)
-        assert all(part.device == DEVICE for part in parts)
+        made.record(scored, decision)
+        made.settle(decision)
+        assert line.shape == (rows, 2 * config.lookahead + 3)
+        parts = (line, *scored, *decision.choice[:4], decision.alive, decision.back, *made.switch, made.finished)
+        assert all(part.device == DEVICE for part in (*parts, made.pending, made.before_bin))
 
 
 @pytest.mark.parametrize("attention", ["sdpa", "eager"])
 @pytest.mark.parametrize("sampling", [False, True])
+@pytest.mark.parametrize("hardened", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_a_round_neither_waits_for_the_host_nor_mixes_devices(dtype, sampling, attention):
-    config = SSDConfig(lookahead=3, do_sample=sampling, top_p=0.9 if sampling else 1.0)
+def test_a_round_neither_waits_for_the_host_nor_mixes_devices(dtype, sampling, attention, hardened):
+    rules = dict(lookahead=3, do_sample=sampling, top_p=0.9 if sampling else 1.0)
+    config = (SSDConfig.hardened if hardened else SSDConfig)(**rules)
     one_round(SMALL, SMALL, dtype, config, attention=attention)
 
 
@@ -101,17 +102,17 @@ def test_a_wait_for_the_host_would_be_noticed(monkeypatch):
     def waits(self, decision):
         return bool(decision.alive.all())
 
-    monkeypatch.setattr(rounds.Decoder, "settle", waits)
+    monkeypatch.setattr(decoder.Decoder, "settle", waits)
     with pytest.raises(DataDependentOutputException):
         one_round(SMALL, SMALL, torch.bfloat16, SSDConfig(lookahead=3))
 
 
 def test_a_forgotten_cpu_tensor_would_be_noticed(monkeypatch):
     def forgets(self, decision):
-        zeros = torch.zeros(decision.tokens.shape[0], dtype=torch.long)
-        self.pending = torch.where(decision.alive.any(dim=1), decision.tokens[:, 0], zeros)
+        zeros = torch.zeros(decision.choice.tokens.shape[0], dtype=torch.long)
+        self.pending[0] = torch.where(decision.alive.any(dim=1), decision.choice.tokens[:, 0], zeros)
 
-    monkeypatch.setattr(rounds.Decoder, "settle", forgets)
+    monkeypatch.setattr(decoder.Decoder, "settle", forgets)
     with pytest.raises(FakeTensorDeviceMismatchError):
         one_round(SMALL, SMALL, torch.bfloat16, SSDConfig(lookahead=3))
 

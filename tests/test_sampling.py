@@ -14,7 +14,7 @@ from ssd_lib.composite import (
     union_space,
 )
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import rounds, ssd_generate
+from ssd_lib.decoding import decoder, ssd_generate
 
 VOCAB, ROWS = 12, 6000
 PROMPT = [3, 7, 5]
@@ -35,14 +35,14 @@ def expected(pair, config, prefix):
     union = torch.tensor([config.first_scheme == "union"])
     space = union_space(*ranks, config.candidates) if union else intersection_space(*ranks, config.candidates)[0]
     scores = composite(*probs, torch.tensor([config.alpha_union if union else config.alpha_intersection]))
-    return composite_distribution(scores, space, probs[0], target_insists(space, ranks[0], union), config.top_p)[0]
+    return composite_distribution(scores, space, probs[0], target_insists(space, ranks[0], union), config.top_p, config.top_k)[0]
 
 
 def p_value(pair, config, position=0):
     """Chi-square of the tokens emitted at one position, given the commonest beginning before it."""
     prompts = torch.tensor([PROMPT] * ROWS)
     answers = ssd_generate(
-        *pair, prompts, config=config, max_new_tokens=position + 1, eos_token_id=[], trace=False
+        *pair, prompts, config=config, max_new_tokens=position + 1, eos_token_id=[]
     ).sequences
     answers = torch.stack(answers)
     beginning = answers[:, :position].mode(dim=0).values
@@ -68,6 +68,7 @@ def p_value(pair, config, position=0):
         dict(fixed_scheme="union", candidates=4, alpha_union=0.8),
         dict(fixed_scheme="union", candidates=3, alpha_union=2.0, temperature=1.5),
         dict(fixed_scheme="union", candidates=6, alpha_union=0.5, top_p=0.8),
+        dict(fixed_scheme="union", candidates=6, alpha_union=0.5, top_k=3, top_p=0.9),
     ],
 )
 def test_emitted_tokens_follow_the_composite(pair, settings, seed):
@@ -87,8 +88,8 @@ def test_a_wrong_acceptance_rule_fails_the_same_test(pair, scheme, monkeypatch):
         inside = wanted.gather(-1, proposal.unsqueeze(-1)).squeeze(-1) > 0
         return torch.where(inside, proposal, token), accepted | inside
 
-    right = rounds.accept_or_resample
-    monkeypatch.setattr(rounds, "accept_or_resample", accepts_all_of_the_space)
+    right = decoder.accept_or_resample
+    monkeypatch.setattr(decoder, "accept_or_resample", accepts_all_of_the_space)
     assert p_value(pair, SSDConfig(do_sample=True, seed=0, fixed_scheme=scheme, candidates=4)) < 1e-6
 
 

@@ -11,10 +11,8 @@ from hypothesis import given, settings
 
 from ssd_lib.composite import choose_greedy, composite, intersection_space, rank_tokens, target_insists, union_space
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import rounds, shortlist, ssd_generate
-from ssd_lib.decoding.batching import ssd_generate_many
-from ssd_lib.decoding.conversation import Conversation
-from ssd_lib.decoding.proposers import ContextLookup
+from ssd_lib.decoding import Conversation, decoder, shortlist, ssd_generate
+from ssd_lib.decoding.lookahead import ContextLookup
 
 NEW, VOCAB = 20, 40
 
@@ -56,17 +54,18 @@ def test_a_head_is_mostly_enough_where_the_lists_agree():
 
 
 def test_decoding_with_heads_too_short_asks_again_and_changes_nothing(pairs, monkeypatch):
-    deeper, decide = [], rounds.Decoder.decide
+    deeper, decide = [], decoder.Decoder.decide
     for target, draft in pairs:
         for config in (SSDConfig(candidates=5), SSDConfig(do_sample=True, seed=3, candidates=5)):
-            monkeypatch.setattr(rounds, "DEPTHS", (24,))
-            whole = ssd_generate(target, draft, torch.tensor([[3, 5], [7, 9]]), config=config, max_new_tokens=NEW)
-            monkeypatch.setattr(rounds, "DEPTHS", (5, 7, 24))
+            monkeypatch.setattr(decoder, "DEPTHS", (24,))
+            options = dict(config=config, max_new_tokens=NEW, trace=True)
+            whole = ssd_generate(target, draft, torch.tensor([[3, 5], [7, 9]]), **options)
+            monkeypatch.setattr(decoder, "DEPTHS", (5, 7, 24))
             monkeypatch.setattr(
-                rounds.Decoder, "decide", lambda self, s, depth: deeper.append(depth) or decide(self, s, depth)
+                decoder.Decoder, "decide", lambda self, s, depth: deeper.append(depth) or decide(self, s, depth)
             )
-            heads = ssd_generate(target, draft, torch.tensor([[3, 5], [7, 9]]), config=config, max_new_tokens=NEW)
-            monkeypatch.setattr(rounds.Decoder, "decide", decide)
+            heads = ssd_generate(target, draft, torch.tensor([[3, 5], [7, 9]]), **options)
+            monkeypatch.setattr(decoder.Decoder, "decide", decide)
             if not config.do_sample:  # with sampling deciding again draws again
                 assert [s.tolist() for s in heads.sequences] == [s.tolist() for s in whole.sequences]
                 columns = ["token", "k", "match", "scheme", "insisted", "space"]
@@ -85,7 +84,7 @@ def test_the_output_does_not_depend_on_auto_lookahead_or_on_lookup(pairs):
             prompt = [rng.randrange(3, 24) for _ in range(6)]
             ids, config = torch.tensor([prompt * 3]), SSDConfig(candidates=5, bin_size=4)
             first, *others = (
-                ssd_generate(target, draft, ids, config=c, max_new_tokens=60, eos_token_id=[])
+                ssd_generate(target, draft, ids, config=c, max_new_tokens=60, eos_token_id=[], trace=True)
                 for c in (config, replace(config, lookahead="auto"), replace(config, lookahead="auto", lookup=True))
             )
             columns = ["token", "proposal", "match", "scheme", "k", "threshold", "alpha", "match_ratio", "insisted"]
@@ -101,7 +100,8 @@ def test_any_guess_may_be_given(pairs, right, monkeypatch):
     """Whoever guesses, right or wrong, the tokens and what counts as a match stay the same."""
     target, draft = pairs[1]
     ids, config = torch.tensor([[3, 5, 8]]), SSDConfig(candidates=5, lookup=True)
-    plain = ssd_generate(target, draft, ids, config=replace(config, lookup=False), max_new_tokens=NEW, eos_token_id=[])
+    options = dict(max_new_tokens=NEW, eos_token_id=[], trace=True)
+    plain = ssd_generate(target, draft, ids, config=replace(config, lookup=False), **options)
     answer = plain.sequences[0].tolist()
 
     def guess(self, count):
@@ -110,8 +110,9 @@ def test_any_guess_may_be_given(pairs, right, monkeypatch):
         return true if right else [(token + 1) % 24 for token in true]
 
     monkeypatch.setattr(ContextLookup, "guess", guess)
-    monkeypatch.setattr("ssd_lib.decoding.lookahead.Tuner.rate", lambda self, t: 1.0 + (self.costs.unit is not None))
-    guessed = ssd_generate(target, draft, ids, config=config, max_new_tokens=NEW, eos_token_id=[])
+    monkeypatch.setattr("ssd_lib.decoding.lookahead.Lookahead.best", lambda self, ratio, drafted: 3)
+    monkeypatch.setattr("ssd_lib.decoding.lookahead.Lookahead.promise", lambda *_, drafted: 1e9 - drafted)
+    guessed = ssd_generate(target, draft, ids, config=config, **options)
     assert guessed.sequences[0].tolist() == answer
     assert guessed.trace.frame[["match", "proposal"]].equals(plain.trace.frame[["match", "proposal"]])
     assert guessed.stats.rounds == (NEW if not right else -(-NEW // 3))
@@ -140,8 +141,8 @@ def test_many_prompts_equal_single_calls(pairs, rows, lookahead):
     target, draft = pairs[1]
     prompts, draft_prompts = random_prompts(rng, 7), random_prompts(rng, 7)
     config = SSDConfig(candidates=4, bin_size=3, lookahead=lookahead)
-    options = dict(config=config, max_new_tokens=NEW, eos_token_id=[4, 11, 17])
-    many = ssd_generate_many(target, draft, prompts, draft_prompts=draft_prompts, rows=rows, **options)
+    options = dict(config=config, max_new_tokens=NEW, eos_token_id=[4, 11, 17], trace=True)
+    many = ssd_generate(target, draft, prompts, draft_input_ids=draft_prompts, rows=rows, **options)
     lengths = set()
     for i, (prompt, draft_prompt) in enumerate(zip(prompts, draft_prompts, strict=True)):
         alone = ssd_generate(
@@ -160,7 +161,7 @@ def test_finished_rows_leave(pairs):
     rng, seen = random.Random(3), []
     hook = target.register_forward_pre_hook(lambda m, a, k: seen.append(k["input_ids"].shape), with_kwargs=True)
     options = dict(config=SSDConfig(lookahead=3), max_new_tokens=NEW, eos_token_id=[4, 11, 17, 20])
-    ssd_generate_many(target, draft, random_prompts(rng, 9), rows=4, **options)
+    ssd_generate(target, draft, random_prompts(rng, 9), rows=4, **options)
     hook.remove()
     rows = [shape[0] for shape in seen if shape[1] == 3]
     assert rows[0] == 4 and rows[-1] < 4
@@ -168,9 +169,11 @@ def test_finished_rows_leave(pairs):
 
 def test_bad_batches_are_refused(pairs):
     target, draft = pairs[0]
-    for prompts, options in [([], {}), ([[3], []], {}), ([[3]], dict(draft_prompts=[[3], [4]])), ([[3]], dict(rows=0))]:
-        with pytest.raises(ValueError, match="at least"):
-            ssd_generate_many(target, draft, prompts, max_new_tokens=4, **options)
+    for prompts, options in [([], {}), ([[3], []], {}), ([[3]], dict(rows=0))]:
+        with pytest.raises(ValueError, match="at least (one|1)"):
+            ssd_generate(target, draft, prompts, max_new_tokens=4, **options)
+    with pytest.raises(ValueError, match="1 and 2 rows"):
+        ssd_generate(target, draft, [[3]], draft_input_ids=[[3], [4]], max_new_tokens=4)
 
 
 def test_a_conversation_replies_like_single_calls_and_reads_only_what_is_new(pairs):

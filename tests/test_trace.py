@@ -34,9 +34,8 @@ class HostileTokenizer:
 def output():
     target = micro_llama(0, layers=2)
     prompts = torch.tensor([[3, 4, 5], [6, 7, 8]])
-    return ssd_generate(
-        target, perturbed(target, 1, 0.3), prompts, max_new_tokens=30, config=SSDConfig(threshold=0.9), eos_token_id=[]
-    )
+    options = dict(max_new_tokens=30, config=SSDConfig(threshold=0.9), eos_token_id=[], trace=True)
+    return ssd_generate(target, perturbed(target, 1, 0.3), prompts, **options)
 
 
 def test_one_line_a_token_in_order_and_every_column(output):
@@ -102,4 +101,4 @@ def test_the_strip_displays_itself_and_has_a_plain_twin(output):
 
 def test_without_a_trace_nothing_is_recorded():
     target = micro_llama(0)
-    assert ssd_generate(target, target, torch.tensor([[3]]), max_new_tokens=3, trace=False).trace is None
+    assert ssd_generate(target, target, torch.tensor([[3]]), max_new_tokens=3).trace is None

@@ -21,18 +21,18 @@ CHUNK = 512  # prompt tokens read in one forward
 class CachedModel:
     """A model and the cache of what it has read.
 
-    All rows' prompts but their last token, which stays pending, are read at once; `prompts` is padded on the right.
+    All rows' prompts but their last token, which stays pending, are read at once.
     """
 
-    def __init__(
-        self, model: PreTrainedModel, prompts: Int[Tensor, "rows length"], lengths: Int[Tensor, " rows"], slots: int
-    ):
+    def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], slots: int):
         self.model, self.device, self.forwards = model, model.get_input_embeddings().weight.device, 0
         layers = model.config.get_text_config().num_hidden_layers
-        self.cache = RowCache(layers, prompts.shape[0], slots, self.device)
+        self.cache = RowCache(layers, len(prompts), slots, self.device)
         self.additive_mask = model.config._attn_implementation == "eager"
-        self.read(self.cache, prompts[:, :-1].to(self.device))
-        self.cache.lengths.copy_(lengths.to(self.device) - 1)
+        longest = max(map(len, prompts)) - 1
+        ids = torch.tensor([[*prompt[:-1], *[0] * (longest + 1 - len(prompt))] for prompt in prompts], dtype=torch.long)
+        self.read(self.cache, ids.to(self.device))
+        self.cache.lengths.copy_(torch.tensor([len(prompt) - 1 for prompt in prompts]))
 
     def forward(
         self, tokens: Int[Tensor, "rows new"], logits_to_keep: int = 0, cache: RowCache | None = None

@@ -1,38 +1,41 @@
-"""Speculative Safety-Aware Decoding (arXiv 2508.17739, section 4): the call.
+"""Speculative Safety-Aware Decoding (arXiv 2508.17739, section 4): the public calls.
 
     propose   p_1 … p_T          T draft forwards
     verify    P_M at T positions  one target forward on [pending, p_1 … p_{T−1}]
     walk      emit, match?, switch; stop after the first token that does not match
     rewind    both caches forget what was not emitted
 
-One such round is in `rounds`; here are the prompts, the loop around it and its results. Each emitted token is a function of
-the prefix and the switching state alone, so the output does not depend on T, nor on who guessed the tokens. Between rounds
-both caches hold all tokens but the last emitted one, the *pending* token.
+One such round is in `decoder`, the loop around it in `loop`; here are its fronts: `ssd_generate` for one prompt or many,
+`Conversation`, which reads nothing twice, and `ssd_custom_generate` inside transformers' `generate`. Each emitted token is a
+function of the prefix and the switching state alone, so the output does not depend on T, nor on who guessed the tokens.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from jaxtyping import Int
 from torch import Tensor
-from transformers import PreTrainedModel
-from transformers.generation import EosTokenCriteria, MaxLengthCriteria
+from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
 from ssd_lib import switching
 from ssd_lib.config import SSDConfig
+from ssd_lib.decoding import cuda_graph, inputs
 from ssd_lib.decoding.cached_model import CachedModel
-from ssd_lib.decoding.host import Host
-from ssd_lib.decoding.inputs import aligned_left, check_models, check_room, eos_ids
-from ssd_lib.decoding.pace import Pace, longest_lookahead
+from ssd_lib.decoding.decoder import Decoder
+from ssd_lib.decoding.lookahead import Lookahead, longest_lookahead
+from ssd_lib.decoding.loop import Loop
+from ssd_lib.decoding.processors import Processors
 from ssd_lib.decoding.recording import Recorder
-from ssd_lib.decoding.rounds import Decoder, Emitted
 from ssd_lib.decoding.stepwise import StepwiseDecoder
 from ssd_lib.trace import Trace
+
+Ids = Tensor | Sequence[Sequence[int]]
+Graph = bool | Literal["auto"]
 
 
 @dataclass(frozen=True)
@@ -45,213 +48,283 @@ class SSDStats:
     tokens: int
     match_ratio: float
     seconds: float
+    retracted: int = 0
+    """Tokens that were taken back, besides `tokens`."""
+    kept: int = 0
+    """Tokens of the target's prompt that were in the cache already (`Conversation`)."""
     schedule: tuple[tuple[int, int, int], ...] = ()
     """Of every round: positions that the target scored, draft forwards, and the most tokens that a row emitted."""
 
 
 @dataclass(frozen=True)
 class SSDOutput:
-    """The answer's token ids, one 1-D tensor a row (an end-of-sequence token included), the trace and the cost."""
+    """The answers' token ids, one 1-D tensor a prompt (an end-of-sequence token included), the trace and the cost."""
 
     sequences: list[Tensor]
     trace: Trace | None
     stats: SSDStats
 
 
-@torch.inference_mode()
 def ssd_generate(
     target: PreTrainedModel,
     draft: PreTrainedModel,
-    input_ids: Int[Tensor, "rows length"],
+    input_ids: Ids,
     *,
     attention_mask: Tensor | None = None,
-    draft_input_ids: Tensor | None = None,
+    draft_input_ids: Ids | None = None,
     draft_attention_mask: Tensor | None = None,
     config: SSDConfig = SSDConfig(),  # noqa: B008 (frozen)
     max_new_tokens: int = 256,
+    rows: int | None = None,
+    prefilled: int | Sequence[int] = 0,
+    vocab_size: int | None = None,
     eos_token_id: int | Sequence[int] | Tensor | None = None,
+    generation_config: GenerationConfig | None = None,
+    logits_processor: LogitsProcessorList | None = None,
     generator: torch.Generator | None = None,
     streamer: Any = None,
     stopping_criteria: Any = None,
-    trace: bool = True,
+    cuda_graph: Graph = "auto",
+    trace: bool = False,
+    progress: bool = False,
 ) -> SSDOutput:
-    """Decode with Speculative Safety-Aware Decoding (arXiv 2508.17739).
+    """Decode with Speculative Safety-Aware Decoding (arXiv 2508.17739); a batch gives what its prompts alone would.
 
-    input_ids: [rows, length], left-padded where lengths differ (then with `attention_mask`, 1 for real tokens).
-    draft_input_ids: the draft's own prompts, if its template differs; their length may differ too.
-    eos_token_id: one id or several; default: all of the target's generation config.
-    generator: random numbers for sampling, on the target's device; default: seeded with `config.seed`.
-    streamer: gets the prompt, then tokens as they are emitted (one row only, as in transformers).
-    stopping_criteria: called after every emitted token with one row's ids [1, so far] and None.
-    trace: False skips the record, which costs some time.
+    Args:
+        target: the model to protect; draft: the small, deeply aligned one. Both share a vocabulary.
+        input_ids: prompts as lists of ids, or a tensor [rows, length], left-padded where lengths differ (then with
+            `attention_mask` [rows, length], 1 for real tokens).
+        draft_input_ids: the draft's own prompts, if its template differs; their lengths may differ, too.
+        config: settings of the method.
+        max_new_tokens: of each answer, at most.
+        rows: so many prompts are decoded at once, the others wait for a free row; default: all.
+        prefilled: how many of a prompt's last tokens are the answer's (`config.count_prefill`), one number or one each.
+        vocab_size: token ids that both models share, where their embeddings are padded to different sizes.
+        eos_token_id: one id or several; default: all of the target's generation config.
+        generation_config: asks for logits processors, such as a repetition penalty; default: the target's.
+        logits_processor: more of them. All work on both models' logits, in view of the target's prompt and the answer.
+        generator: random numbers for sampling, on the target's device; default: seeded with `config.seed`.
+        streamer: gets the prompt, then tokens as they are settled (one prompt only, as in transformers).
+        stopping_criteria: called after every settled token with one answer's ids [1, so far] and None.
+        cuda_graph: replay rounds as CUDA graphs: "auto" where that is possible and the answers are long enough to pay.
+        trace: record every token; this costs some time.
+        progress: a tqdm bar over answers.
 
-    Raises ValueError, before any forward, for vocabularies that differ, an empty or right-padded prompt, batches of
-    different size and a context that is too long; FloatingPointError for NaN logits, naming model, row and position.
+    Returns:
+        Answers in the order of the prompts, with the trace if one was asked for.
+
+    Raises:
+        ValueError, TypeError: before any forward, for a model that cannot be decoded, vocabularies that differ, bad ids or
+            padding, batches of different size, a context that is too long, or a graph that cannot be recorded.
+        FloatingPointError: for NaN logits, naming model, row and position.
     """
-    check_models(target, draft)
-    target_device = target.get_input_embeddings().weight.device
-    if draft_input_ids is None:
-        draft_input_ids, draft_attention_mask = input_ids, attention_mask
-    if draft_input_ids.shape[0] != input_ids.shape[0]:
-        raise ValueError(
-            f"target and draft got batches of different size: {input_ids.shape[0]} and {draft_input_ids.shape[0]} rows"
-        )
-    prompts, lengths = aligned_left("input_ids", input_ids, attention_mask, target_device)
-    draft_prompts, draft_lengths = aligned_left("draft_input_ids", draft_input_ids, draft_attention_mask, target_device)
-    check_room("target", target, prompts.shape[1], max_new_tokens)
-    check_room("draft", draft, draft_prompts.shape[1], max_new_tokens)
-    host = Host([prompts[i, :n].tolist() for i, n in enumerate(lengths.tolist())], streamer, stopping_criteria)
     started = time.perf_counter()
-    spare = max_new_tokens + longest_lookahead(config)
-    models = (
-        CachedModel(target, prompts, lengths, prompts.shape[1] + spare),
-        CachedModel(draft, draft_prompts, draft_lengths, draft_prompts.shape[1] + spare),
-    )
-    pending = last_tokens(prompts, lengths), last_tokens(draft_prompts, draft_lengths)
-    decoder = begin(models, pending, config, max_new_tokens, eos_token_id, generator)
-    recorder = Recorder(config) if trace else None
-    pace = Pace(config, target, draft, host.prompts, stepwise=isinstance(decoder, StepwiseDecoder), timed=not trace)
-    schedule = decode(decoder, host, pace, recorder, (prompts.shape[1], draft_prompts.shape[1]))
-    return finish(decoder, host.answers, host.matches, recorder, schedule, started)
+    vocab = inputs.check_models(target, draft, vocab_size)
+    prompts = inputs.prompt_lists("input_ids", input_ids, attention_mask, target)
+    draft_prompts = prompts
+    if draft_input_ids is not None:
+        draft_prompts = inputs.prompt_lists("draft_input_ids", draft_input_ids, draft_attention_mask, draft)
+    if len(prompts) != len(draft_prompts):
+        raise ValueError(
+            f"target and draft got batches of different size: {len(prompts)} and {len(draft_prompts)} rows"
+        )
+    both = (("target", target, prompts), ("draft", draft, draft_prompts))
+    for name, model, ids in both:
+        inputs.check_room(name, model, max(map(len, ids)), max_new_tokens)
+    given = inputs.one_each("prefilled", prefilled, prompts)
+    at_once = min(inputs.positive("rows", rows if rows is not None else len(prompts)), len(prompts))
+    if streamer is not None and len(prompts) != 1:
+        raise ValueError(f"a streamer shows one row; this batch has {len(prompts)}")
+    spare = max(max_new_tokens + longest_lookahead(config), config.bin_size)
+    with decoding(target, draft):
+        models = tuple(CachedModel(m, ids[:at_once], max(map(len, ids)) + spare) for _, m, ids in both)
+        texts = [list(prompt) for prompt in prompts]
+        processors = Processors.of(target, generation_config, logits_processor, texts, max_new_tokens)
+        options = (config, max_new_tokens, vocab, eos_token_id, processors, Recorder(config) if trace else None)
+        loop = _loop(models, (prompts, draft_prompts), texts, given, options, generator, cuda_graph)
+        loop.streamer, loop.stopping_criteria = streamer, stopping_criteria
+        loop.run(progress)
+    return _output(loop, started)
 
 
-def last_tokens(ids: Int[Tensor, "rows length"], lengths: Int[Tensor, " rows"]) -> Int[Tensor, " rows"]:
-    """The last token of every prompt; the ids are padded on the right."""
-    return ids.gather(1, (lengths - 1).unsqueeze(-1)).squeeze(-1)
+@contextmanager
+def decoding(*models: PreTrainedModel) -> Iterator[None]:
+    """Both models in evaluation mode and without gradients; what was in training mode is given back in it."""
+    training = [module for model in models for module in model.modules() if module.training]
+    try:
+        for module in training:
+            module.training = False
+        with torch.inference_mode():
+            yield
+    finally:
+        for module in training:
+            module.training = True
 
 
-def begin(
-    models: tuple[CachedModel, CachedModel],
-    pending: tuple[Int[Tensor, " rows"], Int[Tensor, " rows"]],
-    config: SSDConfig,
-    max_new_tokens: int,
-    eos_token_id: int | Sequence[int] | Tensor | None,
+def _loop(
+    models: Any,
+    prompts: tuple[list[list[int]], list[list[int]]],
+    texts: list[list[int]],
+    prefilled: Sequence[int],
+    options: tuple[Any, ...],
     generator: torch.Generator | None = None,
-) -> Decoder:
-    """The decoder before its first round. Target and draft have read their prompts but for the pending tokens."""
-    rows, device = pending[0].shape[0], pending[0].device
+    graph: Graph = "auto",
+) -> Loop:
+    """The loop before its first round; both models have read the first prompts but for their last tokens."""
+    config, max_new_tokens, vocab, eos_token_id, processors, recorder = options
+    target, draft = models
+    device, count = target.device, target.cache.lengths.shape[0]
     if generator is None and config.do_sample and config.seed is not None:
         generator = torch.Generator(device).manual_seed(config.seed)
-    on_cpu = models[0].device.type == "cpu" == models[1].device.type
-    stepwise = on_cpu and rows == 1 and not config.do_sample
-    return (StepwiseDecoder if stepwise else Decoder)(
-        target=models[0],
-        draft=models[1],
+    on_cpu = target.device.type == "cpu" == draft.device.type
+    stepwise = on_cpu and count == 1 and not config.do_sample
+    timed = recorder is None and not config.do_sample
+    lookahead = Lookahead(config, target.model, draft.model, texts[:count], stepwise=stepwise, timed=timed)
+    decoder = (StepwiseDecoder if stepwise else Decoder)(
+        target=target,
+        draft=draft,
         config=config,
-        eos=eos_ids(models[0].model, eos_token_id).to(device),
+        eos=inputs.eos_ids(target.model, eos_token_id).to(device),
         max_new_tokens=max_new_tokens,
+        vocab=vocab,
+        pending=torch.tensor([[ids[-1] for ids in each[:count]] for each in prompts], device=device),
+        switch=switching.start(count, config, device),
+        finished=torch.zeros(count, dtype=torch.bool, device=device),
         generator=generator,
-        pending=pending[0],
-        draft_pending=pending[1],
-        switch=switching.start(rows, config, device),
-        finished=torch.zeros(rows, dtype=torch.bool, device=device),
-        owners=list(range(rows)),
+        processors=processors,
+        recorder=recorder,
+        indices=list(range(count)),
+        clock=lookahead.clock if on_cpu else None,
     )
+    return Loop(decoder, lookahead, prompts, texts, prefilled, record_after=_record_after(decoder, graph))
 
 
-def finish(
-    decoder: Decoder,
-    answers: list[list[int]],
-    matches: int,
-    recorder: Recorder | None,
-    schedule: list[tuple[int, int, int]],
-    started: float,
-) -> SSDOutput:
+def _record_after(decoder: Decoder, graph: Graph) -> int | None:
+    """Rounds after which they are recorded; None for never. Raises ValueError where recording is asked for in vain."""
+    if graph not in (True, False, "auto"):
+        raise ValueError(f"cuda_graph must be True, False or 'auto', not {graph!r}")
+    why_not = cuda_graph.hindrance(decoder) if graph else None
+    if graph is True and why_not:
+        raise ValueError(f"cuda_graph=True, but {why_not}: leave it at 'auto'")
+    if not graph or why_not:
+        return None
+    return 0 if graph is True else cuda_graph.PAYS_AFTER
+
+
+def _output(loop: Loop, started: float, kept: int = 0) -> SSDOutput:
     """Answers, trace and cost of a call that began at `started`."""
-    lengths = [len(answer) for answer in answers]
+    decoder, lengths = loop.decoder, [len(answer) for answer in loop.answers]
     return SSDOutput(
-        sequences=[torch.tensor(answer, dtype=torch.long) for answer in answers],
-        trace=recorder.trace(lengths) if recorder is not None else None,
+        sequences=[torch.tensor(answer, dtype=torch.long) for answer in loop.answers],
+        trace=decoder.recorder.trace(lengths) if decoder.recorder is not None else None,
         stats=SSDStats(
-            rounds=len(schedule),
+            rounds=len(loop.schedule),
             target_forwards=decoder.target.forwards,
             draft_forwards=decoder.draft.forwards,
             tokens=sum(lengths),
-            match_ratio=matches / max(1, sum(lengths)),
+            match_ratio=sum(map(sum, loop.matched)) / max(1, sum(lengths)),
             seconds=time.perf_counter() - started,
-            schedule=tuple(schedule),
+            retracted=loop.retracted,
+            kept=kept,
+            schedule=tuple(loop.schedule),
         ),
     )
 
 
-def paced_round(
-    decoder: Decoder,
-    pace: Pace,
-    choice: tuple[int, Sequence[int] | None],
-    recorder: Recorder | None,
-    schedule: list[tuple[int, int, int]],
-) -> list[Emitted]:
-    """One round of the pace's choice, timed for the next ones, and its line of the schedule."""
-    begun, drafted = pace.clock(), decoder.draft.forwards
-    emitted = decoder.round(*choice, recorder, pace.patience)
-    pace.observe(decoder.positions, pace.clock() - begun, emitted)
-    longest = max(len(row.tokens) for row in emitted)
-    schedule.append((decoder.positions, decoder.draft.forwards - drafted, longest))
-    return emitted
+# ------------------------------------------------------------------------------------------------ a conversation
 
 
-def decode(
-    decoder: Decoder, host: Host, pace: Pace, recorder: Recorder | None, prompt_lengths: tuple[int, int]
-) -> list[tuple[int, int, int]]:
-    """Rounds until every row is finished; returns the schedule. `prompt_lengths`: the longest of target and draft."""
-    schedule: list[tuple[int, int, int]] = []
-    while not host.all_finished:
-        lookahead, guesses = pace.next(decoder.max_new_tokens - host.shortest)
-        if decoder.graph is not None:
-            lookahead, guesses = decoder.graph.lookahead, None
-        longest = max(map(len, host.answers)) + lookahead
-        for model, prompt in zip((decoder.target, decoder.draft), prompt_lengths, strict=True):
-            model.cache.show_up_to(prompt + longest if decoder.graph is None else model.cache.slots)
-        emitted = paced_round(decoder, pace, (lookahead, guesses), recorder, schedule)
-        stopped = host.take(emitted)
-        if any(stopped):
-            decoder.finished = decoder.finished | torch.tensor(stopped, device=decoder.finished.device)
-    host.end()
-    return schedule
+class Conversation:
+    """Both models with the caches of one conversation of at most `context` tokens a model: nothing is read twice.
 
+    Every turn's prompt begins with the turns before it, whose keys and values both caches still hold. A reply keeps the
+    longest beginning that the new prompt shares with what was read, forgets the rest (one number a model) and reads only
+    what is new. So an edited or regenerated turn costs no more than what changed.
 
-# ------------------------------------------------------------------------------------------------ inside transformers' generate
-
-
-def ssd_custom_generate(
-    model: PreTrainedModel,
-    input_ids: Tensor,
-    logits_processor: Any = None,
-    stopping_criteria: Any = None,
-    generation_config: Any = None,
-    *,
-    draft: PreTrainedModel | None = None,
-    ssd_config: SSDConfig | None = None,
-    ssd_streamer: Any = None,
-    draft_input_ids: Tensor | None = None,
-    draft_attention_mask: Tensor | None = None,
-    **model_kwargs: Any,
-) -> Tensor:
-    """SSD as `target.generate(…, custom_generate=ssd_custom_generate, draft=draft, ssd_config=…)`.
-
-    Returns prompts and answers as one tensor, padded on the right, as `generate` does. Pass a streamer as
-    `ssd_streamer`, since `generate` keeps its own for itself.
+    Raises ValueError for models that cannot be decoded and vocabularies that differ.
     """
-    if draft is None:
-        raise ValueError(
-            "ssd_custom_generate needs the draft model: generate(…, custom_generate=ssd_custom_generate, draft=draft)"
-        )
-    own = [c for c in stopping_criteria or [] if not isinstance(c, EosTokenCriteria | MaxLengthCriteria)]
-    output = ssd_generate(
-        model,
-        draft,
-        input_ids,
-        attention_mask=model_kwargs.get("attention_mask"),
-        draft_input_ids=draft_input_ids,
-        draft_attention_mask=draft_attention_mask,
-        config=ssd_config or SSDConfig(),
-        max_new_tokens=generation_config.max_length - input_ids.shape[1],
-        eos_token_id=generation_config.eos_token_id,
-        streamer=ssd_streamer,
-        stopping_criteria=own,
-        trace=False,
-    )
-    pad = generation_config.pad_token_id
-    pad = pad if pad is not None else int(eos_ids(model, generation_config.eos_token_id)[0])
-    answers = torch.nn.utils.rnn.pad_sequence(output.sequences, batch_first=True, padding_value=pad)
-    return torch.cat([input_ids, answers.to(input_ids.device)], dim=1)
+
+    def __init__(
+        self,
+        target: PreTrainedModel,
+        draft: PreTrainedModel,
+        config: SSDConfig = SSDConfig(),  # noqa: B008 (frozen)
+        *,
+        context: int = 4096,
+        vocab_size: int | None = None,
+        cuda_graph: Graph = "auto",
+    ):
+        self.vocab = inputs.check_models(target, draft, vocab_size)
+        self.target, self.draft, self.config = target, draft, config
+        self.context, self.graph = inputs.positive("context", context), cuda_graph
+        self.models: tuple[CachedModel, CachedModel] | None = None
+        self.known: tuple[list[int], list[int]] = ([], [])
+        """What each model's cache holds."""
+
+    def reply(
+        self,
+        prompt: Sequence[int],
+        draft_prompt: Sequence[int] | None = None,
+        *,
+        max_new_tokens: int = 256,
+        prefilled: int = 0,
+        eos_token_id: int | Sequence[int] | None = None,
+        streamer: Any = None,
+        stopping_criteria: Any = None,
+        trace: bool = False,
+    ) -> SSDOutput:
+        """Answer the whole conversation so far, `prompt` (token ids) for the target and `draft_prompt` for the draft.
+
+        Replies equal those of `ssd_generate`, whose arguments these are. The stats count this turn's forwards alone.
+
+        Raises ValueError for an empty prompt, or one that does not fit the context together with `max_new_tokens`.
+        """
+        started, given = time.perf_counter(), prompt if draft_prompt is None else draft_prompt
+        both = (("target", self.target, prompt), ("draft", self.draft, given))
+        prompts = tuple(inputs.prompt_lists(f"the {name}'s prompt", [ids], None, model) for name, model, ids in both)
+        for (name, model, _), (ids,) in zip(both, prompts, strict=True):
+            inputs.check_room(name, model, len(ids), max_new_tokens)
+            if len(ids) + max_new_tokens > self.context:
+                raise ValueError(
+                    f"the {name}'s prompt has {len(ids)} tokens; this conversation holds {self.context} with the "
+                    f"{max_new_tokens} new ones: shorten it, or make Conversation(context=…) larger"
+                )
+        known, self.known = self.known, ([], [])  # whatever interrupts a read, nothing is taken for known that is not
+        shared = [_shared(before, ids[:-1]) for before, (ids,) in zip(known, prompts, strict=True)]
+        loop = None
+        try:
+            with decoding(self.target, self.draft):
+                models, texts = self._read(prompts, shared), [list(prompts[0][0])]
+                processors = Processors.of(self.target, None, None, texts, max_new_tokens)
+                recorder = Recorder(self.config) if trace else None
+                options = (self.config, max_new_tokens, self.vocab, eos_token_id, processors, recorder)
+                loop = _loop(models, prompts, texts, [prefilled], options, graph=self.graph)
+                loop.streamer, loop.stopping_criteria = streamer, stopping_criteria
+                loop.run()
+        finally:
+            if loop is not None:
+                said = loop.answers[0][:-1]
+                self.known = (prompts[0][0] + said, prompts[1][0] + said)
+        return _output(loop, started, shared[0])
+
+    def _read(self, prompts: tuple[list[list[int]], ...], shared: list[int]) -> tuple[CachedModel, CachedModel]:
+        """Both models with all of their prompts but the last token in the cache; what they share with it is not read."""
+        if self.models is None:
+            slots = self.context + max(longest_lookahead(self.config), self.config.bin_size)
+            first, second = (
+                CachedModel(model, ids, slots) for model, ids in zip((self.target, self.draft), prompts, strict=True)
+            )
+            self.models = (first, second)
+            return self.models
+        for model, (ids,), kept in zip(self.models, prompts, shared, strict=True):
+            model.forwards = 0
+            model.replace_row(0, ids, kept=kept)
+        return self.models
+
+
+def _shared(known: list[int], ids: list[int]) -> int:
+    """The length of the beginning that two texts share."""
+    for place, (one, other) in enumerate(zip(known, ids, strict=False)):
+        if one != other:
+            return place
+    return min(len(known), len(ids))

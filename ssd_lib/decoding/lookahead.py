@@ -1,14 +1,13 @@
-"""How far the draft should look ahead: T from the match ratio and from what rounds cost.
+"""How far to guess: T of the next round, from how often guesses held and from what rounds cost.
 
 The output does not depend on T, so T may change while decoding. If each guess is emitted with probability m, independently,
 a round of T guesses emits at least one token, a second if the first guess held, and so on:
 
     tokens(T) = 1 + m + … + m^(T−1) = (1 − m^T) / (1 − m)
 
-(no token is to be had for nothing behind the last guess, since every SSD token needs both models). It costs T draft steps
-and one target pass, seconds(T) = T·d + v. (One row on a CPU saves a step and stops in the middle: `stepwise`, `patience`.)
-The best T maximises tokens(T) / seconds(T). With r = v/d and s = −ln m, setting
-the derivative to zero gives
+(no token is to be had for nothing after the last guess, since every SSD token needs both models). It costs T draft steps
+and one target pass, seconds(T) = T·d + v(T), and the best T maximises tokens(T) / seconds(T). With a constant v, r = v/d and
+s = −ln m, setting the derivative to zero gives
 
     s e^(−sT) (T + r) = 1 − e^(−sT)      ⇔      e^(sT) = 1 + s (T + r) =: y      ⇔      y e^(−y) = e^(−(1 + s r))
 
@@ -17,27 +16,53 @@ where the last step puts sT = y − 1 − s r into the one before. Its root abov
     T* = (y − 1)/s − r,      y = −W₋₁(−e^(−(1 + s r)))                                     (`best_lookahead`)
 
 On real machines v is not constant: on a CPU the pass over 4 tokens may take nearly twice the time of that over 3, on a GPU
-it is flat up to hundreds. So `Tuner` keeps the closed form's model of tokens(T), but measures seconds(T) for the few T of
-`CHOICES`: a round ends with a transfer to the host anyway, so its time is known without a further wait. Until a T has been
-tried its time is read off between its neighbours, and beyond them from the numbers of weights of both models.
+it is flat up to hundreds. So `Lookahead` keeps the closed form's model of tokens(T), but measures d and v(T) (`Costs`): a
+round ends with a transfer to the host anyway, so its time is known without a further wait.
+
+One row on a CPU is asked after each guess whether another one is worth its step (`another`). A round of g guesses that all
+hold emits g + 1 tokens there (`stepwise`). With A_i the probability that the first i guesses hold,
+
+    tokens(g) = A_0 + A_1 + … + A_g,  A_0 = 1        seconds(g) = max(g, 1) · d + v(g + 1)
+
+Rounds follow each other, and what counts is the tokens of many rounds over their seconds, R. That is a problem of optimal
+stopping with a known answer, the marginal value theorem (Charnov 1976): go on as long as there are n more guesses that
+promise more tokens a second than R,
+
+    A_g (m + m² + … + mⁿ)  >  R · (seconds(g + n) − seconds(g))
+
+A_g is the product of what is known of the g guesses made: how often guesses of such a confidence (P_m of the guess, in steps
+of `EDGES`) held lately. So a draft that is sure of a whole sentence is let run, and one that hesitates is stopped, as in
+assisted generation (Mamou et al. 2024, there by one fixed confidence).
+
+With `lookup=True` guesses may come from the text so far (`ContextLookup`): they cost one draft pass however many they are.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import time
+from bisect import bisect_left, bisect_right
+from collections import deque
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from math import prod
+from weakref import WeakKeyDictionary
 
 from scipy.special import lambertw
 from transformers import PreTrainedModel
 
-CHOICES = (1, 2, 3, 4, 6, 8, 12, 16, 24)
-FIRST = 3  # the paper's T, until something is known
-MEMORY = 0.93  # a match counts this much less with each token since
-PRIOR_TOKENS = 4.0  # the first estimate of the match ratio weighs as much as so many tokens
-GAIN = 1.02  # another T must promise this much more, so that noise does not make T wander
-RECENT, OUTLIER = 0.2, 1.5  # weight of the newest measured time, and the most that it may exceed the ones before
-TRUSTED = 2  # rounds after which a measured time is believed
+from ssd_lib.config import SSDConfig
+
+CHOICES = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # lookaheads that are chosen and timed; others count as the next larger one
+RECORDED = (2, 3, 4, 6, 8)  # those of recorded rounds: each takes a recording (`cuda_graph`)
+FIRST, MOST = 3, CHOICES[-1]  # the paper's T, until something is known; positions of a round, at most
+EDGES = (0.2, 0.4, 0.6, 0.8, 0.9, 0.96, 0.99)  # confidences between these are told apart
+MEMORY = 0.97  # an observation counts this much less with each one since
+PRIOR, PRIOR_TOKENS = 0.8, 2.0  # the first estimate of a match ratio, and the number of guesses that it weighs
+ROUNDS = 16  # R is taken over so many rounds
+SLOPE = 0.1  # of a target pass, what each further position adds to it before anything is measured
+FORGET = 1.1  # the quickest time lately: an older one is taken to be this much longer with each measurement
+SIZES = (4, 3)  # tokens that must agree for a lookup, the longest first
 
 
 def tokens_per_round(match_ratio: float, lookahead: int) -> float:
@@ -65,86 +90,261 @@ def weights_read(model: PreTrainedModel) -> int:
     return total - (0 if tied else table.numel())
 
 
-def read_off(known: Mapping[int, float], at: int) -> tuple[float | None, int | None]:
-    """What is known at this T or reads off between its neighbours; beyond them None, and the nearest T that is known."""
-    if at in known:
-        return known[at], at
-    below = max((t for t in known if t < at), default=None)
-    above = min((t for t in known if t > at), default=None)
-    if below is None or above is None:
-        return None, above if below is None else below
-    share = (at - below) / (above - below)
-    return (1 - share) * known[below] + share * known[above], below
+def longest_lookahead(config: SSDConfig) -> int:
+    """The most positions of a round: so much room is needed beyond the answer."""
+    fixed = 1 if config.lookahead == "auto" else config.lookahead
+    return max(fixed, MOST) if config.lookahead == "auto" or config.lookup else fixed
+
+
+# ------------------------------------------------------------------------------------------------ what is known
+
+
+@dataclass
+class Share:
+    """How often something held lately; before anything is seen, as often as `prior` says."""
+
+    seen: float = 0.0
+    held: float = 0.0
+
+    def add(self, *rows: Sequence[bool]) -> None:
+        """Count what each row of a batch observed, one thing after the other; older observations fade."""
+        fade = MEMORY ** max(map(len, rows))
+        self.seen = fade * self.seen + sum(map(len, rows))
+        self.held = fade * self.held + sum(map(sum, rows))
+
+    def estimate(self, prior: float) -> float:
+        """The share, with the prior as so many observations."""
+        return (self.held + PRIOR_TOKENS * prior) / (self.seen + PRIOR_TOKENS)
 
 
 @dataclass
 class Costs:
-    """Seconds of a round by its T: measured, or expected from `draft` (a draft step over a target pass)."""
+    """Seconds of a draft step, d, and of a target pass over T positions with all that is decided on it, v(T).
+
+    draft: d over v(1), from the numbers of weights. timed: False measures nothing, so that rounds repeat exactly.
+    """
 
     draft: float
-    unit: Costs | None = None
-    """Set where the guesses are given, so that the draft reads them in one pass: the costs of rounds that it proposes."""
     timed: bool = True
-    """False: never measured, the expectation is all there is."""
-    seconds: dict[int, float] = field(default_factory=dict)
-    rounds: dict[int, int] = field(default_factory=dict)
-    match_ratio: float = 0.8
-    """The share of guesses that held lately: where the next call starts from."""
+    step_seconds: float | None = None
+    pass_seconds: dict[int, float] = field(default_factory=dict)
+    seen_once: set[int] = field(default_factory=set)
 
-    def expected(self, lookahead: int) -> float:
-        """In target passes, before anything is measured."""
-        return 1 + self.draft * (lookahead if self.unit is None else 1)
+    def add(self, positions: int, steps: int, seconds: float, drafting: float) -> None:
+        """A round over so many positions took `seconds`, of which `drafting` for its draft steps (0: not known)."""
+        size = CHOICES[bisect_left(CHOICES, positions)]
+        if not self.timed:
+            return
+        if size not in self.seen_once:  # the first pass of a shape pays for what libraries prepare
+            self.seen_once.add(size)
+            return
+        if steps:
+            step = drafting / steps if drafting else self.draft * seconds / (1 + steps * self.draft)
+            self.step_seconds = _quickest(self.step_seconds, step)
+        rest = seconds - (drafting or steps * self.step)
+        self.pass_seconds[size] = _quickest(self.pass_seconds.get(size), rest)
 
-    def __getitem__(self, lookahead: int) -> float:
-        """Seconds of a round; in target passes while nothing has been measured."""
-        known = {t: self.seconds[t] for t, count in self.rounds.items() if count >= TRUSTED}
-        measured, nearest = read_off(known, lookahead)
-        return self._pass(nearest) * self.expected(lookahead) if measured is None else measured
+    @property
+    def step(self) -> float:
+        """d; in target passes while nothing is measured."""
+        return self.draft * self.target(1) if self.step_seconds is None else self.step_seconds
 
-    def _pass(self, nearest: int | None) -> float:
-        """Seconds of a target pass, judging by rounds of `nearest` guesses; 1 while nothing has been measured."""
-        if nearest is not None:
-            return self.seconds[nearest] / self.expected(nearest)
-        return 1.0 if self.unit is None else self.unit[FIRST] / self.unit.expected(FIRST)
+    def target(self, positions: int) -> float:
+        """v(T): measured, read off between its neighbours, or beyond them as flat as the nearest (then it will be tried)."""
+        known, at = self.pass_seconds, CHOICES[bisect_left(CHOICES, positions)]
+        if at in known or not known:
+            return known.get(at, 1 + SLOPE * (positions - 1))
+        below = max((t for t in known if t < at), default=None)
+        above = min((t for t in known if t > at), default=None)
+        if below is None or above is None:
+            return known[above if below is None else below]
+        share = (at - below) / (above - below)
+        return (1 - share) * known[below] + share * known[above]
 
-    def add(self, lookahead: int, seconds: float) -> None:
-        """A measured round; one that took very long counts as a little longer (something else ran on the machine)."""
-        before = self.seconds.get(lookahead, seconds)
-        self.seconds[lookahead] = before + RECENT * (min(seconds, OUTLIER * before) - before)
-        self.rounds[lookahead] = self.rounds.get(lookahead, 0) + 1
+    def __call__(self, positions: int, steps: int) -> float:
+        """Seconds of a round; in target passes while nothing is measured."""
+        return steps * self.step + self.target(positions)
+
+
+def _quickest(before: float | None, now: float) -> float:
+    """The quickest time lately: what else runs on the machine can only make it longer."""
+    return now if before is None else min(now, FORGET * before)
 
 
 @dataclass
-class Tuner:
-    """Chooses T for the next round."""
+class Known:
+    """What is known of two models at a number of rows, from call to call: costs, and how often guesses held."""
 
     costs: Costs
-    current: int = FIRST
+    overall: Share = field(default_factory=Share)
+    looked_up: Share = field(default_factory=Share)
+    by_confidence: list[Share] = field(default_factory=lambda: [Share() for _ in range(len(EDGES) + 1)])
+    rounds: deque[tuple[int, int]] = field(default_factory=lambda: deque([(3, 3)], maxlen=ROUNDS))
+    """Positions and tokens of the last rounds; the first entry is a guess."""
 
-    def __post_init__(self) -> None:
-        # Guesses that were walked over, and those of them that were emitted; old ones fade.
-        self.guessed, self.held = PRIOR_TOKENS, PRIOR_TOKENS * self.costs.match_ratio
+
+_known: WeakKeyDictionary[PreTrainedModel, WeakKeyDictionary[PreTrainedModel, dict[int, Known]]] = WeakKeyDictionary()
+
+
+def known_of(target: PreTrainedModel, draft: PreTrainedModel, rows: int, timed: bool = True) -> Known:
+    """What is known of this pair at this batch size; nothing but the numbers of weights where nothing may be timed."""
+    if not timed:
+        return Known(Costs(weights_read(draft) / weights_read(target), timed=False))
+    of_pair = _known.setdefault(target, WeakKeyDictionary()).setdefault(draft, {})
+    if rows not in of_pair:
+        of_pair[rows] = Known(Costs(weights_read(draft) / weights_read(target)))
+    return of_pair[rows]
+
+
+# ------------------------------------------------------------------------------------------------ the controller
+
+
+class Lookahead:
+    """Chooses every round's guesses of one call.
+
+    prompts: where lookups begin. stepwise: the decoder asks after each guess (`another`). timed: costs are measured, so
+    that rounds may differ from run to run; never with sampling, whose tokens depend on how many numbers were drawn.
+    """
+
+    def __init__(
+        self,
+        config: SSDConfig,
+        target: PreTrainedModel,
+        draft: PreTrainedModel,
+        prompts: Sequence[Sequence[int]],
+        *,
+        stepwise: bool = False,
+        timed: bool = True,
+    ):
+        self.known = known_of(target, draft, len(prompts), timed and not config.do_sample)
+        self.costs, self.fixed = self.known.costs, None if config.lookahead == "auto" else config.lookahead
+        self.stepwise = stepwise and self.fixed is None
+        self.text = ContextLookup(prompts[0]) if config.lookup and len(prompts) == 1 and not config.do_sample else None
+        self.choices, self.looking_up, self.current_rate = CHOICES, False, 0.0
+        # On a CPU that others use, too, the time that this thread computes tells more than the time that passes.
+        on_cpu = target.get_input_embeddings().weight.device.type == "cpu"
+        self.clock = time.thread_time if on_cpu else time.perf_counter
+        for share in (self.known.overall, self.known.looked_up, *self.known.by_confidence):
+            share.seen, share.held = share.seen / 2, share.held / 2  # so that this answer is soon known for what it is
 
     @property
     def match_ratio(self) -> float:
-        """The share of guesses that held lately."""
-        return self.held / self.guessed
+        """m: the share of guesses that held lately."""
+        return self.known.overall.estimate(PRIOR)
 
-    def rate(self, lookahead: int) -> float:
-        """Tokens a second that rounds of this T promise."""
-        return tokens_per_round(self.match_ratio, lookahead) / self.costs[lookahead]
+    def next(self, room: int) -> tuple[int, list[int] | None]:
+        """T of the next round (stepwise: at most), no more than `room` tokens, and the guesses if there are any."""
+        lookahead = self.fixed or (MOST if self.stepwise else self.best(self.match_ratio, drafted=True))
+        self.current_rate = self.rate() if self.stepwise else self.promise(lookahead, self.match_ratio, drafted=True)
+        self.looking_up, guesses = False, None
+        if self.text is not None:
+            ratio = self.known.looked_up.estimate(PRIOR)
+            count = min(self.best(ratio, drafted=False), room)
+            guesses = self.text.guess(count)
+            if guesses is not None and self.promise(count, ratio, drafted=False) > self.current_rate:
+                self.looking_up = True
+                return count, guesses
+        return min(lookahead, room), None
 
-    def choose(self) -> int:
-        """T of the next round: the one that promises most, or the current one where the promise is small."""
-        best = max(CHOICES, key=self.rate)
-        known = self.costs.rounds.get(self.current, 0) >= TRUSTED
-        if (known or not self.costs.timed) and self.rate(best) > GAIN * self.rate(self.current):
-            self.current = best
-        return self.current
+    def best(self, match_ratio: float, drafted: bool) -> int:
+        """The T that promises most."""
+        if self.costs.timed and not self.costs.pass_seconds:
+            return FIRST
+        return max(self.choices, key=lambda t: self.promise(t, match_ratio, drafted))
 
-    def observe(self, guessed: int, held: int) -> None:
-        """Count a round's walked guesses of one row and those that held."""
-        fade = MEMORY**guessed
-        self.guessed = fade * self.guessed + guessed
-        self.held = fade * self.held + held
-        self.costs.match_ratio = self.match_ratio
+    def record(self) -> None:
+        """Rounds are recorded from now on, one recording for each lookahead: a few are enough."""
+        self.choices, self.stepwise = RECORDED, False
+
+    def promise(self, lookahead: int, match_ratio: float, drafted: bool) -> float:
+        """Tokens a second of rounds of this T, whose guesses take a draft step each, or one for all."""
+        return tokens_per_round(match_ratio, lookahead) / self.costs(lookahead, lookahead if drafted else 1)
+
+    # -------------------------------------------------------------------------------------------- within a round
+
+    def rate(self) -> float:
+        """R: tokens a second of the last rounds, each at what such a round costs now."""
+        spent = sum(self.costs(positions, max(positions - 1, 1)) for positions, _ in self.known.rounds)
+        return sum(tokens for _, tokens in self.known.rounds) / spent
+
+    def holds(self, confidence: float) -> float:
+        """How often guesses of such a confidence held lately."""
+        return self.known.by_confidence[bisect_right(EDGES, confidence)].estimate(self.match_ratio)
+
+    def another(self, confidences: Sequence[float]) -> bool:
+        """After guesses of these confidences, is another one worth its step?"""
+        made = len(confidences)
+        if self.fixed is not None:
+            return made < self.fixed - 1
+        if self.costs.timed and FIRST not in self.costs.pass_seconds:
+            return made < FIRST - 1
+        ratio, seconds = self.match_ratio, self.costs
+        reached = gain = prod(self.holds(confidence) for confidence in confidences)
+        paid, promised = seconds(made + 1, max(made, 1)), 0.0
+        for guesses in range(made + 1, MOST):
+            gain *= ratio
+            promised += gain
+            if promised > self.current_rate * (seconds(guesses + 1, guesses) - paid):
+                return True
+            if gain < reached * 1e-3:
+                break
+        return False
+
+    # -------------------------------------------------------------------------------------------- after a round
+
+    def observe(
+        self,
+        held: Sequence[Sequence[bool]],
+        positions: int,
+        steps: int,
+        seconds: float,
+        drafting: float = 0.0,
+        confidences: Sequence[float] = (),
+    ) -> None:
+        """What came of a round: which of each row's walked guesses held, and what it cost."""
+        self.costs.add(positions, steps, seconds, drafting)
+        (self.known.looked_up if self.looking_up else self.known.overall).add(*held)
+        for confidence, good in zip(confidences, held[0], strict=False):
+            self.known.by_confidence[bisect_right(EDGES, confidence)].add([good])
+        if not self.looking_up:
+            self.known.rounds.append((positions, max(map(len, held))))
+
+    def emitted(self, tokens: Iterable[int], anew: bool = False) -> None:
+        """The only row's new tokens, for lookups; its whole text where some were taken back."""
+        if self.text is not None and anew:
+            self.text = ContextLookup(tokens)
+        elif self.text is not None:
+            self.text.extend(tokens)
+
+
+class ContextLookup:
+    """Guesses from the text so far: what followed the last few tokens when they occurred before.
+
+    Where an answer copies (code, quotes, sums repeated from the question) the context itself guesses well. Source of the
+    idea: prompt lookup decoding (Saxena 2023), in transformers as `prompt_lookup_num_tokens`.
+    """
+
+    def __init__(self, tokens: Iterable[int]):
+        self.tokens: list[int] = []
+        self.ends: dict[tuple[int, ...], int] = {}
+        self.extend(tokens)
+
+    def extend(self, tokens: Iterable[int]) -> None:
+        """Append tokens. A run is indexed once a token follows it, so that a lookup never finds the text's own end."""
+        for token in tokens:
+            for size in SIZES:
+                if len(self.tokens) >= size:
+                    self.ends[tuple(self.tokens[-size:])] = len(self.tokens)
+            self.tokens.append(token)
+
+    def guess(self, count: int) -> list[int] | None:
+        """The next `count` tokens as they followed the last run like this one, None where there is none.
+
+        Where the text ends first it is continued as a repetition: a loop of any length guesses itself.
+        """
+        for size in SIZES:
+            end = self.ends.get(tuple(self.tokens[-size:])) if len(self.tokens) >= size else None
+            if end is not None:
+                followed = self.tokens[end:]
+                return [followed[i % len(followed)] for i in range(count)]
+        return None

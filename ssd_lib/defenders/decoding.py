@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import ssd_generate, ssd_generate_many
+from ssd_lib.decoding import ssd_generate
 from ssd_lib.defenders.base import (
     Answer,
     Pass,
@@ -39,20 +39,21 @@ def ssd(pair: Pair, request: Request, settings: SSDConfig) -> list[Answer]:
 
     Of many questions those that are answered leave the batch, so that it computes for the others alone.
     """
-    prompts = pair.encode(request.questions, request.prefills)
-    options = dict(config=settings, max_new_tokens=request.max_new_tokens, trace=request.trace)
-    if len(request.questions) == 1 or request.streamer is not None:
-        output = ssd_generate(pair.target, pair.draft, **prompts, **options, streamer=request.streamer)
-    else:
-        texts, draft_texts = (
-            [row[real.bool()].tolist() for row, real in zip(prompts[ids], prompts[mask], strict=True)]
-            for ids, mask in (("input_ids", "attention_mask"), ("draft_input_ids", "draft_attention_mask"))
-        )
-        output = ssd_generate_many(
-            pair.target, pair.draft, texts, draft_prompts=draft_texts, rows=len(texts), **options
-        )
-    ids, rows = [sequence.tolist() for sequence in output.sequences], list(range(len(request.questions)))
-    lengths = prompts["attention_mask"].sum(dim=1).tolist()
+    prompts, draft_prompts = pair.prompts(request.questions, request.prefills)
+    output = ssd_generate(
+        pair.target,
+        pair.draft,
+        prompts,
+        draft_input_ids=draft_prompts,
+        config=settings,
+        max_new_tokens=request.max_new_tokens,
+        prefilled=[len(prefill) for prefill in request.prefills],
+        vocab_size=pair.vocab_size,
+        streamer=request.streamer,
+        trace=request.trace,
+    )
+    ids, rows = [sequence.tolist() for sequence in output.sequences], list(range(len(prompts)))
+    lengths = [len(prompt) for prompt in prompts]
     target = Pass("target", rows, ids, lengths, output.stats.target_forwards, output.stats.seconds)
     draft = without_answers("draft", output.stats.draft_forwards)
     traces = [output.trace.row(row) for row in rows] if output.trace is not None else None

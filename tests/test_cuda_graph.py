@@ -1,0 +1,179 @@
+"""A recorded round without a GPU: what a CUDA graph does is imitated on the CPU, operation by operation.
+
+A CUDA graph repeats the kernels that ran while it was recorded, on the same memory, and runs no Python. `Recording` does the
+same with ATen operations: replay calls each of them again with the very tensors of the recording and copies the results into
+the very tensors that it gave then. A Python number, a new tensor or a branch that should have changed between rounds stays
+as it was recorded, as it would on a GPU, and the tokens come out wrong.
+"""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import micro_llama, perturbed
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+from ssd_lib.config import SSDConfig
+from ssd_lib.decoding import Conversation, cuda_graph, decoder, ssd_generate
+from ssd_lib.decoding.lookahead import RECORDED
+
+
+class Recording(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.operations = []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        result = function(*args, **(kwargs or {}))
+        assert function is not torch.ops.aten._local_scalar_dense.default, "a wait for the host"
+        self.operations.append((function, args, kwargs or {}, result))
+        return result
+
+    def replay(self):
+        for function, args, kwargs, result in self.operations:
+            again = function(*args, **kwargs)
+            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
+                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
+                    old.copy_(new)
+
+
+def record(run):
+    recording = Recording()
+    with recording:
+        run()
+    return recording
+
+
+@pytest.fixture
+def replayed(monkeypatch):
+    """The public call on the CPU as if it were a CUDA device: its rounds are recorded and replayed."""
+    recordings = []
+    monkeypatch.setattr(cuda_graph, "record", lambda run: recordings.append(record(run)) or recordings[-1])
+    monkeypatch.setattr(cuda_graph, "hindrance", lambda made: None)
+    monkeypatch.setattr(decoder.Decoder, "sparse", False)
+    return recordings
+
+
+@pytest.fixture(scope="module")
+def pair():
+    target = micro_llama(0, layers=2)
+    return target, perturbed(target, 0, 0.25)
+
+
+COLUMNS = ["token", "match", "scheme", "k", "threshold", "alpha", "match_ratio", "insisted", "retracted"]
+
+
+@pytest.mark.parametrize("hardened", [False, True])
+@pytest.mark.parametrize("lookahead", [1, 3, "auto"])
+@pytest.mark.parametrize("prompts", [[[3, 9, 4]], [[3, 9, 4], [5], [8, 8, 21, 6]]])
+def test_replayed_rounds_give_the_same_tokens_and_trace(pair, prompts, lookahead, hardened, replayed):
+    config = (SSDConfig.hardened if hardened else SSDConfig)(candidates=5, bin_size=4, lookahead=lookahead)
+    options = dict(config=config, max_new_tokens=21, eos_token_id=[4, 17], trace=True)
+    output = ssd_generate(*pair, prompts, cuda_graph=True, **options)
+    assert replayed
+    for row, prompt in enumerate(prompts):
+        plain = ssd_generate(*pair, [prompt], cuda_graph=False, **options)
+        assert torch.equal(output.sequences[row], plain.sequences[0])
+        assert output.trace.row(row).lines[COLUMNS].equals(plain.trace.lines[COLUMNS])
+    if lookahead != "auto":
+        assert {positions for positions, _, _ in output.stats.schedule} == {lookahead}
+    else:
+        assert {positions for positions, _, _ in output.stats.schedule} <= set(RECORDED)
+
+
+def test_waiting_prompts_enter_a_recorded_batch(pair, replayed):
+    prompts = [[3, 9, 4], [5], [8, 8, 21, 6], [7, 7], [11, 3]]
+    options = dict(config=SSDConfig(candidates=5, bin_size=4, lookahead=3), max_new_tokens=21, eos_token_id=[4, 17])
+    output = ssd_generate(*pair, prompts, rows=2, cuda_graph=True, **options)
+    assert len(replayed) == 2, "one lookahead, recorded once: what scores and decides, and what settles"
+    for sequence, prompt in zip(output.sequences, prompts, strict=True):
+        assert torch.equal(sequence, ssd_generate(*pair, [prompt], cuda_graph=False, **options).sequences[0])
+
+
+def test_a_conversation_replays_and_so_does_auto_once_it_pays(pair, replayed):
+    options = dict(max_new_tokens=40, eos_token_id=[])
+    talk = Conversation(*pair, SSDConfig(candidates=5), context=90)
+    for prompt in ([3, 9, 4], [3, 9, 4, 8, 8]):
+        replayed.clear()
+        plain = ssd_generate(*pair, [prompt], config=SSDConfig(candidates=5), cuda_graph=False, **options)
+        assert not replayed
+        assert torch.equal(talk.reply(prompt, **options).sequences[0], plain.sequences[0]) and replayed
+    replayed.clear()
+    ssd_generate(*pair, [[3]], config=SSDConfig(lookahead=3), max_new_tokens=5, eos_token_id=[])
+    assert not replayed, "a short answer is over before a recording has paid"
+
+
+def test_heads_too_short_are_decided_again_outside_of_the_graph(pair, replayed, monkeypatch):
+    config = SSDConfig(candidates=5, lookahead=3)
+    options = dict(config=config, max_new_tokens=21, eos_token_id=[])
+    plain = ssd_generate(*pair, [[3, 9, 4]], cuda_graph=False, **options)
+    monkeypatch.setattr(cuda_graph, "DEPTHS", (5, 24))
+    monkeypatch.setattr(cuda_graph, "DEPTH", 5)
+    decide, depths = decoder.Decoder.decide, []
+    monkeypatch.setattr(decoder.Decoder, "decide", lambda self, s, depth: depths.append(depth) or decide(self, s, depth))
+    output = ssd_generate(*pair, [[3, 9, 4]], cuda_graph=True, **options)
+    assert torch.equal(output.sequences[0], plain.sequences[0])
+    assert 24 in depths
+
+
+def test_state_that_is_replaced_instead_of_written_would_be_noticed(pair, replayed, monkeypatch):
+    options = dict(config=SSDConfig(candidates=5, lookahead=2), max_new_tokens=21, eos_token_id=[])
+    plain = ssd_generate(*pair, [[3, 9, 4]], cuda_graph=False, **options)
+    settle = decoder.Decoder.settle
+
+    def replaces(self, decision):
+        settle(self, decision)
+        self.pending = self.pending.clone()
+
+    monkeypatch.setattr(decoder.Decoder, "settle", replaces)
+    output = ssd_generate(*pair, [[3, 9, 4]], cuda_graph=True, **options)
+    assert not torch.equal(output.sequences[0], plain.sequences[0])
+
+
+def test_what_cannot_be_recorded_is_refused_where_it_is_asked_for(pair, monkeypatch):
+    with pytest.raises(ValueError, match="CUDA device"):
+        ssd_generate(*pair, [[3]], max_new_tokens=5, cuda_graph=True)
+    with pytest.raises(ValueError, match="cuda_graph must be"):
+        ssd_generate(*pair, [[3]], max_new_tokens=5, cuda_graph="yes")
+    device = type("Device", (), {"type": "cuda"})()
+    fake = dict(target=type("M", (), {"device": device}), draft=type("M", (), {"device": device}), processors=None)
+    for changes, why in [
+        (dict(config=SSDConfig(do_sample=True)), "greedy"),
+        (dict(config=SSDConfig(), processors=object()), "processors"),
+        (dict(config=SSDConfig(), draft=type("M", (), {"device": type("D", (), {"type": "cuda"})()})), "one device"),
+    ]:
+        assert why in cuda_graph.hindrance(type("Decoder", (), fake | changes))
+    assert cuda_graph.hindrance(type("Decoder", (), fake | dict(config=SSDConfig()))) is None
+
+
+COMPILED = """
+import sys, torch
+sys.path.insert(0, "tests")
+torch.set_num_threads(1)
+from transformers import LlamaConfig, LlamaForCausalLM
+from ssd_lib.decoding import ssd_generate
+
+def pair():
+    torch.manual_seed(0)
+    shape = dict(vocab_size=24, hidden_size=32, intermediate_size=48, num_attention_heads=2, initializer_range=0.3)
+    return [LlamaForCausalLM(LlamaConfig(**shape, num_hidden_layers=n)).eval() for n in (2, 1)]
+
+plain, compiled = pair(), pair()
+for model in compiled:
+    model.compile(backend="eager", fullgraph=True, dynamic=False)
+answers = [ssd_generate(*p, torch.tensor([[3, 9, 4]]), max_new_tokens=9, eos_token_id=[]).sequences[0] for p in (plain, compiled)]
+assert torch.equal(*answers)
+print("same tokens")
+"""
+
+
+def test_a_compiled_model_is_decoded_without_a_break_in_its_graph():
+    """In a process of its own: run-time shape checks, which the other tests have, cannot be compiled."""
+    root = Path(__file__).resolve().parent.parent
+    environment = os.environ | {"PYTHONPATH": str(root)}
+    run = subprocess.run([sys.executable, "-c", COMPILED], cwd=root, env=environment, capture_output=True, text=True)
+    assert "same tokens" in run.stdout, run.stderr[-2000:]

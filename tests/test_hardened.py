@@ -1,0 +1,214 @@
+"""Hardened switching (shared contract, "Hardened switching"): against the plain oracle, and its laws."""
+
+import random
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import micro_llama, perturbed, perturbed_pairs
+from oracle import decode
+
+from ssd_lib.config import SSDConfig
+from ssd_lib.decoding import Conversation, ssd_generate
+
+NEW = 24
+
+
+@pytest.fixture(scope="module")
+def pairs():
+    target = micro_llama(4, layers=2)
+    return [*perturbed_pairs(), (target, perturbed(target, 4, 0.7)), (micro_llama(5, layers=2), micro_llama(105))]
+
+
+def random_config(rng):
+    threshold = rng.choice([0.3, 0.5, 0.6, 0.8, 1.0])
+    return SSDConfig(
+        alpha_intersection=rng.choice([0.0, 0.3, 0.45, 0.6]),
+        alpha_union=rng.choice([0.0, 0.5, 0.55, 0.8, 1.0, 2.0]),
+        candidates=rng.choice([2, 3, 5, 10]),
+        bin_size=rng.choice([1, 2, 3, 5, 7]),
+        threshold=threshold,
+        threshold_floor=rng.choice([0.0, 0.2, min(0.3, threshold)]),
+        lookahead=rng.choice([1, 2, 3, 4, 6, 9, "auto"]),
+        count_prefill=rng.random() < 0.7,
+        retract=rng.random() < 0.8,
+        tail_tokens=rng.choice([1, 1, 2, 3]),
+    )
+
+
+def random_prompt(rng, longest=12):
+    return [rng.randrange(3, 24) for _ in range(rng.randint(1, longest))]
+
+
+class Collect:
+    def __init__(self):
+        self.parts, self.ended = [], False
+
+    def put(self, value):
+        self.parts.append(value.reshape(-1).tolist())
+
+    def end(self):
+        self.ended = True
+
+
+def test_equals_the_plain_oracle_on_over_200_random_settings(pairs):
+    rng = random.Random(0)
+    seen = dict.fromkeys(["retracted", "tail", "prefill", "twice", "streamed late", "stopped"], 0)
+    compared = 0
+    for case in range(260):
+        target, draft = pairs[case % len(pairs)]
+        config, prompt = random_config(rng), random_prompt(rng)
+        draft_prompt = prompt if rng.random() < 0.5 else random_prompt(rng)
+        prefilled = rng.randint(0, min(len(prompt), len(draft_prompt)))
+        eos = set(rng.sample(range(24), rng.choice([0, 1, 1, 3])))
+        expected, events, narrowest = decode(target, draft, prompt, draft_prompt, config, NEW, eos, prefilled)
+        if narrowest < 1e-5:
+            continue
+        compared += 1
+        options = dict(config=config, max_new_tokens=NEW, eos_token_id=sorted(eos), prefilled=prefilled)
+        options |= dict(draft_input_ids=[draft_prompt])
+        streamer, asked = Collect(), []
+        output = ssd_generate(target, draft, [prompt], **options, streamer=streamer, trace=rng.random() < 0.5)
+        assert output.sequences[0].tolist() == expected, (case, config)
+        assert [t for part in streamer.parts[1:] for t in part] == expected and streamer.ended
+        back = sum(event[-1] for event in events)
+        assert output.stats.retracted == back
+        if output.trace is not None:
+            lines = output.trace.lines
+            recorded = list(zip(lines.scheme, lines.match, lines.insisted, lines.threshold, lines.retracted, strict=True))
+            assert recorded == [(s, m, i, pytest.approx(t), r) for s, m, i, _, t, _, r in events], (case, config)
+            assert output.trace.frame.token.tolist() == expected
+
+        def stop(ids, scores, asked=asked, length=len(prompt) + rng.randint(1, NEW)):
+            asked.append(ids[0].tolist())
+            return torch.tensor([ids.shape[1] >= length])
+
+        stopped = ssd_generate(target, draft, [prompt], **options, stopping_criteria=[stop]).sequences[0].tolist()
+        assert stopped == expected[: len(stopped)] and asked == [
+            prompt + expected[: n + 1] for n in range(len(stopped))
+        ], "a criterion saw a token that was not settled"
+        seen["retracted"] += back > 0
+        seen["tail"] += back % config.bin_size > 0
+        seen["prefill"] += config.count_prefill and events[0][0] == "union"
+        seen["twice"] += back > config.bin_size
+        seen["stopped"] += len(stopped) < len(expected)
+        seen["streamed late"] += back > 0
+    assert compared >= 200
+    assert min(seen.values()) >= 15, f"the settings do not exercise everything: {seen}"
+
+
+def test_the_output_does_not_depend_on_the_lookahead(pairs):
+    rng = random.Random(1)
+    for target, draft in pairs:
+        prompt, config = random_prompt(rng), random_config(rng)
+        lines = []
+        for lookahead in (*range(1, 9), "auto"):
+            output = ssd_generate(
+                target, draft, [prompt], config=replace(config, retract=True, lookahead=lookahead), max_new_tokens=NEW,
+                prefilled=len(prompt) - 1, trace=True,
+            )  # fmt: skip
+            columns = ["token", "match", "scheme", "k", "threshold", "alpha", "match_ratio", "insisted", "retracted"]
+            lines.append(output.trace.lines[columns])
+        assert all(each.equals(lines[0]) for each in lines)
+
+
+@pytest.mark.parametrize("rows", [None, 2])
+def test_ragged_rows_equal_those_rows_alone(pairs, rows):
+    rng, retracted = random.Random(2), 0
+    for target, draft in pairs:
+        config = replace(random_config(rng), retract=True, count_prefill=True, bin_size=3)
+        prompts, draft_prompts = ([random_prompt(rng) for _ in range(6)] for _ in range(2))
+        prefilled = [rng.randint(0, min(map(len, both))) for both in zip(prompts, draft_prompts, strict=True)]
+        options = dict(config=config, max_new_tokens=NEW, eos_token_id=[4, 17], trace=True)
+        together = ssd_generate(
+            target, draft, prompts, draft_input_ids=draft_prompts, prefilled=prefilled, rows=rows, **options
+        )
+        for row in range(6):
+            alone = ssd_generate(
+                target,
+                draft,
+                [prompts[row]],
+                draft_input_ids=[draft_prompts[row]],
+                prefilled=prefilled[row],
+                **options,
+            )
+            assert torch.equal(together.sequences[row], alone.sequences[0])
+            columns = ["token", "scheme", "threshold", "retracted"]
+            assert together.trace.row(row).lines[columns].equals(alone.trace.lines[columns])
+            retracted += alone.stats.retracted
+    assert retracted > 50
+
+
+def test_off_is_the_published_method_and_each_addition_does_something(pairs):
+    target, draft = pairs[3]
+    prompt = [3, 9, 4, 8, 5, 11, 7, 20, 9]
+    options = dict(max_new_tokens=NEW, eos_token_id=[], prefilled=8)
+
+    def tokens(**settings):
+        config = SSDConfig(candidates=5, bin_size=4, **settings)
+        return ssd_generate(target, draft, [prompt], config=config, **options).sequences[0].tolist()
+
+    published = tokens()
+    assert published == tokens(threshold_floor=0.0, count_prefill=False, retract=False)
+    assert SSDConfig() == SSDConfig(threshold_floor=0.0, count_prefill=False, retract=False)
+    hardened = SSDConfig.hardened(bin_size=4)
+    assert hardened.retract and hardened.count_prefill and hardened.threshold_floor > 0 and hardened.bin_size == 4
+    assert not SSDConfig.hardened(retract=False).retract
+    assert tokens(retract=True) != published or tokens(count_prefill=True) != published
+
+
+def test_sampling_with_retraction_repeats_with_a_seed_and_stays_within_its_bounds(pairs):
+    target, draft = pairs[3]
+    config = SSDConfig.hardened(do_sample=True, seed=3, bin_size=3, candidates=5, threshold=0.9)
+    runs = [
+        ssd_generate(target, draft, [[3, 5, 8], [7]], config=config, max_new_tokens=NEW, eos_token_id=[4], trace=True)
+        for _ in range(2)
+    ]
+    assert runs[0].stats.retracted > 0
+    assert [s.tolist() for s in runs[0].sequences] == [s.tolist() for s in runs[1].sequences]
+    assert_bounds(runs[0], config)
+
+
+def assert_bounds(output, config):
+    """A place is decoded at most twice: a token that was taken back was Intersection's, and its place is Union's then."""
+    for _, lines in output.trace.lines.groupby("row"):
+        taken_back = lines[lines.retracted]
+        assert (taken_back.scheme == "intersection").all()
+        assert not taken_back.position.duplicated().any()
+        kept = lines[~lines.retracted].set_index("position")
+        again = taken_back.position[taken_back.position < len(kept)]
+        assert (kept.loc[again].scheme == "union").all()
+
+
+def test_a_bin_is_decoded_at_most_twice_however_the_models_disagree(pairs):
+    rng, most = random.Random(5), 0.0
+    for target, draft in pairs:
+        for _ in range(10):
+            config = replace(random_config(rng), retract=True)
+            output = ssd_generate(
+                target, draft, [random_prompt(rng)], config=config, max_new_tokens=40, eos_token_id=[], trace=True
+            )
+            assert_bounds(output, config)
+            stats = output.stats
+            assert stats.tokens == 40 and stats.retracted <= stats.tokens + config.bin_size
+            most = max(most, (stats.tokens + stats.retracted) / stats.tokens)
+    assert most > 1.3, "no pair disagreed enough to test the bound"
+
+
+def test_a_conversation_takes_back_too_and_reads_only_what_is_new(pairs):
+    target, draft = pairs[3]
+    config = SSDConfig.hardened(candidates=5, bin_size=3, threshold=0.9)
+    talk, prompt, retracted = Conversation(target, draft, config, context=110), [5, 7, 9, 11, 3, 8], 0
+    for turn in range(4):
+        options = dict(max_new_tokens=12, eos_token_id=[4], prefilled=4 if turn % 2 else 0)
+        reply = talk.reply(prompt, **options)
+        fresh = ssd_generate(target, draft, [prompt], config=config, **options)
+        assert torch.equal(reply.sequences[0], fresh.sequences[0])
+        retracted += reply.stats.retracted
+        prompt = prompt + reply.sequences[0].tolist() + [12 + turn, 9, 10, 14]
+    assert retracted > 0
+
+
+def test_a_floor_above_the_threshold_is_refused():
+    with pytest.raises(ValueError, match="threshold_floor"):
+        SSDConfig(threshold=0.2, threshold_floor=0.3)
