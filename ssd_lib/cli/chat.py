@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
@@ -104,13 +104,13 @@ def _converse(talk: Talk, screen: _Screen) -> None:
                 screen.note(talk.command(line))
             elif line.strip():
                 _turn(talk, screen, line.strip())
-        except EOFError:
-            return
-        except KeyboardInterrupt:
-            if interrupted or not typed:
+        except (EOFError, KeyboardInterrupt) as end:
+            if typed:
+                screen.note("")
+            if interrupted or not typed or isinstance(end, EOFError):
                 return
             interrupted = True
-            screen.note("\nCtrl-C again ends")
+            screen.note("Ctrl-C again ends")
         except BrokenPipeError:
             raise
         except (*ERRORS, RuntimeError, TypeError) as error:  # no memory left, a setting of the wrong kind
@@ -120,12 +120,11 @@ def _converse(talk: Talk, screen: _Screen) -> None:
 def _turn(talk: Talk, screen: _Screen, question: str) -> None:
     stream = screen.stream(talk.prefill)
     try:
-        turn = talk.ask(question, stream)
+        with closing(stream):
+            turn = talk.ask(question, stream)
     except KeyboardInterrupt:
-        screen.note("\nstopped before the first word: the question is taken back")
+        screen.note("stopped before the first word: the question is taken back")
         return
-    if turn.end and screen.live:
-        stream.end()
     screen.show(turn.answer, stream, turn)
 
 
@@ -198,6 +197,7 @@ class _Stream:
         self.prompt: list[int] | None = None
         self.ids: list[int] = []
         self.printed = ""
+        self.ended = False
 
     def put(self, value: Any) -> None:
         ids = value.reshape(-1).tolist()
@@ -211,6 +211,12 @@ class _Stream:
     def end(self) -> None:
         self._print(hold=False)
         self._show(Text("\n"))
+        self.ended = True
+
+    def close(self) -> None:
+        """End the line that an interruption or an error left open."""
+        if self.prompt is not None and not self.ended:
+            self.end()
 
     def _print(self, hold: bool) -> None:
         from ssd_lib.chat import decode_answer
@@ -236,11 +242,10 @@ def _object(answer: Answer) -> dict[str, Any]:
 def _status(answer: Answer, turn: Turn | None = None) -> str:
     """What an answer cost, in one line."""
     cost, words = answer.cost, []
+    words.append(f"{cost.tokens} token{'s' * (cost.tokens != 1)}")
     if answer.trace is not None:
-        words.append(f"match ratio {answer.trace.frame['match'].mean():.2f}")
-        words.append(f"{cost.tokens} tokens in {answer.trace.frame['round'].max() + 1} rounds")
-    else:
-        words.append(f"{cost.tokens} tokens")
+        words[0] += f" in {answer.trace.frame['round'].max() + 1} rounds"
+        words.insert(0, f"match ratio {answer.trace.frame['match'].mean():.2f}")
     words.append(f"{cost.tokens / max(cost.seconds, 1e-9):.0f} tokens a second")
     if cost.prompt_tokens:
         words.append(f"{cost.prompt_tokens} prompt tokens read" + (f", {turn.kept} kept" if turn else ""))

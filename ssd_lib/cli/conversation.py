@@ -104,7 +104,10 @@ class Talk:
         except KeyboardInterrupt:
             if not listener.ids:
                 raise
-            said, end = self._stopped(given, listener.ids, time.perf_counter() - started), "stopped; it stays as it is"
+            said, end = (
+                self._stopped(given, listener.ids, time.perf_counter() - started),
+                "stopped: what was said stays",
+            )
         if not end and len(said.token_ids) >= limit and said.token_ids[-1] not in self.pair.tokenizer.all_special_ids:
             end = "cut: the context is full, /reset begins a new one" if limit == room else f"cut at {limit} tokens"
         self.messages = [*asked, {"role": "assistant", "content": said.prefill + said.text}]
@@ -206,7 +209,7 @@ COMMANDS: dict[str, tuple[Callable[[Talk, str], str], str, str]] = {
     "/help": (Talk.help, "/help", "this list"),
     "/reset": (Talk.reset, "/reset", "forget what was said; settings stay"),
     "/defender": (Talk.choose_defender, "/defender NAME", "who answers from now on; alone: which there are"),
-    "/prefill": (Talk.write_beginning, "/prefill TEXT", "what an attacker writes as the beginning of the next answer; alone: nothing"),
+    "/prefill": (Talk.write_beginning, "/prefill TEXT", "what an attacker writes as the beginning of the next answer; alone: none"),
     "/set": (Talk.change, "/set NAME VALUE", "max_new_tokens or a setting of the defender, such as alpha_union 0.5; alone: all"),
     "/trace": (Talk.write_trace, "/trace PATH", "write the last answer's token strip as HTML"),
     "/quit": (Talk.quit, "/quit", "end, as Ctrl-D does"),
