@@ -89,20 +89,20 @@ def test_a_stopped_answer_stays_as_far_as_it_went(pair, defender):
 @pytest.mark.parametrize("model", ["target", "draft"])
 def test_stopped_while_the_prompt_is_read_nothing_was_asked(pair, model):
     """The caches were half written over: what they are said to hold may not be believed."""
-    talk = Talk(pair)
-    talk.ask("Hello!", Listener())
-    before, talk.prefill = list(talk.messages), PREFILL
+    talk = Talk(pair, prefill=PREFILL)
+    expected = talk.ask(FORBIDDEN, Listener()).answer.token_ids
+    talk.command("/reset")
+    talk.prefill = PREFILL
 
     def interrupt(*_):
         raise KeyboardInterrupt
 
     hook = getattr(pair, model).register_forward_hook(interrupt)
     with pytest.raises(KeyboardInterrupt):
-        talk.ask(FORBIDDEN, Listener())
+        talk.ask("Tell me about glims, cordials, beasts and homework, please.", Listener())
     hook.remove()
-    assert talk.messages == before and talk.prefill == PREFILL
-    expected = fresh(pair, talk, FORBIDDEN, prefill=PREFILL)
-    assert talk.ask(FORBIDDEN, Listener()).answer.token_ids == expected.token_ids
+    assert talk.messages == [] and talk.prefill == PREFILL
+    assert talk.ask(FORBIDDEN, Listener()).answer.token_ids == expected
 
 
 def test_another_defender_answers_the_whole_conversation_and_ssd_finds_its_caches_again(pair):
