@@ -50,6 +50,7 @@ def test_chat_writes_the_token_strip(tmp_path):
         (["chat", "--alpha-intersection", "3", "hi"], "alpha_intersection must lie between"),
         (["chat", " "], "question is empty"),
         (["chat", "--trace", "/nonexistent/x.html", "hi"], "there is no folder /nonexistent"),
+        (["chat", "--trace", "/tmp", "hi"], "/tmp is a folder"),
         (["chat", "--trace", "x.html"], "/trace PATH writes the last strip"),
         (["chat", "--context", "4096"], "target and draft hold 512 and 512"),
         (["chat", "--target", "./nonexistent", "hi"], "no model at ./nonexistent"),

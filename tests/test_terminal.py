@@ -198,10 +198,10 @@ def test_as_json_every_question_has_one_object():
 
 def test_a_defence_that_cannot_stream_shows_its_answer_at_a_terminal(capsys, pair):
     screen = chat._Screen(pair, as_json=False)
-    screen.live = True
+    screen.live, screen.console = True, chat.Console(force_terminal=True)
     said = answer(pair, "Hello!", defender="self-exam")[0]
     screen.show(said, screen.stream(""))
-    assert capsys.readouterr().out.strip() == said.text
+    assert capsys.readouterr().out.strip() == said.text  # in no colour
 
 
 def test_an_interrupted_stream_ends_its_line(capsys, pair):

@@ -85,6 +85,8 @@ def _check_trace(trace: Path | None, prompt: str | None, defender: str) -> None:
         raise ValueError(f"--trace shows how SSD decodes; the defender {defender!r} has no trace")
     if not trace.parent.is_dir():
         raise ValueError(f"--trace: there is no folder {trace.parent}")
+    if trace.is_dir():
+        raise ValueError(f"--trace names the HTML file to write; {trace} is a folder")
 
 
 # ------------------------------------------------------------------------------------------------ many turns
@@ -177,7 +179,8 @@ class _Screen:
         if not self.live:
             typer.echo(plain(answer.prefill + answer.text))
         elif not stream.ids:
-            self.console.print(Text(plain(answer.prefill), style=GIVEN) + Text(plain(answer.text)), soft_wrap=True)
+            whole = Text().append(plain(answer.prefill), style=GIVEN).append(plain(answer.text))
+            self.console.print(whole, soft_wrap=True)
         if self.live and answer.trace is not None:
             self.console.print(_coloured(answer, self.pair, legend=not self.explained))
             self.explained = True
