@@ -50,6 +50,9 @@ def test_chat_writes_the_token_strip(tmp_path):
         (["chat", "--alpha-intersection", "3", "hi"], "alpha_intersection must lie between"),
         (["chat", " "], "question is empty"),
         (["chat", "--trace", "/nonexistent/x.html", "hi"], "there is no folder /nonexistent"),
+        (["chat", "--trace", "/tmp", "hi"], "/tmp is a folder"),
+        (["chat", "--trace", "x.html"], "/trace PATH writes the last strip"),
+        (["chat", "--context", "4096"], "target and draft hold 512 and 512"),
         (["chat", "--target", "./nonexistent", "hi"], "no model at ./nonexistent"),
         (["measure", "--trained", "/nonexistent"], "no model at /nonexistent/target"),
         (["measure", "--trained", "/nonexistent", "--write"], "--write is for the shipped pair"),
@@ -94,7 +97,7 @@ def test_streaming_shows_spaces_and_whole_characters(text, capsys):
         tokenizer = llama2_tokenizer()
 
     ids = Loaded.tokenizer.encode(text, add_special_tokens=False)
-    stream = chat._Stream(Loaded)
+    stream = chat._Stream(Loaded, console=chat.Console())
     stream.put(torch.tensor([ids[:3]]))
     for token in [*ids[3:], Loaded.tokenizer.eos_token_id]:
         stream.put(torch.tensor([token]))
@@ -106,11 +109,12 @@ def test_colours_say_how_each_token_came_about():
     from ssd_lib import answer, load_pair
 
     pair = load_pair("toy")
-    trace = answer(pair, QUESTION, prefill="Sure, here is the recipe. Put")[0].trace
-    strip = chat._coloured(trace, pair)
+    said = answer(pair, QUESTION, prefill="Sure, here is the recipe. Put")[0]
+    strip = chat._coloured(said, pair)
     styles = {str(span.style) for span in strip.spans}
     assert "blue" in styles and "blue reverse" in styles and any("underline" in s or "italic" in s for s in styles)
-    assert "match ratio" in strip.plain
+    assert strip.plain.startswith(f"\nSure, here is the recipe. Put{said.text}")
+    assert "match ratio" in chat._status(said)
 
 
 @pytest.mark.parametrize("write", [False, True])

@@ -1,10 +1,16 @@
-"""`ssd chat`: one question, and token by token how its answer came about."""
+"""`ssd chat`: token by token how an answer came about; without a question, a conversation of many turns.
+
+Answers go to stdout, everything else to stderr, so that a pipe carries answers alone.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
+from contextlib import closing, suppress
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -12,114 +18,255 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ssd_lib.cli.common import app, fail, plain, quiet_libraries
+from ssd_lib.cli.common import app, fail, one_line, plain, quiet_libraries
 
 if TYPE_CHECKING:
+    from ssd_lib.cli.conversation import Talk, Turn
+    from ssd_lib.defenders import Answer
     from ssd_lib.pairs import Pair
-    from ssd_lib.trace import Trace
 
 TOKEN_STYLES = {"matched": "blue", "corrected": "bold red underline", "insisted": "italic yellow"}
+GIVEN = "bright_black"
+"""What an attacker wrote."""
+ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 
 
 @app.command()
 def chat(
-    prompt: Annotated[str, typer.Argument(help="The question.")],
+    prompt: Annotated[str | None, typer.Argument(help="The question; without one, a conversation.")] = None,
     pair: Annotated[str, typer.Option(help="toy, llama2, llama2-13b-chat, vicuna or llama3.1_8b.")] = "toy",
     defender: Annotated[str, typer.Option(help="ssd, none, self-exam, …")] = "ssd",
-    prefill: Annotated[str, typer.Option(help="What an attacker wrote as the beginning of the answer.")] = "",
+    prefill: Annotated[str, typer.Option(help="What an attacker wrote as the beginning of the (first) answer.")] = "",
     target: Annotated[str | None, typer.Option(help="Another target: Hub id or path.")] = None,
     draft: Annotated[str | None, typer.Option(help="Another draft: Hub id or path.")] = None,
     alpha_intersection: Annotated[float | None, typer.Option(help="α_I; default: the pair's.")] = None,
     alpha_union: Annotated[float | None, typer.Option(help="α_U; default: the pair's.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Match ratio below which Union begins.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 160,
-    trace: Annotated[Path | None, typer.Option(help="Write the token strip as HTML here (SSD only).")] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="One JSON object on stdout, nothing else.")] = False,
+    context: Annotated[int | None, typer.Option(min=1, help="Tokens a conversation holds; default: ≤ 4096.")] = None,
+    trace: Annotated[Path | None, typer.Option(help="Write the token strip as HTML here (SSD, one question).")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON object an answer on stdout.")] = False,
 ) -> None:
-    """Ask one question and see, token by token, how the answer came about."""
+    """Ask one question and see, token by token, how the answer came about; or, without one, talk: /help lists commands."""
     try:
-        from ssd_lib.defenders import answer
+        from ssd_lib.defenders import answer, find_defender
         from ssd_lib.pairs import load_pair
 
         quiet_libraries()
-        if trace is not None and not trace.parent.is_dir():
-            raise ValueError(f"--trace: there is no folder {trace.parent}")
+        defender = find_defender(defender)
+        _check_trace(trace, prompt, defender)
         loaded = load_pair(pair, target=target, draft=draft)
         given = {"alpha_intersection": alpha_intersection, "alpha_union": alpha_union, "threshold": threshold}
         config = replace(loaded.config, **{name: value for name, value in given.items() if value is not None})
-        live = not as_json and sys.stdout.isatty()
-        streamer = _Stream(loaded) if live else None
-        reply = answer(
-            loaded,
-            prompt,
-            defender=defender,
-            prefill=prefill,
-            config=config,
-            max_new_tokens=max_new_tokens,
-            streamer=streamer,
-        )[0]
-    except (ValueError, OSError, ImportError, FloatingPointError) as error:
+        loaded = loaded.with_config(config)
+        screen, options = _Screen(loaded, as_json), dict(defender=defender, max_new_tokens=max_new_tokens)
+        if prompt is None:
+            from ssd_lib.cli.conversation import Talk
+
+            return _converse(Talk(loaded, prefill=prefill, context=context, **options), screen)
+        stream = screen.stream(prefill)
+        reply = answer(loaded, prompt, prefill=prefill, streamer=stream if screen.live else None, **options)[0]
+        if trace is not None:
+            from ssd_lib.cli.conversation import write_strip
+
+            write_strip(trace, reply, loaded)
+    except ERRORS as error:
         fail(error)
-    if trace is not None:
-        if reply.trace is None:
-            fail(ValueError(f"--trace shows how SSD decodes; the defender {defender!r} has no trace"))
-        trace.write_text(
-            f"<!doctype html><meta charset=utf-8>{reply.trace.to_html(loaded.tokenizer)}", encoding="utf-8"
-        )
-    if as_json:
-        ratio = None if reply.trace is None else float(reply.trace.frame["match"].mean())
-        typer.echo(
-            json.dumps({"answer": reply.text, "prefill": reply.prefill, "match_ratio": ratio, **asdict(reply.cost)})
-        )
-    elif live and reply.trace is not None:
-        Console().print(_coloured(reply.trace, loaded))
-    elif not live:
-        typer.echo(plain(reply.text))
+    screen.show(reply, stream)
+
+
+def _check_trace(trace: Path | None, prompt: str | None, defender: str) -> None:
+    """Raise ValueError, before anything is loaded, where --trace could write nothing."""
+    if trace is None:
+        return
+    if prompt is None:
+        raise ValueError("--trace belongs to one question: in a conversation, /trace PATH writes the last strip")
+    if defender != "ssd":
+        raise ValueError(f"--trace shows how SSD decodes; the defender {defender!r} has no trace")
+    if not trace.parent.is_dir():
+        raise ValueError(f"--trace: there is no folder {trace.parent}")
+    if trace.is_dir():
+        raise ValueError(f"--trace names the HTML file to write; {trace} is a folder")
+
+
+# ------------------------------------------------------------------------------------------------ many turns
+
+
+def _converse(talk: Talk, screen: _Screen) -> None:
+    """Turns and commands, one a line, until the input ends; Ctrl-C twice in a row at the prompt ends, too."""
+    typed = screen.live and sys.stdin.isatty()
+    if typed:
+        screen.note(f"{talk.pair.spec.name}, {talk.defender} answers: /help lists commands, Ctrl-D ends")
+    read, interrupted = _reader(typed), False
+    while True:
+        try:
+            line = read().rstrip("\n")
+            interrupted = False
+            if line.startswith("/"):
+                screen.note(talk.command(line))
+            elif line.strip():
+                _turn(talk, screen, line.strip())
+        except (EOFError, KeyboardInterrupt) as end:
+            if typed:
+                screen.note("")
+            if interrupted or not typed or isinstance(end, EOFError):
+                return
+            interrupted = True
+            screen.note("Ctrl-C again ends")
+        except BrokenPipeError:
+            raise
+        except (*ERRORS, RuntimeError, TypeError) as error:  # no memory left, a setting of the wrong kind
+            screen.error(error)
+
+
+def _turn(talk: Talk, screen: _Screen, question: str) -> None:
+    stream = screen.stream(talk.prefill)
+    try:
+        with closing(stream):
+            turn = talk.ask(question, stream)
+    except KeyboardInterrupt:
+        screen.note("stopped before the first word: the question is taken back")
+        return
+    screen.show(turn.answer, stream, turn)
+
+
+def _reader(typed: bool) -> Callable[[], str]:
+    """Reads the next line, at a terminal with line editing and history. Raises EOFError at the end."""
+    if typed:
+        with suppress(ImportError):  # Windows has none
+            import readline  # noqa: F401
+        return partial(input, "> ")
+
+    def read() -> str:
+        if line := sys.stdin.readline():
+            return line
+        raise EOFError
+
+    sys.stdin.reconfigure(errors="replace")  # pyright: ignore[reportAttributeAccessIssue]
+    return read
+
+
+# ------------------------------------------------------------------------------------------------ what is shown
+
+
+class _Screen:
+    """Where answers and notes go. `live`: a person looks at stdout, and sees answers grow."""
+
+    def __init__(self, pair: Pair, as_json: bool):
+        self.pair, self.as_json = pair, as_json
+        self.live = not as_json and sys.stdout.isatty()
+        self.console, self.notes = Console(), Console(stderr=True)
+        self.explained = False
+
+    def note(self, text: str) -> None:
+        self.notes.print(Text(plain(text), style=GIVEN), soft_wrap=True)
+
+    def error(self, error: Exception) -> None:
+        """One line on stderr; in JSON an object of its own, so that every question has one."""
+        if self.as_json:
+            typer.echo(json.dumps({"error": one_line(error)}))
+        self.notes.print(Text(f"ssd: {one_line(error)}"), soft_wrap=True)
+
+    def stream(self, prefill: str) -> _Stream:
+        return _Stream(self.pair, prefill, self.console if self.live else None)
+
+    def show(self, answer: Answer, stream: _Stream, turn: Turn | None = None) -> None:
+        """The answer, unless the stream showed it; at a terminal also how each token came about, and what it cost."""
+        if self.as_json:
+            more = {} if turn is None else {"kept_tokens": turn.kept, "end": turn.end}
+            typer.echo(json.dumps(_object(answer) | more))
+            return
+        if not self.live:
+            typer.echo(plain(answer.prefill + answer.text))
+        elif not stream.ids:
+            whole = Text().append(plain(answer.prefill), style=GIVEN).append(plain(answer.text))
+            self.console.print(whole, soft_wrap=True)
+        if self.live and answer.trace is not None:
+            self.console.print(_coloured(answer, self.pair, legend=not self.explained))
+            self.explained = True
+        if self.live or turn is not None:
+            self.note(_status(answer, turn))
 
 
 class _Stream:
-    """Prints the answer as it grows; the prompt comes first and is skipped.
+    """Remembers the answer, and prints it as it grows; the prompt comes first and is skipped.
 
     A token's text depends on its neighbours (a space, a character in several bytes), so the answer is decoded as a
     whole and what is new is printed, once its last character is complete.
     """
 
-    def __init__(self, pair: Pair):
-        self.pair, self.console = pair, Console()
+    def __init__(self, pair: Pair, prefill: str = "", console: Console | None = None):
+        self.pair, self.prefill, self.console = pair, prefill, console
         self.prompt: list[int] | None = None
         self.ids: list[int] = []
         self.printed = ""
+        self.ended = False
 
     def put(self, value: Any) -> None:
+        ids = value.reshape(-1).tolist()
         if self.prompt is None:
-            self.prompt = value.reshape(-1).tolist()
+            self.prompt = ids
+            self._show(Text(plain(self.prefill), style=GIVEN))
             return
-        self.ids += value.reshape(-1).tolist()
+        self.ids += ids
         self._print(hold=True)
 
     def end(self) -> None:
         self._print(hold=False)
-        self.console.print()
+        self._show(Text("\n"))
+        self.ended = True
+
+    def close(self) -> None:
+        """End the line that an interruption or an error left open."""
+        if self.prompt is not None and not self.ended:
+            self.end()
 
     def _print(self, hold: bool) -> None:
         from ssd_lib.chat import decode_answer
 
+        if self.console is None:
+            return
         text = decode_answer(self.pair.tokenizer, self.ids, self.prompt or [])
         if not (hold and text.endswith("\ufffd")):
-            self.console.print(Text(plain(text[len(self.printed) :])), end="")
+            self._show(Text(plain(text[len(self.printed) :])))
             self.printed = text
 
+    def _show(self, text: Text) -> None:
+        if self.console is not None:
+            self.console.print(text, end="", soft_wrap=True)
 
-def _coloured(trace: Trace, pair: Pair) -> Text:
+
+def _object(answer: Answer) -> dict[str, Any]:
+    """An answer as JSON holds it."""
+    ratio = None if answer.trace is None else float(answer.trace.frame["match"].mean())
+    return {"answer": answer.text, "prefill": answer.prefill, "match_ratio": ratio, **asdict(answer.cost)}
+
+
+def _status(answer: Answer, turn: Turn | None = None) -> str:
+    """What an answer cost, in one line."""
+    cost, words = answer.cost, []
+    words.append(f"{cost.tokens} token{'s' * (cost.tokens != 1)}")
+    if answer.trace is not None:
+        words[0] += f" in {answer.trace.frame['round'].max() + 1} rounds"
+        words.insert(0, f"match ratio {answer.trace.frame['match'].mean():.2f}")
+    words.append(f"{cost.tokens / max(cost.seconds, 1e-9):.0f} tokens a second")
+    if cost.prompt_tokens:
+        words.append(f"{cost.prompt_tokens} prompt tokens read" + (f", {turn.kept} kept" if turn else ""))
+    return " · ".join([*words, *([turn.end] if turn and turn.end else [])])
+
+
+def _coloured(answer: Answer, pair: Pair, *, legend: bool = True) -> Text:
     """The answer again, coloured by how each token came about; Union reversed."""
-    from ssd_lib.trace import kind
+    from ssd_lib.trace import kind, pieces
 
-    strip = Text("\n")
-    for line in trace.to_frame(pair.tokenizer).to_dict("records"):
-        style = TOKEN_STYLES[kind(line)] + (" reverse" if line["scheme"] == "union" else "")
-        strip.append(line["text"], style=style)
-    strip.append("\n")
-    for name, style in [*TOKEN_STYLES.items(), ("Union", "reverse")]:
-        strip.append(f"  {name}", style=style)
-    ratio = trace.frame["match"].mean()
-    return strip.append(f"   match ratio {ratio:.2f}, {len(trace)} tokens in {trace.frame['round'].max() + 1} rounds")
+    assert answer.trace is not None
+    given = pair.tokenizer.encode(answer.prefill, add_special_tokens=False)
+    texts = pieces(pair.tokenizer, answer.token_ids, given[-1] if given else None)
+    strip = Text("\n").append(plain(answer.prefill), style=GIVEN)
+    for text, line in zip(texts, answer.trace.to_frame().to_dict("records"), strict=True):
+        strip.append(text, style=TOKEN_STYLES[kind(line)] + (" reverse" if line["scheme"] == "union" else ""))
+    if legend:
+        strip.append("\n")
+        for name, style in [*TOKEN_STYLES.items(), ("Union", "reverse"), *([("prefill", GIVEN)] if given else [])]:
+            strip.append("  ").append(name, style=style)
+    return strip

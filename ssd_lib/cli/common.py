@@ -13,9 +13,13 @@ app = typer.Typer(
 
 def fail(error: Exception) -> NoReturn:
     """One line on stderr and exit code 1."""
-    lines = str(error).splitlines() or [type(error).__name__]
-    typer.echo(f"ssd: {plain(lines[0])}", err=True)
+    typer.echo(f"ssd: {one_line(error)}", err=True)
     raise typer.Exit(1)
+
+
+def one_line(error: Exception) -> str:
+    """An error's first line, made harmless."""
+    return plain((str(error).splitlines() or [type(error).__name__])[0])
 
 
 def plain(text: str) -> str:

@@ -1,0 +1,231 @@
+"""A conversation of many turns, apart from the terminal that shows it: what was said, who answers, what the caches hold.
+
+SSD answers through `decoding.Conversation`, so that a turn reads only what is new; every other defender reads the whole
+conversation again at each turn.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from os.path import commonprefix
+from pathlib import Path
+from typing import Any, Protocol
+
+from ssd_lib.chat import Message, decode_answer, encode_answer
+from ssd_lib.decoding import Conversation
+from ssd_lib.defenders import DEFENDERS, Answer, Cost, Request, answer, find_defender, settings_for
+from ssd_lib.defenders.base import Pass, answers_of, without_answers
+from ssd_lib.pairs import Pair
+
+CONTEXT = 4096
+"""Tokens a conversation holds at most unless told otherwise: its caches are allocated whole."""
+
+
+class Listener(Protocol):
+    """A streamer that remembers what it was given, so that an answer can be stopped and yet be known."""
+
+    ids: list[int]
+
+    def put(self, value: Any) -> None: ...
+
+    def end(self) -> None: ...
+
+
+@dataclass(frozen=True)
+class Turn:
+    """One answer of a conversation."""
+
+    answer: Answer
+    kept: int
+    """Tokens of the target's prompt that were still in its cache; the rest is the answer's `cost.prompt_tokens`."""
+    end: str = ""
+    """Why the answer ended before its end-of-sequence token, if it did."""
+
+
+class Talk:
+    """What was said so far, and how the next question will be answered.
+
+    context: tokens of prompt and answer together; default: what both models take, at most `CONTEXT`.
+
+    Raises ValueError for an unknown defender, or a context that a model does not have.
+    """
+
+    def __init__(
+        self,
+        pair: Pair,
+        *,
+        defender: str = "ssd",
+        prefill: str = "",
+        max_new_tokens: int = 160,
+        context: int | None = None,
+    ):
+        limits = [m.config.get_text_config().max_position_embeddings for m in (pair.target, pair.draft)]
+        if context is not None and context > min(limits):
+            raise ValueError(f"a context of {context} tokens: target and draft hold {limits[0]} and {limits[1]}")
+        self.pair, self.defender = pair, find_defender(defender)
+        self.context = context or min(CONTEXT, *limits)
+        self.prefill, self.max_new_tokens = prefill, max_new_tokens
+        self.changed: dict[str, dict[str, Any]] = {}
+        """Of each defender: its settings that differ from the pair's."""
+        self.messages: list[Message] = []
+        self.last: Answer | None = None
+        self.caches: Conversation | None = None
+        self.held: list[int] = []
+        """What the target's cache holds."""
+
+    # -------------------------------------------------------------------------------------------- a turn
+
+    def ask(self, question: str, listener: Listener) -> Turn:
+        """The answer to the next question. Ctrl-C stops it: what was said till then is the answer.
+
+        Raises KeyboardInterrupt where nothing was said yet, ValueError for an empty question or a full context, and
+        whatever the defender raises. After any of them the conversation is as it was before the question.
+        """
+        asked = [*self.messages, {"role": "user", "content": question}]
+        given = encode_answer(self.pair.tokenizer, self.prefill)
+        encoded = self.pair.encode([asked], [given])
+        prompts = encoded["input_ids"][0].tolist(), encoded["draft_input_ids"][0].tolist()
+        room = self.context - max(map(len, prompts))
+        if room < 1:
+            raise ValueError(f"the conversation fills its {self.context} tokens: /reset begins a new one")
+        limit, kept, end, started = min(self.max_new_tokens, room), 0, "", time.perf_counter()
+        try:
+            if self.defender == "ssd":
+                said, kept = self._ssd(Request([asked], [given], limit, listener), prompts)
+            else:
+                own = self.changed.get(self.defender)
+                said = answer(
+                    self.pair, [asked], defender=self.defender, prefill=[given], settings=own, max_new_tokens=limit,
+                    streamer=listener,
+                )[0]  # fmt: skip
+        except KeyboardInterrupt:
+            if not listener.ids:
+                raise
+            said, end = (
+                self._stopped(given, listener.ids, time.perf_counter() - started),
+                "stopped: what was said stays",
+            )
+        if not end and len(said.token_ids) >= limit and said.token_ids[-1] not in self.pair.tokenizer.all_special_ids:
+            end = "cut: the context is full, /reset begins a new one" if limit == room else f"cut at {limit} tokens"
+        self.messages = [*asked, {"role": "assistant", "content": said.prefill + said.text}]
+        self.prefill, self.last = "", said
+        return Turn(said, kept, end)
+
+    def _ssd(self, request: Request, prompts: tuple[list[int], list[int]]) -> tuple[Answer, int]:
+        """SSD's answer from the caches of the turns before, and how many tokens of its prompt they held."""
+        config = settings_for(self.pair, "ssd", self.changed.get("ssd"))
+        caches = self.caches or Conversation(self.pair.target, self.pair.draft, config, context=self.context)
+        kept = len(commonprefix([self.held, prompts[0][:-1]]))
+        self.caches, self.held = None, []  # after an interruption they are not trusted
+        output = caches.reply(
+            *prompts, max_new_tokens=request.max_new_tokens, streamer=request.streamer, trace=request.trace
+        )
+        ids, stats = output.sequences[0].tolist(), output.stats
+        self.caches, self.held = caches, prompts[0] + ids[:-1]
+        read = Pass("target", [0], [ids], [len(prompts[0]) - kept], stats.target_forwards, stats.seconds)
+        passes = [read, without_answers("draft", stats.draft_forwards)]
+        return answers_of(self.pair, request, [ids], passes, traces=[output.trace])[0], kept
+
+    def _stopped(self, given: list[int], ids: list[int], seconds: float) -> Answer:
+        tokenizer = self.pair.tokenizer
+        cost = Cost(tokens=len(ids), seconds=seconds)
+        return Answer(decode_answer(tokenizer, ids, given), list(ids), str(tokenizer.decode(given)), None, cost)
+
+    # -------------------------------------------------------------------------------------------- commands
+
+    def command(self, line: str) -> str:
+        """Do what a line that begins with / says; returns what to tell the user.
+
+        Raises ValueError for a command or a value that does not exist, OSError where a file cannot be written, EOFError
+        for /quit.
+        """
+        name, _, rest = line.partition(" ")
+        if name not in COMMANDS:
+            raise ValueError(
+                f"unknown command {name}: /help lists them (a question that begins with /: a blank before)"
+            )
+        return COMMANDS[name][0](self, rest.strip())
+
+    def help(self, rest: str) -> str:
+        width = max(map(len, (usage for _, usage, _ in COMMANDS.values())))
+        lines = [f"{usage:{width}}  {does}" for _, usage, does in COMMANDS.values()]
+        return "\n".join([*lines, f"{'Ctrl-C':{width}}  stop an answer; what was said stays in the conversation"])
+
+    def reset(self, rest: str) -> str:
+        self.messages = []
+        return "a new conversation"
+
+    def choose_defender(self, rest: str) -> str:
+        if rest:
+            self.defender = find_defender(rest)
+        keeps = (
+            "keeps its caches"
+            if self.defender == "ssd"
+            else "reads the whole conversation every turn (only ssd keeps caches)"
+        )
+        return f"{self.defender} answers; it {keeps}" + ("" if rest else f". There are {', '.join(DEFENDERS)}")
+
+    def write_beginning(self, rest: str) -> str:
+        self.prefill = rest
+        return f"the next answer begins with: {rest}" if rest else "the next answer begins by itself"
+
+    def change(self, rest: str) -> str:
+        name, _, raw = rest.replace("=", " ", 1).partition(" ")
+        own = self.changed.get(self.defender, {})
+        if not rest:
+            return f"max_new_tokens={self.max_new_tokens}, {settings_for(self.pair, self.defender, own)}"
+        value, name = _value(raw.strip()), name.replace("-", "_")
+        if name == "max_new_tokens":
+            if type(value) is not int or value < 1:
+                raise ValueError(f"max_new_tokens must be a whole number from 1 on, not {value!r}")
+            self.max_new_tokens = value
+        else:
+            try:
+                settings_for(self.pair, self.defender, own | {name: value})
+            except TypeError as error:
+                raise ValueError(f"{name} cannot be {value!r}") from error
+            self.changed[self.defender] = own | {name: value}
+            if self.defender == "ssd":
+                self.caches, self.held = None, []  # a recorded round has its settings built in
+        return f"{name} is {value} from the next answer on"
+
+    def write_trace(self, rest: str) -> str:
+        if not rest:
+            raise ValueError("/trace PATH: name the HTML file to write")
+        if self.last is None or self.last.trace is None:
+            raise ValueError("there is no strip to write: only whole answers of ssd have one")
+        path = Path(rest).expanduser()
+        write_strip(path, self.last, self.pair)
+        return f"the strip is in {path}"
+
+    def quit(self, rest: str) -> str:
+        raise EOFError
+
+
+COMMANDS: dict[str, tuple[Callable[[Talk, str], str], str, str]] = {
+    "/help": (Talk.help, "/help", "this list"),
+    "/reset": (Talk.reset, "/reset", "forget what was said; settings stay"),
+    "/defender": (Talk.choose_defender, "/defender NAME", "who answers from now on; alone: which there are"),
+    "/prefill": (Talk.write_beginning, "/prefill TEXT", "what an attacker writes as the beginning of the next answer; alone: none"),
+    "/set": (Talk.change, "/set NAME VALUE", "max_new_tokens or a setting of the defender, such as alpha_union 0.5; alone: all"),
+    "/trace": (Talk.write_trace, "/trace PATH", "write the last answer's token strip as HTML"),
+    "/quit": (Talk.quit, "/quit", "end, as Ctrl-D does"),
+}  # fmt: skip
+"""Of every command: what it does, how it is written, and its line of /help."""
+
+
+def _value(raw: str) -> Any:
+    """JSON where it can be, else text."""
+    try:
+        return json.loads(raw)
+    except json.JSONDecodeError:
+        return raw
+
+
+def write_strip(path: Path, said: Answer, pair: Pair) -> None:
+    """The token strip of an answer that has a trace, as a page of its own."""
+    assert said.trace is not None
+    path.write_text(f"<!doctype html><meta charset=utf-8>{said.trace.to_html(pair.tokenizer)}", encoding="utf-8")
