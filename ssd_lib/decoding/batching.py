@@ -26,6 +26,7 @@ from ssd_lib.decoding.inputs import check_models, check_room
 from ssd_lib.decoding.pace import Pace, longest_lookahead
 from ssd_lib.decoding.recording import Recorder
 from ssd_lib.decoding.rounds import Decoder, Emitted
+from ssd_lib.decoding.short_products import short_products
 from ssd_lib.decoding.stepwise import StepwiseDecoder
 
 ROWS = 16
@@ -84,7 +85,7 @@ def ssd_generate_many(
     texts = [prompts[i] for i in decoder.owners]
     pace = Pace(config, target, draft, texts, stepwise=isinstance(decoder, StepwiseDecoder), timed=not trace)
     schedule: list[tuple[int, int, int]] = []
-    with tqdm(total=len(prompts), unit="answer", disable=not progress) as bar:
+    with tqdm(total=len(prompts), unit="answer", disable=not progress) as bar, short_products(target, draft):
         while decoder.owners:
             choice = pace.next(queue.room)
             queue.show(choice[0])

@@ -31,6 +31,7 @@ from ssd_lib.decoding.inputs import aligned_left, check_models, check_room, eos_
 from ssd_lib.decoding.pace import Pace, longest_lookahead
 from ssd_lib.decoding.recording import Recorder
 from ssd_lib.decoding.rounds import Decoder, Emitted
+from ssd_lib.decoding.short_products import short_products
 from ssd_lib.decoding.stepwise import StepwiseDecoder
 from ssd_lib.trace import Trace
 
@@ -111,7 +112,8 @@ def ssd_generate(
     decoder = begin(models, pending, config, max_new_tokens, eos_token_id, generator)
     recorder = Recorder(config) if trace else None
     pace = Pace(config, target, draft, host.prompts, stepwise=isinstance(decoder, StepwiseDecoder), timed=not trace)
-    schedule = decode(decoder, host, pace, recorder, (prompts.shape[1], draft_prompts.shape[1]))
+    with short_products(target, draft):
+        schedule = decode(decoder, host, pace, recorder, (prompts.shape[1], draft_prompts.shape[1]))
     return finish(decoder, host.answers, host.matches, recorder, schedule, started)
 
 
