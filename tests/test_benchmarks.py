@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import micro_llama, perturbed
 
-from benchmarks import cpu, gpu, peers
+from benchmarks import cpu, gpu, peers, products
 from benchmarks.published import published_loop
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import ssd_generate
@@ -43,6 +43,23 @@ def test_parts_of_a_round_add_up():
         peers.ours(work)
     parts = cpu.parts(spent)
     assert sum(parts.values()) == pytest.approx(spent["round"]) and min(parts.values()) > 0
+
+
+def test_the_table_of_short_products_has_every_shape_and_way(tmp_path, monkeypatch):
+    monkeypatch.setattr(cpu, "RESULTS", tmp_path)
+    shapes = {
+        name: {(out, width) for pair, out, width in products.all_shapes("micro") if pair == name}
+        for name in ("micro", "embedded")
+    }
+    assert shapes["micro"] == {(64, 64), (32, 64), (96, 64), (64, 96), (512, 64)} and len(shapes["embedded"]) > 4
+    monkeypatch.setattr(products, "MOST", 2)
+    frame = products.products("micro", repeats=1)
+    assert len(frame) == len(products.TOKENS) * len(shapes["micro"] | shapes["embedded"])
+    taken = frame.apply(lambda line: line[line.best.replace(" ", "_") + "_ms"], axis=1)
+    assert (frame.as_is_ms / taken).round(6).equals(frame.times_as_fast.round(6)) and (frame.times_as_fast >= 1).all()
+    assert (tmp_path / "products.csv").exists() and products.table(frame).count("1.00 as is") == (
+        frame.best == "as is"
+    ).sum()
 
 
 @pytest.mark.slow
