@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ssd_lib.decoding.cached_model import check_supported
+
 
 def aligned_left(name: str, ids: Tensor, mask: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
     """Left-padded prompts moved to slot 0, and their lengths."""
@@ -32,6 +34,7 @@ def aligned_left(name: str, ids: Tensor, mask: Tensor | None, device: torch.devi
 
 
 def check_models(target: PreTrainedModel, draft: PreTrainedModel) -> None:
+    check_supported("target", target), check_supported("draft", draft)
     sizes = [model.config.get_text_config().vocab_size for model in (target, draft)]
     if sizes[0] != sizes[1]:
         raise ValueError(
