@@ -23,7 +23,9 @@ from transformers.cache_utils import CacheLayerMixin
 from transformers.masking_utils import causal_mask_function
 
 VISIBLE_STEP = 64  # the attended part of the cache grows in steps of so many slots
-MaskFunction = Callable[[Any, Any, Tensor, Tensor], Tensor]  # (row, head, query's position, key's position) → may attend
+MaskFunction = Callable[
+    [Any, Any, Tensor, Tensor], Tensor
+]  # (row, head, query's position, key's position) → may attend
 
 
 class RowLayer(CacheLayerMixin):

@@ -24,6 +24,7 @@ from ssd_lib.kv_cache import MaskFunction, RowCache
 
 CHUNK = 512  # prompt tokens read in one forward
 NEEDED = ("attention_mask", "position_ids", "past_key_values")  # arguments of a forward
+BEYOND = 32  # more positions than a round looks at beyond the last token of an answer
 NOTHING = getattr(cache_utils, "DummyLayer", DynamicLayer)  # stores nothing: no attention, or keys of an earlier layer
 KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer, NOTHING)
 
@@ -52,9 +53,9 @@ def _obstacles(model: PreTrainedModel) -> Iterator[str]:
     missing = [argument for argument in NEEDED if argument not in arguments]
     if missing:
         yield f"takes no `{missing[0]}`: it cannot be told what each row of a batch has read"
-    if _reads_positions_off_the_mask(config):
+    if getattr(config, "alibi", False):
         yield "reads positions off its attention mask (alibi)"
-    if any(getattr(module, "is_causal", None) is False and _is_of(module, config) for module in modules):
+    if _attends_to_both_sides(config, modules):
         yield "attends to both sides, not to the past alone: set `is_decoder=True` in its configuration, if it was trained so"
     if any(_starts_behind_padding(module) for module in modules):
         yield "counts positions from its padding index, so that explicit ones would be shifted"
@@ -62,36 +63,33 @@ def _obstacles(model: PreTrainedModel) -> Iterator[str]:
         yield "has a causal mask of its own inside its attention"
     yield from _wrong_layers(config)
     if mask_kind(config) is None:
-        yield f"uses the attention implementation {config._attn_implementation!r}, which takes no explicit mask: load it with attn_implementation='sdpa' or 'eager'"
+        yield (
+            f"uses the attention implementation {config._attn_implementation!r}, which takes no explicit mask: "
+            "load it with attn_implementation='sdpa' or 'eager'"
+        )
 
 
 def _wrong_layers(config: PreTrainedConfig) -> Iterator[str]:
     """Layers whose memory or whose mask is not among what is known."""
     try:
-        layers = DynamicCache(config=config).layers
+        for layer in DynamicCache(config=config).layers:
+            if type(layer) not in KEYS_AND_VALUES:
+                yield f"has layers ({type(layer).__name__}) whose state is no key/value cache and cannot go back"
+        mask_functions(config)
     except KeyError as unknown:
         yield f"has layers of the type {unknown}, for which there is no cache"
-        return
-    for layer in layers:
-        if type(layer) not in KEYS_AND_VALUES:
-            yield f"has layers ({type(layer).__name__}) whose state is no key/value cache and cannot go back"
-    try:
-        mask_functions(config)
-    except ValueError as unknown:
+    except (ValueError, RuntimeError) as unknown:  # RuntimeError: windows that differ from layer to layer
         yield str(unknown)
 
 
-def _reads_positions_off_the_mask(config: PreTrainedConfig) -> bool:
-    return bool(getattr(config, "alibi", False))
-
-
-def _is_of(module: torch.nn.Module, config: PreTrainedConfig) -> bool:
-    """Whether a module belongs to the text decoder (a vision tower may look both ways)."""
-    return type(getattr(module, "config", None)) is type(config)
+def _attends_to_both_sides(config: PreTrainedConfig, modules: Sequence[torch.nn.Module]) -> bool:
+    """An encoder that was not told to be a decoder; a vision tower, of another configuration, may look both ways."""
+    of_text = [vars(module) for module in modules if type(vars(module).get("config", config)) is type(config)]
+    return any(fields.get(flag) is False for fields in of_text for flag in ("is_causal", "is_decoder"))
 
 
 def _starts_behind_padding(module: torch.nn.Module) -> bool:
-    table = getattr(module, "position_embeddings", None)
+    table = module._modules.get("position_embeddings")
     return isinstance(table, torch.nn.Embedding) and table.padding_idx is not None
 
 
@@ -103,6 +101,20 @@ def mask_kind(config: PreTrainedConfig) -> str | None:
     """boolean | additive, as the model's attention takes it; None if it takes no mask of values."""
     kinds = {masking_utils.sdpa_mask: "boolean", masking_utils.eager_mask: "additive"}
     return kinds.get(ALL_MASK_ATTENTION_FUNCTIONS.get(config._attn_implementation))
+
+
+def context_of(model: PreTrainedModel) -> int | None:
+    """How many tokens of prompt and answer a model can hold, if its configuration says so.
+
+    Long rotary embeddings ("longrope", Phi-3) turn all positions anew once one lies beyond the original context: what was
+    remembered would not fit what follows, so that such a model is held to its original context.
+    """
+    config = model.config.get_text_config(decoder=True)
+    context = getattr(config, "max_position_embeddings", None)
+    rope = getattr(config, "rope_parameters", None) or {}
+    if rope.get("rope_type") == "longrope" and (original := rope.get("original_max_position_embeddings")) != context:
+        return original - BEYOND
+    return context
 
 
 # ------------------------------------------------------------------------------------------------ masks
@@ -137,11 +149,10 @@ def _layer_mask(kind: str, config: PreTrainedConfig) -> LayerMask:
     built = LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING.get(kind)
     if built is masking_utils.create_causal_mask:
         return PAST
-    if built is masking_utils.create_sliding_window_causal_mask:
-        return LayerMask(masking_utils.sliding_window_causal_mask_function(config.sliding_window), config.sliding_window)
-    if built is masking_utils.create_chunked_causal_mask:
-        size, no_padding = config.attention_chunk_size, torch.zeros(1, dtype=torch.long)
-        return LayerMask(masking_utils.chunked_causal_mask_function(size, no_padding), size)
+    if built is masking_utils.create_sliding_window_causal_mask and (window := config.sliding_window) is not None:
+        return LayerMask(masking_utils.sliding_window_causal_mask_function(window), window)
+    if built is masking_utils.create_chunked_causal_mask and (size := config.attention_chunk_size) is not None:
+        return LayerMask(masking_utils.chunked_causal_mask_function(size, torch.zeros(1, dtype=torch.long)), size)
     raise ValueError(f"has layers of the type {kind!r}, for which no mask of keys and values is known")
 
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ssd_lib.decoding.cached_model import check_supported
+from ssd_lib.decoding.cached_model import check_supported, context_of
 
 
 def aligned_left(name: str, ids: Tensor, mask: Tensor | None, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -45,7 +45,7 @@ def check_models(target: PreTrainedModel, draft: PreTrainedModel) -> None:
 def check_room(name: str, model: PreTrainedModel, prompt: int, max_new_tokens: int) -> None:
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens must be at least 1, not {max_new_tokens}")
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(model)
     if context is not None and prompt + max_new_tokens > context:
         advice = f"at most {context - prompt} new tokens fit" if prompt < context else "shorten the prompt"
         raise ValueError(
