@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
+from ssd_lib.decoding.cached_model import check_supported, context_of
+
 
 def positive(name: str, value: Any) -> int:
     """A whole number from 1 on. Raises TypeError or ValueError that names the argument."""
@@ -79,6 +81,7 @@ def check_models(target: PreTrainedModel, draft: PreTrainedModel, vocab_size: in
 
     Raises ValueError for a model that cannot be decoded, and for vocabularies that differ.
     """
+    check_supported("target", target), check_supported("draft", draft)
     sizes = [model.config.get_text_config().vocab_size for model in (target, draft)]
     if vocab_size is not None:
         if positive("vocab_size", vocab_size) > min(sizes):
@@ -95,7 +98,7 @@ def check_models(target: PreTrainedModel, draft: PreTrainedModel, vocab_size: in
 def check_room(name: str, model: PreTrainedModel, prompt: int, max_new_tokens: int) -> None:
     """Raise ValueError unless `prompt` tokens and `max_new_tokens` more fit the model's context."""
     positive("max_new_tokens", max_new_tokens)
-    context = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+    context = context_of(model)
     if context is not None and prompt + max_new_tokens > context:
         advice = f"at most {context - prompt} new tokens fit" if prompt < context else "shorten the prompt"
         raise ValueError(
