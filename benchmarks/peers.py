@@ -57,7 +57,6 @@ def run_ours(work: Workload, streamer: Any = None, **settings: Any) -> SSDOutput
         max_new_tokens=work.new_tokens,
         eos_token_id=[],
         streamer=streamer,
-        trace=False,
     )
 
 

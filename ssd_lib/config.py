@@ -8,50 +8,48 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import ConfigDict, Field
-from pydantic.dataclasses import dataclass
+from pydantic import Field
+
+from ssd_lib.settings import AboveZero, Count, NotNegative, Positive, Share, settings
 
 Scheme = Literal["intersection", "union"]
-Unit = Annotated[float, Field(ge=0, le=1)]
-Positive = Annotated[float, Field(ge=0)]
-Count = Annotated[int, Field(ge=1)]
 
 HARDENED: dict[str, Any] = {"threshold_floor": 0.3, "count_prefill": True, "retract": True}
 """Hardened switching (ours, beyond the paper): what `SSDConfig.hardened` turns on. Measured in data/toy/README.md."""
 
 
-@dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid", allow_inf_nan=False))
+@settings
 class SSDConfig:
     """Settings of Speculative Safety-Aware Decoding. The defaults are the paper's for Llama-2.
 
-    Raises pydantic's ValidationError, a ValueError that names the field, for a value of another type or out of range.
+    Raises ValueError, naming the field, for a value of another type or out of range.
     """
 
-    alpha_intersection: Unit = 0.3
+    alpha_intersection: Share = 0.3
     """α_I: weight of the draft in the Intersection scheme (paper, section 5.1; 0.45 for Vicuna)."""
-    alpha_union: Positive = 0.8
+    alpha_union: NotNegative = 0.8
     """α_U: weight of the draft in the Union scheme; above 1 it extrapolates (paper, section 5.1; 2 for Vicuna)."""
-    candidates: Count = 10
+    candidates: Positive = 10
     """c: size of the sample space (paper, section 4.2)."""
-    bin_size: Count = 7
+    bin_size: Positive = 7
     """b: tokens between two decisions of the scheduler (paper, section 4.3)."""
-    threshold: Unit = 0.6
+    threshold: Share = 0.6
     """Match ratio below which the next bin is decoded in Union (paper, section 4.3; 0.5 for Llama 3.1)."""
-    threshold_decay: Positive = 0.1
+    threshold_decay: NotNegative = 0.1
     """Subtracted from the threshold when the scheme stays (the code)."""
-    alpha_decay: Positive = 0.15
+    alpha_decay: NotNegative = 0.15
     """Subtracted from α_I when Intersection stays (the code)."""
-    alpha_floor: Unit = 0.3
+    alpha_floor: Share = 0.3
     """α_I is annealed down to here and no further; a smaller starting value stays as it is (the code raises it)."""
-    lookahead: Count | Literal["auto"] = "auto"
+    lookahead: Positive | Literal["auto"] = "auto"
     """T: positions that a round looks ahead (the paper: 3); "auto" tunes it while decoding. The output does not depend on it."""
     lookup: bool = False
     """Let the text so far guess tokens, too, where it repeats itself (greedy, one row). The output does not depend on it."""
     do_sample: bool = False
     """Greedy decoding, or exact sampling from the composite (stated in the paper, not in the code)."""
-    temperature: Annotated[float, Field(gt=0)] = 1.0
+    temperature: AboveZero = 1.0
     """τ: divides both models' logits when sampling."""
-    top_k: Annotated[int, Field(ge=0)] = 0
+    top_k: Count = 0
     """Likeliest tokens kept of the composite when sampling, before the nucleus; 0: all."""
     top_p: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Nucleus kept of the composite when sampling."""
@@ -62,13 +60,13 @@ class SSDConfig:
     fixed_scheme: Scheme | None = None
     """Never switch: for ablations."""
 
-    threshold_floor: Unit = 0.0
+    threshold_floor: Share = 0.0
     """Hardened: the threshold decays down to here and no further, so that a long quiet answer stays watched."""
     count_prefill: bool = False
     """Hardened: the last b tokens of a given beginning of the answer count as a bin, so that the first one may be in Union."""
     retract: bool = False
     """Hardened: a bin decoded in Intersection that ends with an alarm is taken back and decoded again in Union."""
-    tail_tokens: Count = 1
+    tail_tokens: Positive = 1
     """Hardened: the last, incomplete bin of an answer is decided from so many tokens on."""
 
     def __post_init__(self) -> None:

@@ -153,7 +153,9 @@ def ahead(
     for ended in range(1, (length + size - 2) // size + 1):
         end = ended * size - inside  # the next bin's first token
         full = matches(end - size, held.gather(1, end.clamp(max=length - 1))).squeeze(-1)
-        states.append(decide(states[-1]._replace(matches=full, emitted=state.emitted + end.squeeze(-1)), active, config))
+        states.append(
+            decide(states[-1]._replace(matches=full, emitted=state.emitted + end.squeeze(-1)), active, config)
+        )
     union, threshold, alpha_i = (
         values[0].unsqueeze(-1).expand(bins.shape) if len(states) == 1 else torch.stack(values, dim=1).gather(1, bins)
         for values in list(zip(*states, strict=True))[:3]

@@ -40,7 +40,9 @@ def decode(target, draft, prompt, draft_prompt, config, max_new_tokens, eos, pre
     narrowest decision: below rounding error, which of two tokens is likelier is not defined by the contract."""
     narrowest = 1.0
     threshold, alpha_i = config.threshold, config.alpha_intersection
-    union = (config.fixed_scheme or config.start_scheme) == "union" or prefill_alarm(draft, draft_prompt, config, prefilled)
+    union = (config.fixed_scheme or config.start_scheme) == "union" or prefill_alarm(
+        draft, draft_prompt, config, prefilled
+    )
     answer, events, matches, standing = [], [], [], []
     while len(answer) < max_new_tokens and not (answer and answer[-1] in eos):
         p_target, p_draft = probabilities(target, prompt + answer), probabilities(draft, draft_prompt + answer)

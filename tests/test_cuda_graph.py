@@ -114,7 +114,9 @@ def test_heads_too_short_are_decided_again_outside_of_the_graph(pair, replayed, 
     monkeypatch.setattr(cuda_graph, "DEPTHS", (5, 24))
     monkeypatch.setattr(cuda_graph, "DEPTH", 5)
     decide, depths = decoder.Decoder.decide, []
-    monkeypatch.setattr(decoder.Decoder, "decide", lambda self, s, depth: depths.append(depth) or decide(self, s, depth))
+    monkeypatch.setattr(
+        decoder.Decoder, "decide", lambda self, s, depth: depths.append(depth) or decide(self, s, depth)
+    )
     output = ssd_generate(*pair, [[3, 9, 4]], cuda_graph=True, **options)
     assert torch.equal(output.sequences[0], plain.sequences[0])
     assert 24 in depths

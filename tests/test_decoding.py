@@ -305,7 +305,7 @@ def test_bad_input_is_refused_before_any_forward(pairs):
     refused("2 and 1 rows", target, draft, ids, draft_input_ids=ids[:1])
     refused("at most 126 new tokens fit", target, draft, ids, max_new_tokens=200)
     refused("at least 1", target, draft, ids, max_new_tokens=0)
-    refused("draft's context holds 16", target, micro_llama(0, context=16), ids, max_new_tokens=40)
+    refused("the draft: the context holds 16", target, micro_llama(0, context=16), ids, max_new_tokens=40)
 
 
 @pytest.mark.parametrize(

@@ -7,12 +7,13 @@ maps to a causal language model, is in the slow tier.
 import pytest
 import torch
 from families import NOT_MICRO, micro_model, sharp_model
-from test_graphs import record
+from test_cuda_graph import record
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding.cached_model import BEYOND, CachedModel, check_supported, context_of
+from ssd_lib.decoding.cached_model import CachedModel, check_supported
 from ssd_lib.decoding.generate import ssd_generate
+from ssd_lib.inference import BEYOND, context_of
 
 LENGTHS, NEW = (20, 5, 13), 12  # windows are of 8
 SERVED = (
@@ -100,7 +101,7 @@ def test_long_prompts_are_read_in_chunks_through_a_window(name, monkeypatch):
 def seen_masks(model, visible):
     """The masks of one forward of the model, with so many slots visible."""
     seen = []
-    cached = CachedModel(model, torch.tensor([[3, 4, 5]]), torch.tensor([3]), 128)
+    cached = CachedModel(model, [[3, 4, 5]], 128)
     cached.cache.show_up_to(visible)
     hook = model.register_forward_pre_hook(lambda m, a, k: seen.append(k["attention_mask"]), with_kwargs=True)
     cached.forward(torch.tensor([[6]]))
@@ -122,7 +123,7 @@ def test_a_window_costs_a_mask_only_where_it_hides_something():
 def test_a_recorded_forward_follows_the_lengths(name):
     model = micro_model(name)
     rows = torch.tensor([[3, 9, 4, 17, 8, 21, 30, 6, 12, 40, 5, 7], [8, 8, 21, 6, 2, 9, 50, 33, 4, 3, 60, 11]])
-    cached = CachedModel(model, rows[:, :8], torch.tensor([8, 4]), 64)  # read but for the last: 7 and 3 tokens
+    cached = CachedModel(model, [rows[0, :8].tolist(), rows[1, :4].tolist()], 64)  # read but for the last tokens
     tokens = rows[[0, 1], [7, 3]].unsqueeze(-1).clone()
     cached.forward(tokens)  # allocates
     logits = []

@@ -75,7 +75,9 @@ def test_equals_the_plain_oracle_on_over_200_random_settings(pairs):
         assert output.stats.retracted == back
         if output.trace is not None:
             lines = output.trace.lines
-            recorded = list(zip(lines.scheme, lines.match, lines.insisted, lines.threshold, lines.retracted, strict=True))
+            recorded = list(
+                zip(lines.scheme, lines.match, lines.insisted, lines.threshold, lines.retracted, strict=True)
+            )
             assert recorded == [(s, m, i, pytest.approx(t), r) for s, m, i, _, t, _, r in events], (case, config)
             assert output.trace.frame.token.tolist() == expected
 

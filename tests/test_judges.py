@@ -128,7 +128,11 @@ def test_refusal_is_string_matching(answer, labels):
     record = world_records("harmful", 1)[0]
     verdicts = [judge("refusal", record, [answer], which=which)[0] for which in ("gcg", "individual", "api")]
     assert tuple(v.label for v in verdicts) == labels
-    assert [v.version for v in verdicts] == ["gcg, 13 strings", "individual, 18 strings", "api, 49 strings"]
+    assert [v.version for v in verdicts] == [
+        "gcg, 13 strings, plain",
+        "individual, 18 strings, plain",
+        "api, 49 strings, plain",
+    ]
 
 
 def test_the_reason_names_the_string():

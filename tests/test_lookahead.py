@@ -159,7 +159,9 @@ def test_a_seed_repeats_with_auto_lookahead():
 @pytest.mark.parametrize("match_ratio", [0.3, 0.5, 0.8, 1.0])
 def test_the_match_ratio_is_exactly_what_was_asked_for(match_ratio):
     target, draft = synthetic_pair("micro", match_ratio)
-    output = ssd_generate(target, draft, synthetic_prompt(512, 9), max_new_tokens=6 * BLOCK, eos_token_id=[], trace=True)
+    output = ssd_generate(
+        target, draft, synthetic_prompt(512, 9), max_new_tokens=6 * BLOCK, eos_token_id=[], trace=True
+    )
     matches = output.trace.frame["match"]
     assert all(matches[i : i + BLOCK].mean() == match_ratio for i in range(0, 6 * BLOCK, BLOCK))
     assert len(set(output.sequences[0].tolist())) == 6 * BLOCK, "a loop would make lookups and caches look good"

@@ -72,7 +72,7 @@ def test_the_rest_is_the_targets_own_continuation(models):
 
     with expert_on(target, folder) as model, torch.inference_mode():
         opening, cache = _steered(model, ids, mask, 2, SafeDecodingSettings())
-    rest = _continued(Pair, torch.cat([ids, opening], 1), mask, cache, 12)
+    rest = _continued(Pair, ids, opening, mask, cache, 14)
     for row, start, got in zip(rows, opening, rest, strict=True):
         alone = torch.cat([row, start]).unsqueeze(0)
         expected = target.generate(alone, do_sample=False, max_new_tokens=12)[0, alone.shape[1] :].tolist()

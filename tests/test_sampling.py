@@ -35,15 +35,15 @@ def expected(pair, config, prefix):
     union = torch.tensor([config.first_scheme == "union"])
     space = union_space(*ranks, config.candidates) if union else intersection_space(*ranks, config.candidates)[0]
     scores = composite(*probs, torch.tensor([config.alpha_union if union else config.alpha_intersection]))
-    return composite_distribution(scores, space, probs[0], target_insists(space, ranks[0], union), config.top_p, config.top_k)[0]
+    return composite_distribution(
+        scores, space, probs[0], target_insists(space, ranks[0], union), config.top_p, config.top_k
+    )[0]
 
 
 def p_value(pair, config, position=0):
     """Chi-square of the tokens emitted at one position, given the commonest beginning before it."""
     prompts = torch.tensor([PROMPT] * ROWS)
-    answers = ssd_generate(
-        *pair, prompts, config=config, max_new_tokens=position + 1, eos_token_id=[]
-    ).sequences
+    answers = ssd_generate(*pair, prompts, config=config, max_new_tokens=position + 1, eos_token_id=[]).sequences
     answers = torch.stack(answers)
     beginning = answers[:, :position].mode(dim=0).values
     rows = answers[(answers[:, :position] == beginning).all(dim=1), position]

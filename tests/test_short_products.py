@@ -14,7 +14,6 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import short_products as module
 from ssd_lib.decoding import ssd_generate
-from ssd_lib.decoding.batching import ssd_generate_many
 from ssd_lib.decoding.short_products import AS_IS, LONGEST, SMALLEST, WAYS, Choice, short_products
 
 WIDE = 256  # WIDE × WIDE weights are just large enough for a choice
@@ -261,7 +260,7 @@ def test_decoding_gives_the_same_tokens_by_any_way(monkeypatch):
         return [
             s.tolist()
             for s in one
-            + ssd_generate_many(target, draft, many, config=config, max_new_tokens=24, eos_token_id=[]).sequences
+            + ssd_generate(target, draft, many, config=config, max_new_tokens=24, eos_token_id=[]).sequences
         ]
 
     monkeypatch.setenv(module.SWITCH, "off")

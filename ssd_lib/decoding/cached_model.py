@@ -24,7 +24,6 @@ from ssd_lib.kv_cache import MaskFunction, RowCache
 
 CHUNK = 512  # prompt tokens read in one forward
 NEEDED = ("attention_mask", "position_ids", "past_key_values")  # arguments of a forward
-BEYOND = 32  # more positions than a round looks at beyond the last token of an answer
 NOTHING = getattr(cache_utils, "DummyLayer", DynamicLayer)  # stores nothing: no attention, or keys of an earlier layer
 KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer, NOTHING)
 
@@ -101,20 +100,6 @@ def mask_kind(config: PreTrainedConfig) -> str | None:
     """boolean | additive, as the model's attention takes it; None if it takes no mask of values."""
     kinds = {masking_utils.sdpa_mask: "boolean", masking_utils.eager_mask: "additive"}
     return kinds.get(ALL_MASK_ATTENTION_FUNCTIONS.get(config._attn_implementation))
-
-
-def context_of(model: PreTrainedModel) -> int | None:
-    """How many tokens of prompt and answer a model can hold, if its configuration says so.
-
-    Long rotary embeddings ("longrope", Phi-3) turn all positions anew once one lies beyond the original context: what was
-    remembered would not fit what follows, so that such a model is held to its original context.
-    """
-    config = model.config.get_text_config(decoder=True)
-    context = getattr(config, "max_position_embeddings", None)
-    rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") == "longrope" and (original := rope.get("original_max_position_embeddings")) != context:
-        return original - BEYOND
-    return context
 
 
 # ------------------------------------------------------------------------------------------------ masks

@@ -7,6 +7,7 @@ is another way to decode is refused.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -23,8 +24,8 @@ from transformers.generation.logits_process import (
 )
 
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import inputs
 from ssd_lib.decoding.generate import ssd_generate
+from ssd_lib.inference import eos_ids
 
 SERVED = {
     *("max_length", "max_new_tokens", "max_time", "stop_strings", "eos_token_id", "pad_token_id", "bos_token_id"),
@@ -71,6 +72,8 @@ def ssd_custom_generate(
             "ssd_custom_generate needs the draft model: generate(…, custom_generate=ssd_custom_generate, draft=draft)"
         )
     refuse_unserved(generation_config, input_ids)
+    shaping = copy.deepcopy(generation_config)
+    shaping.stop_strings = None  # a stopping criterion by now
     mask = model_kwargs.get("attention_mask")
     processors = own_processors(model, logits_processor, generation_config)
     if len(input_ids) > 1 and any(isinstance(p, PrefixConstrainedLogitsProcessor) for p in processors):
@@ -87,7 +90,7 @@ def ssd_custom_generate(
         prefilled=prefilled,
         vocab_size=vocab_size,
         eos_token_id=generation_config.eos_token_id if generation_config.eos_token_id is not None else [],
-        generation_config=generation_config,
+        generation_config=shaping,
         logits_processor=processors,
         streamer=ssd_streamer,
         stopping_criteria=[
@@ -95,7 +98,7 @@ def ssd_custom_generate(
         ],
     )
     pad = generation_config.pad_token_id
-    pad = pad if pad is not None else int(inputs.eos_ids(model, generation_config.eos_token_id)[0])
+    pad = pad if pad is not None else eos_ids(generation_config.eos_token_id)[0]
     answers = torch.nn.utils.rnn.pad_sequence(output.sequences, batch_first=True, padding_value=pad)
     return torch.cat([input_ids, answers.to(input_ids.device)], dim=1)
 
@@ -107,7 +110,8 @@ def refuse_unserved(generation_config: GenerationConfig, input_ids: Tensor) -> N
     asked = {
         name: value
         for name in GenerationConfig().to_dict()
-        if name not in passed_over and not name.startswith("_")
+        if name not in passed_over
+        and not name.startswith("_")
         and (value := getattr(generation_config, name, None)) not in (None, False, defaults.get(name))
     }
     if asked:

@@ -253,9 +253,7 @@ class Decoder:
         self.drafting += self.clock() - begun if self.clock else 0.0
         return Step(proposals, probs, nan)
 
-    def verify(
-        self, guesses: Int[Tensor, "rows new"]
-    ) -> tuple[Float[Tensor, "rows T vocab"], Bool[Tensor, "rows T"]]:
+    def verify(self, guesses: Int[Tensor, "rows new"]) -> tuple[Float[Tensor, "rows T vocab"], Bool[Tensor, "rows T"]]:
         """The target reads the pending token and T − 1 guesses after it, in one forward."""
         read = torch.cat([self.pending[0].unsqueeze(-1), guesses], dim=1)
         logits = self.target.forward(read)
@@ -292,7 +290,9 @@ class Decoder:
         held = choice.matched if self.config.do_sample else choice.tokens == scored.guesses
         here = running.unsqueeze(-1).expand(ends.shape)
         after = switching.update(path, choice.matched, here, self.config, ends)
-        back = switching.to_take_back(path, after, self.config) if self.config.retract else torch.zeros_like(path.emitted)
+        back = (
+            switching.to_take_back(path, after, self.config) if self.config.retract else torch.zeros_like(path.emitted)
+        )
 
         goes_on = (held & ~ends & (back == 0))[:, :-1]
         alive = torch.cat([running.unsqueeze(-1), goes_on], dim=1).cumprod(dim=1).bool()

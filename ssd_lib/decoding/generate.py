@@ -33,6 +33,7 @@ from ssd_lib.decoding.processors import Processors
 from ssd_lib.decoding.recording import Recorder
 from ssd_lib.decoding.short_products import short_products
 from ssd_lib.decoding.stepwise import StepwiseDecoder
+from ssd_lib.inference import check_room, eos_ids, generation_settings, positive
 from ssd_lib.trace import Trace
 
 Ids = Tensor | Sequence[Sequence[int]]
@@ -131,17 +132,17 @@ def ssd_generate(
         )
     both = (("target", target, prompts), ("draft", draft, draft_prompts))
     for name, model, ids in both:
-        inputs.check_room(name, model, max(map(len, ids)), max_new_tokens)
+        check_room(f"the {name}", model, max(map(len, ids)), max_new_tokens)
     given = inputs.one_each("prefilled", prefilled, prompts)
-    at_once = min(inputs.positive("rows", rows if rows is not None else len(prompts)), len(prompts))
+    at_once = min(positive("rows", rows if rows is not None else len(prompts)), len(prompts))
     if streamer is not None and len(prompts) != 1:
         raise ValueError(f"a streamer shows one row; this batch has {len(prompts)}")
     spare = max(max_new_tokens + longest_lookahead(config), config.bin_size)
     with decoding(target, draft):
         models = tuple(CachedModel(m, ids[:at_once], max(map(len, ids)) + spare) for _, m, ids in both)
-        texts = [list(prompt) for prompt in prompts]
-        processors = Processors.of(target, generation_config, logits_processor, texts, max_new_tokens)
-        options = (config, max_new_tokens, vocab, eos_token_id, processors, Recorder(config) if trace else None)
+        texts, eos = [list(prompt) for prompt in prompts], _ends(target, eos_token_id)
+        processors = Processors.of(target, generation_config, logits_processor, texts, eos, max_new_tokens)
+        options = (config, max_new_tokens, vocab, eos, processors, Recorder(config) if trace else None)
         loop = _loop(models, (prompts, draft_prompts), texts, given, options, generator, cuda_graph)
         loop.streamer, loop.stopping_criteria = streamer, stopping_criteria
         loop.run(progress)
@@ -172,7 +173,7 @@ def _loop(
     graph: Graph = "auto",
 ) -> Loop:
     """The loop before its first round; both models have read the first prompts but for their last tokens."""
-    config, max_new_tokens, vocab, eos_token_id, processors, recorder = options
+    config, max_new_tokens, vocab, eos, processors, recorder = options
     target, draft = models
     device, count = target.device, target.cache.lengths.shape[0]
     if generator is None and config.do_sample and config.seed is not None:
@@ -185,7 +186,7 @@ def _loop(
         target=target,
         draft=draft,
         config=config,
-        eos=inputs.eos_ids(target.model, eos_token_id).to(device),
+        eos=torch.tensor(eos, dtype=torch.long, device=device),
         max_new_tokens=max_new_tokens,
         vocab=vocab,
         pending=torch.tensor([[ids[-1] for ids in each[:count]] for each in prompts], device=device),
@@ -198,6 +199,11 @@ def _loop(
         clock=lookahead.clock if on_cpu else None,
     )
     return Loop(decoder, lookahead, prompts, texts, prefilled, record_after=_record_after(decoder, graph))
+
+
+def _ends(target: PreTrainedModel, eos_token_id: Any) -> tuple[int, ...]:
+    """Every end-of-sequence id: the given ones, else all of the target's generation config."""
+    return generation_settings(target).eos_token_id if eos_token_id is None else eos_ids(eos_token_id)
 
 
 def _record_after(decoder: Decoder, graph: Graph) -> int | None:
@@ -257,7 +263,7 @@ class Conversation:
     ):
         self.vocab = inputs.check_models(target, draft, vocab_size)
         self.target, self.draft, self.config = target, draft, config
-        self.context, self.graph = inputs.positive("context", context), cuda_graph
+        self.context, self.graph = positive("context", context), cuda_graph
         self.models: tuple[CachedModel, CachedModel] | None = None
         self.known: tuple[list[int], list[int]] = ([], [])
         """What each model's cache holds."""
@@ -284,7 +290,7 @@ class Conversation:
         both = (("target", self.target, prompt), ("draft", self.draft, given))
         prompts = tuple(inputs.prompt_lists(f"the {name}'s prompt", [ids], None, model) for name, model, ids in both)
         for (name, model, _), (ids,) in zip(both, prompts, strict=True):
-            inputs.check_room(name, model, len(ids), max_new_tokens)
+            check_room(f"the {name}", model, len(ids), max_new_tokens)
             if len(ids) + max_new_tokens > self.context:
                 raise ValueError(
                     f"the {name}'s prompt has {len(ids)} tokens; this conversation holds {self.context} with the "
@@ -296,9 +302,10 @@ class Conversation:
         try:
             with decoding(self.target, self.draft):
                 models, texts = self._read(prompts, shared), [list(prompts[0][0])]
-                processors = Processors.of(self.target, None, None, texts, max_new_tokens)
+                eos = _ends(self.target, eos_token_id)
+                processors = Processors.of(self.target, None, None, texts, eos, max_new_tokens)
                 recorder = Recorder(self.config) if trace else None
-                options = (self.config, max_new_tokens, self.vocab, eos_token_id, processors, recorder)
+                options = (self.config, max_new_tokens, self.vocab, eos, processors, recorder)
                 loop = _loop(models, prompts, texts, [prefilled], options, graph=self.graph)
                 loop.streamer, loop.stopping_criteria = streamer, stopping_criteria
                 loop.run()

@@ -1,4 +1,4 @@
-"""What a decoder is given, checked before any forward: prompts, masks, vocabularies, room, end-of-sequence ids."""
+"""What a decoder is given, checked before any forward: prompts, masks, vocabularies."""
 
 from __future__ import annotations
 
@@ -9,16 +9,8 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from ssd_lib.decoding.cached_model import check_supported, context_of
-
-
-def positive(name: str, value: Any) -> int:
-    """A whole number from 1 on. Raises TypeError or ValueError that names the argument."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{name} must be a whole number, not {value!r}")
-    if value < 1:
-        raise ValueError(f"{name} must be at least 1, not {value}")
-    return value
+from ssd_lib.decoding.cached_model import check_supported
+from ssd_lib.inference import positive
 
 
 def prompt_lists(name: str, ids: Any, mask: Tensor | None, model: PreTrainedModel) -> list[list[int]]:
@@ -93,23 +85,3 @@ def check_models(target: PreTrainedModel, draft: PreTrainedModel, vocab_size: in
             "padding differs, pass vocab_size, the number of ids that both tokenizers have"
         )
     return sizes[0]
-
-
-def check_room(name: str, model: PreTrainedModel, prompt: int, max_new_tokens: int) -> None:
-    """Raise ValueError unless `prompt` tokens and `max_new_tokens` more fit the model's context."""
-    positive("max_new_tokens", max_new_tokens)
-    context = context_of(model)
-    if context is not None and prompt + max_new_tokens > context:
-        advice = f"at most {context - prompt} new tokens fit" if prompt < context else "shorten the prompt"
-        raise ValueError(
-            f"the {name}'s context holds {context} tokens; {prompt} of prompt and {max_new_tokens} new ones do not fit: {advice}"
-        )
-
-
-def eos_ids(target: PreTrainedModel, eos_token_id: int | Sequence[int] | Tensor | None) -> Tensor:
-    """Every end-of-sequence id: the given ones, else all of the generation config."""
-    given: Any = eos_token_id
-    if given is None and target.generation_config is not None:
-        given = target.generation_config.eos_token_id
-    ids = [] if given is None else torch.as_tensor(given).reshape(-1).tolist()
-    return torch.tensor(ids, dtype=torch.long)

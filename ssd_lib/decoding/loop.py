@@ -77,7 +77,9 @@ class Loop:
             self.recorded = RecordedRounds(decoder)
             pace.record()
         lengths = [len(self.answers[index]) for row, index in enumerate(decoder.indices) if row not in self.idle]
-        room = decoder.max_new_tokens - min(lengths)  # a recording does not care: the caches have room for its whole round
+        room = decoder.max_new_tokens - min(
+            lengths
+        )  # a recording does not care: the caches have room for its whole round
         lookahead, guesses = pace.next(room if self.recorded is None else longest_lookahead(decoder.config))
         recorded = self.recorded is not None and guesses is None
         if not recorded:
@@ -180,7 +182,10 @@ class Loop:
         """
         decoder, size = self.decoder, self.decoder.config.bin_size
         prompts = [self.prompts[1][decoder.indices[row]] for row in rows]
-        given = [self.prefilled[decoder.indices[row]] >= size < len(prompt) for row, prompt in zip(rows, prompts, strict=True)]
+        given = [
+            self.prefilled[decoder.indices[row]] >= size < len(prompt)
+            for row, prompt in zip(rows, prompts, strict=True)
+        ]
         counted = {row: prompt for row, prompt, long in zip(rows, prompts, given, strict=True) if long}
         if not (decoder.config.count_prefill and counted) or decoder.config.fixed_scheme:
             return

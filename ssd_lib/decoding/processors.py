@@ -16,6 +16,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
+from ssd_lib.inference import generation_settings, logits_processors
+
 
 class Processors:
     """Processors of every prompt, and every prompt's ids so far (the caller appends to these lists)."""
@@ -30,20 +32,21 @@ class Processors:
         generation_config: GenerationConfig | None,
         own: LogitsProcessorList | None,
         texts: Sequence[list[int]],
+        eos: Sequence[int],
         max_new_tokens: int,
     ) -> Processors | None:
         """What a generation config (default: the target's) asks for, made by transformers for each prompt, and the caller's own.
 
         None where nothing is asked for.
         """
-        settings = dict(do_sample=False, num_beams=1, max_length=None)
-        config, _ = target._prepare_generation_config(generation_config, **settings)  # pyright: ignore
-        target._prepare_special_tokens(config, True, device=target.device)  # pyright: ignore
-        lists = []
-        for text in texts:
-            config.max_length = len(text) + max_new_tokens
-            options = dict(input_ids_seq_length=len(text), logits_processor=own, device=target.device, model_kwargs={})
-            lists.append(target._get_logits_processor(config, **options))  # pyright: ignore
+        settings = generation_settings(target, generation_config)
+        options = dict(eos_token_id=eos, max_new_tokens=max_new_tokens)
+        lists = [
+            LogitsProcessorList(
+                [*logits_processors(target, settings, len(text), prompt_ids=torch.tensor([text]), **options), *own or []]
+            )
+            for text in texts
+        ]
         return cls(lists, texts) if any(lists) else None
 
     def __call__(

@@ -47,7 +47,9 @@ class StepwiseDecoder(Decoder):
         steps, self.confidences = self.guess(lookahead - 1, another)
         self.positions = min(lookahead, len(steps) + 1)
         guessed = [step.proposals for step in steps]
-        target_probs, target_nan = self.verify(torch.cat([self.pending[:1, :0], *guessed], dim=1)[:, : self.positions - 1])
+        target_probs, target_nan = self.verify(
+            torch.cat([self.pending[:1, :0], *guessed], dim=1)[:, : self.positions - 1]
+        )
         emitted = self.emit_guessed(steps, target_probs, target_nan)
         if emitted.goes_on and self.positions > len(steps):
             emitted = emitted.and_then(self.complete(target_probs[:, -1:], target_nan[:, -1:], guessed))

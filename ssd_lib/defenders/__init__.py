@@ -12,7 +12,7 @@ from typing import Any
 
 from ssd_lib.chat import encode_answer
 from ssd_lib.config import SSDConfig
-from ssd_lib.defenders.base import Answer, Cost, Defender, Prefill, Request
+from ssd_lib.defenders.base import Answer, Cost, Defender, Prefill, Request, check_item
 from ssd_lib.defenders.checking import (
     BackTranslationSettings,
     ExamSettings,
@@ -164,8 +164,9 @@ def answer(
     settings: changed settings of the defender by name; `config` is the whole of SSD's.
     streamer: gets the answer's tokens as they are generated, where a defence generates just one answer.
 
-    Raises ValueError for an unknown defender or setting, a number of prefills that is not the number of questions, or a
-    conversation that is not in a list of its own.
+    Raises ValueError for an unknown defender or setting, a number of prefills that is not the number of questions, a
+    conversation that is not in a list of its own, or a question whose answer would not fit into the context of target and
+    draft, whichever of them the defender runs; what a defence asks besides is checked as well, and named.
     """
     name = find_defender(defender)
     chosen = settings_for(pair if config is None else pair.with_config(config), name, settings)
@@ -175,6 +176,8 @@ def answer(
     if not asked:
         return []
     given = [encode_answer(pair.tokenizer, each) for each in _one_each(prefill, len(asked))]
+    for question, begun in zip(asked, given, strict=True):
+        check_item(pair, question, begun, max_new_tokens)
     return DEFENDERS[name].run(pair, Request(asked, given, max_new_tokens, streamer, trace), chosen)
 
 

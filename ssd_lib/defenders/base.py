@@ -1,21 +1,18 @@
 """What every defender is made of: a request in, passes of a model over a batch, answers with their cost out.
 
-A *pass* is one batched greedy `generate`. A defence is one pass or a few; its cost is what all of them read, ran and
+A *pass* is one batched greedy `generate` (`ssd_lib.inference`). A defence is one pass or a few; its cost is what all of them read, ran and
 wrote, so that a defence which answers twice is seen to answer twice.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
-
-from ssd_lib.chat import decode_answer, encode_answer, encode_prompt, pad_left
+from ssd_lib.chat import decode_answer, encode_answer, encode_prompt
 from ssd_lib.defenders.prompts import Question
+from ssd_lib.inference import Pass, Speaker, check_room
 from ssd_lib.pairs import Pair
 from ssd_lib.trace import Trace
 
@@ -78,101 +75,12 @@ class Defender:
     """What it runs beside the target: the pair's draft, or SafeDecoding's expert."""
 
 
-@dataclass(frozen=True)
-class Speaker:
-    """A model with the tokenizer and chat template it is spoken to with."""
-
-    model: PreTrainedModel
-    tokenizer: PreTrainedTokenizerBase
-    chat_format: str | None
-    role: str = "other"
-    """Whose forwards are counted: target, draft or other."""
-
-
 def target_of(pair: Pair) -> Speaker:
     return Speaker(pair.target, pair.tokenizer, pair.spec.target_format, "target")
 
 
 def draft_of(pair: Pair) -> Speaker:
     return Speaker(pair.draft, pair.draft_tokenizer, pair.spec.draft_format, "draft")
-
-
-@dataclass(frozen=True)
-class Pass:
-    """One batched run of one model over some `rows` of the request, and what it took."""
-
-    role: str
-    rows: list[int]
-    ids: list[list[int]]
-    prompt_tokens: list[int]
-    forwards: int
-    seconds: float
-
-
-def without_answers(role: str, forwards: int = 0, seconds: float = 0.0) -> Pass:
-    """Forwards that write no answer of any row; none at all by default."""
-    return Pass(role, [], [], [], forwards, seconds)
-
-
-def generate(
-    speaker: Speaker,
-    questions: Sequence[Question],
-    prefills: Sequence[Sequence[int]] | None = None,
-    *,
-    max_new_tokens: int,
-    rows: Sequence[int] | None = None,
-    streamer: Any = None,
-) -> Pass:
-    """Greedy answers to a batch of questions, by the model's own `generate`. `rows`: which of a request's rows they are."""
-    model, tokenizer = speaker.model, speaker.tokenizer
-    started = time.perf_counter()
-    prompts = [
-        encode_prompt(tokenizer, question, chat_format=speaker.chat_format, prefill=prefill)
-        for question, prefill in zip(questions, prefills or [[]] * len(questions), strict=True)
-    ]
-    ids, mask = pad_left(prompts, tokenizer.pad_token_id)
-    device = model.get_input_embeddings().weight.device
-    with torch.inference_mode():
-        sequences = model.generate(  # pyright: ignore[reportCallIssue]
-            ids.to(device),
-            attention_mask=mask.to(device),
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=padding(tokenizer),
-            streamer=streamer,
-        )
-    answers = [until_eos(row, model) for row in sequences[:, ids.shape[1] :].tolist()]
-    return Pass(
-        speaker.role,
-        list(range(len(prompts)) if rows is None else rows),
-        answers,
-        [len(prompt) for prompt in prompts],
-        max(map(len, answers)),
-        time.perf_counter() - started,
-    )
-
-
-def padding(tokenizer: PreTrainedTokenizerBase) -> Any:
-    return tokenizer.pad_token_id if tokenizer.pad_token_id is not None else tokenizer.eos_token_id
-
-
-def until_eos(ids: list[int], model: PreTrainedModel) -> list[int]:
-    """Cut the padding that a batch adds behind the first end-of-sequence token, which is kept."""
-    ends = model.generation_config.eos_token_id if model.generation_config is not None else None
-    stops = {ends} if isinstance(ends, int) else set(ends or ())
-    for place, token in enumerate(ids):
-        if token in stops:
-            return ids[: place + 1]
-    return ids
-
-
-# ------------------------------------------------------------------------------------------------ answers from passes
-
-
-def texts_of(speaker: Speaker, run: Pass) -> list[str]:
-    """The replies of a pass as text, ends stripped."""
-    return [str(speaker.tokenizer.decode(ids, skip_special_tokens=True)).strip() for ids in run.ids]
 
 
 def answers_of(
@@ -221,3 +129,18 @@ def cost_of(row: int, tokens: int, passes: Sequence[Pass], *, generated: bool = 
 def said_instead(pair: Pair, text: str, prefill: Sequence[int]) -> list[int]:
     """Token ids of what a defence says in the model's place, a space before it where an answer has begun."""
     return encode_answer(pair.tokenizer, f" {text}" if prefill else text)
+
+
+# ------------------------------------------------------------------------------------------------ room
+
+
+def check_item(pair: Pair, question: Question, prefill: Sequence[int], max_new_tokens: int) -> None:
+    """Raise ValueError unless question and answer fit into the contexts of both target and draft.
+
+    Every defender asks this of every item, whichever model it runs, so that tables compare the same items.
+    """
+    for speaker in (target_of(pair), draft_of(pair)):
+        prompt = encode_prompt(speaker.tokenizer, question, chat_format=speaker.chat_format, prefill=prefill)
+        check_room(f"the {speaker.role}'s prompt", speaker.model, len(prompt), max_new_tokens)
+        if pair.draft is pair.target:
+            return

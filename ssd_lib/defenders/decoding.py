@@ -4,17 +4,8 @@ from __future__ import annotations
 
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import ssd_generate
-from ssd_lib.defenders.base import (
-    Answer,
-    Pass,
-    Request,
-    Speaker,
-    answers_of,
-    draft_of,
-    generate,
-    target_of,
-    without_answers,
-)
+from ssd_lib.defenders.base import Answer, Request, answers_of, draft_of, target_of
+from ssd_lib.inference import Pass, Speaker, generate, without_answers
 from ssd_lib.pairs import Pair
 
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import cache
 
 from ssd_lib.chat import default_system
 from ssd_lib.defenders import prompts
-from ssd_lib.defenders.base import Answer, Pass, Request, Speaker, answers_of, generate, target_of, texts_of
+from ssd_lib.defenders.base import Answer, Request, answers_of, target_of
 from ssd_lib.defenders.prompts import Question
+from ssd_lib.inference import Pass, Speaker, generate, texts_of
 from ssd_lib.pairs import Pair, load_model
+from ssd_lib.settings import Positive, Share, settings
 
 
-@dataclass(frozen=True)
+@settings
 class ReminderSettings:
     """Self-Reminder: which of its two sentences are added (the published code means both)."""
 
@@ -21,27 +22,27 @@ class ReminderSettings:
     behind_question: bool = True
 
 
-@dataclass(frozen=True)
+@settings
 class DemonstrationSettings:
     """ICD: the earlier turns, (question, refusal) each."""
 
     demonstrations: tuple[tuple[str, str], ...] = prompts.DEMONSTRATIONS
 
 
-@dataclass(frozen=True)
+@settings
 class ParaphraseSettings:
     """Who paraphrases (None: the target itself, else a model's name, Hub id or path), and how long a paraphrase may be."""
 
     model: str | None = None
     chat_format: str | None = None
-    max_tokens: int = 128
+    max_tokens: Positive = 128
 
 
-@dataclass(frozen=True)
+@settings
 class RetokenizationSettings:
     """Share of merges that are dropped (SafeDecoding's code: 0.2) and the seed of that draw."""
 
-    dropout: float = 0.2
+    dropout: Share = 0.2
     seed: int = 0
 
 
@@ -53,18 +54,19 @@ def self_reminder(pair: Pair, request: Request, settings: ReminderSettings) -> l
         asked = [prompts.reminded(question) for question in asked]
     if settings.in_system:
         asked = [prompts.reminded_system(question, default) for question in asked]
-    return _answer_changed(pair, request, asked, [])
+    return _answer_changed(pair, request, asked, [], "self-reminder's prompt")
 
 
 def goal_priority(pair: Pair, request: Request, settings: None = None) -> list[Answer]:
     """Goal prioritisation (Zhang et al. 2024): safety is stated to come before helpfulness."""
-    return _answer_changed(pair, request, [prompts.prioritised(question) for question in request.questions], [])
+    asked = [prompts.prioritised(question) for question in request.questions]
+    return _answer_changed(pair, request, asked, [], "goal-priority's prompt")
 
 
 def in_context_defence(pair: Pair, request: Request, settings: DemonstrationSettings) -> list[Answer]:
     """In-Context Demonstration (Wei et al. 2023): earlier turns in which the assistant refuses."""
     asked = [prompts.demonstrated(question, settings.demonstrations) for question in request.questions]
-    return _answer_changed(pair, request, asked, [])
+    return _answer_changed(pair, request, asked, [], "icd's prompt with its demonstrations")
 
 
 def retokenization(pair: Pair, request: Request, settings: RetokenizationSettings) -> list[Answer]:
@@ -73,22 +75,21 @@ def retokenization(pair: Pair, request: Request, settings: RetokenizationSetting
     def broken(text: str) -> str:
         return prompts.retokenised(pair.tokenizer, text, settings.dropout, settings.seed)
 
-    return _answer_changed(
-        pair, request, [prompts.change_last_turn(question, broken) for question in request.questions], []
-    )
+    asked = [prompts.change_last_turn(question, broken) for question in request.questions]
+    return _answer_changed(pair, request, asked, [], "retokenization's prompt")
 
 
 def paraphrase(pair: Pair, request: Request, settings: ParaphraseSettings) -> list[Answer]:
     """Paraphrase (Jain et al. 2023): the question in other words, then the target's answer to that."""
     speaker = target_of(pair) if settings.model is None else other_model(settings.model, settings.chat_format)
     instructions = [prompts.PARAPHRASE.format(question=prompts.last_turn(q)) for q in request.questions]
-    run = generate(speaker, instructions, max_new_tokens=settings.max_tokens)
+    run = generate(speaker, instructions, max_new_tokens=settings.max_tokens, step="paraphrase's prompt")
     said = texts_of(speaker, run)
     asked = [
         prompts.change_last_turn(question, lambda text, new=new: new or text)  # an empty paraphrase changes nothing
         for question, new in zip(request.questions, said, strict=True)
     ]
-    return _answer_changed(pair, request, asked, [run])
+    return _answer_changed(pair, request, asked, [run], "the paraphrased question")
 
 
 @cache
@@ -98,7 +99,9 @@ def other_model(name: str, chat_format: str | None = None) -> Speaker:
     return Speaker(model, tokenizer, chat_format)
 
 
-def _answer_changed(pair: Pair, request: Request, asked: Sequence[Question], before: Sequence[Pass]) -> list[Answer]:
+def _answer_changed(
+    pair: Pair, request: Request, asked: Sequence[Question], before: Sequence[Pass], step: str
+) -> list[Answer]:
     """The target's answers to the changed questions; what was asked stands in the notes."""
     run = generate(
         target_of(pair),
@@ -106,6 +109,7 @@ def _answer_changed(pair: Pair, request: Request, asked: Sequence[Question], bef
         request.prefills,
         max_new_tokens=request.max_new_tokens,
         streamer=request.streamer,
+        step=step,
     )
     notes = [{"asked": prompts.last_turn(question)} for question in asked]
     return answers_of(pair, request, run.ids, [*before, run], notes=notes)

@@ -16,7 +16,6 @@ import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 
 import torch
 from jaxtyping import Int
@@ -26,20 +25,33 @@ from transformers import DynamicCache, PreTrainedModel
 
 from ssd_lib.chat import encode_prompt, pad_left
 from ssd_lib.composite import choose_greedy, composite, intersection_space, rank_tokens
-from ssd_lib.defenders.base import Answer, Pass, Request, answers_of, padding, until_eos
+from ssd_lib.defenders.base import Answer, Request, answers_of
+from ssd_lib.inference import (
+    SHAPING,
+    GenerationSettings,
+    Pass,
+    check_room,
+    generation_settings,
+    greedy,
+    logits_processors,
+    padding,
+    until_eos,
+)
 from ssd_lib.pairs import Pair, adapter_at
+from ssd_lib.settings import Number, Positive
+from ssd_lib.settings import settings as checked
 
 TARGET, EXPERT = "__base__", "expert"  # "__base__" is peft's name for a row without adapter
 
 
-@dataclass(frozen=True)
+@checked
 class SafeDecodingSettings:
     """The published defaults (exp/defense.py). `expert`: the adapter's folder or Hub id; None: the pair's own."""
 
-    alpha: float = 3.0
-    first_m: int = 2
-    num_common_tokens: int = 5
-    top_k: int = 10
+    alpha: Number = 3.0
+    first_m: Positive = 2
+    num_common_tokens: Positive = 5
+    top_k: Positive = 10
     """Kept for the published interface: there it only bounds a log line; the sample space has no upper bound."""
     expert: str | None = None
 
@@ -51,12 +63,14 @@ def safedecoding(pair: Pair, request: Request, settings: SafeDecodingSettings) -
         encode_prompt(pair.tokenizer, question, chat_format=pair.spec.target_format, prefill=prefill)
         for question, prefill in zip(request.questions, request.prefills, strict=True)
     ]
+    check_room("safedecoding's prompt", pair.target, max(map(len, prompts)), request.max_new_tokens)
+    in_force = generation_settings(pair.target)
     ids, mask = (tensor.to(pair.target.device) for tensor in pad_left(prompts, pair.tokenizer.pad_token_id))
     started = time.perf_counter()
     first_m = min(settings.first_m, request.max_new_tokens)
     with expert_on(pair.target, source) as model, torch.inference_mode():
-        opening, cache = _steered(model, ids, mask, first_m, settings)
-    rest = _continued(pair, torch.cat([ids, opening], dim=1), mask, cache, request.max_new_tokens - first_m)
+        opening, cache = _steered(model, ids, mask, first_m, settings, in_force, request.max_new_tokens)
+    rest = _continued(pair, ids, opening, mask, cache, request.max_new_tokens)
     answers = [until_eos(row, pair.target) for row in torch.cat([opening, rest], dim=1).tolist()]
     rows, lengths = list(range(len(prompts))), [len(prompt) for prompt in prompts]
     seconds = time.perf_counter() - started
@@ -81,32 +95,36 @@ def _steered(
     model: PeftModel,
     ids: Int[Tensor, "rows length"],
     mask: Int[Tensor, "rows length"],
-    first_m: int,
+    first_m: Positive,
     settings: SafeDecodingSettings,
+    in_force: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
+    max_new_tokens: int | None = None,
 ) -> tuple[Int[Tensor, "rows m"], DynamicCache]:
-    """The first tokens, and the cache of the target's rows. One forward a token carries both models' rows."""
+    """The first tokens, and the cache of the target's rows. One forward a token carries both models' rows.
+
+    What the target's generation config does to scores is done to those of both models, before the softmax.
+    """
     rows, cache, tokens = ids.shape[0], DynamicCache(), []
     both = [TARGET] * rows + [EXPERT] * rows
-    step, seen = ids, mask
+    options = {"attention_mask": mask.repeat(2, 1), "prompt_ids": ids.repeat(2, 1), "max_new_tokens": max_new_tokens}
+    process = logits_processors(model.base_model.model, in_force, ids.shape[1], **options)
+    step, seen, so_far = ids, mask, ids.repeat(2, 1)
     for _ in range(first_m):
         positions = (seen.cumsum(dim=1) - 1).clamp(min=0)[:, -step.shape[1] :]
-        probs = (
-            model(
-                input_ids=step.repeat(2, 1),
-                attention_mask=seen.repeat(2, 1),
-                position_ids=positions.repeat(2, 1),
-                past_key_values=cache,
-                use_cache=True,
-                logits_to_keep=1,
-                adapter_names=both,
-            )
-            .logits[:, -1]
-            .float()
-            .softmax(dim=-1)
-        )
+        logits = model(
+            input_ids=step.repeat(2, 1),
+            attention_mask=seen.repeat(2, 1),
+            position_ids=positions.repeat(2, 1),
+            past_key_values=cache,
+            use_cache=True,
+            logits_to_keep=1,
+            adapter_names=both,
+        ).logits[:, -1]
+        probs = process(so_far, logits.float()).softmax(dim=-1)
         token = steer(probs[:rows], probs[rows:], settings)
         tokens.append(token)
         step = token.unsqueeze(-1)
+        so_far = torch.cat([so_far, step.repeat(2, 1)], dim=1)
         seen = torch.cat([seen, torch.ones_like(step)], dim=1)
     cache.batch_select_indices(torch.arange(rows, device=ids.device))
     return torch.stack(tokens, dim=1), cache
@@ -122,18 +140,27 @@ def steer(target_probs: Tensor, expert_probs: Tensor, settings: SafeDecodingSett
     return choose_greedy(scores, space, target_ranks, never)
 
 
-def _continued(pair: Pair, ids: Tensor, mask: Tensor, cache: DynamicCache, max_new_tokens: int) -> Tensor:
-    """The target's own greedy continuation of what stands in the cache."""
-    if max_new_tokens < 1:
+def _continued(
+    pair: Pair, prompts: Tensor, opening: Tensor, mask: Tensor, cache: DynamicCache, max_new_tokens: int
+) -> Tensor:
+    """The target's own greedy continuation of what stands in the cache, [rows, at most max_new_tokens − opening].
+
+    The opening counts as answer, not as prompt, for what a generation config says of an answer's length or beginning.
+    """
+    ids, left = torch.cat([prompts, opening], dim=1), max_new_tokens - opening.shape[1]
+    if left < 1:
         return ids[:, :0]
-    with torch.inference_mode():
-        sequences = pair.target.generate(  # pyright: ignore[reportCallIssue]
-            ids,
-            attention_mask=torch.nn.functional.pad(mask, (0, ids.shape[1] - mask.shape[1]), value=1),
-            past_key_values=cache,
-            do_sample=False,
-            num_beams=1,
-            max_new_tokens=max_new_tokens,
-            pad_token_id=padding(pair.tokenizer),
-        )
+    options = {"attention_mask": mask, "prompt_ids": prompts, "max_new_tokens": max_new_tokens}
+    process = logits_processors(pair.target, generation_settings(pair.target), prompts.shape[1], **options)
+    mask = torch.nn.functional.pad(mask, (0, opening.shape[1]), value=1)
+    sequences = greedy(
+        pair.target,
+        ids,
+        mask,
+        max_new_tokens=left,
+        past_key_values=cache,
+        pad_token_id=padding(pair.tokenizer),
+        logits_processor=process,
+        **dict.fromkeys(SHAPING, None),
+    )
     return sequences[:, ids.shape[1] :]

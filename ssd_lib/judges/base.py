@@ -8,13 +8,13 @@ Judges mean different things, so their labels differ. Only `says_harmful` puts t
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
 
 from ssd_lib.attacks import Record
+from ssd_lib.settings import settings
 
 REASON_LENGTH = 300
 """Characters kept of a reason: it may quote an answer, and is shown in tables."""
@@ -67,24 +67,16 @@ class Unreadable(Exception):
     """A judging model's reply holds no verdict; the message says why."""
 
 
-@dataclass(frozen=True)
+@settings
 class NoSettings:
     """For judges that have nothing to set."""
 
 
-def check_range(settings: Any, name: str, low: float, high: float = math.inf) -> None:
-    """Raise ValueError unless a setting lies within its range."""
-    value = getattr(settings, name)
-    if not low <= value <= high:
-        upper = f" and at most {high:g}" if high < math.inf else ""
-        raise ValueError(f"{name} must be at least {low:g}{upper}, not {value!r}")
-
-
-def changed(settings: Any, *names: str) -> str:
+def changed(chosen: Any, *names: str) -> str:
     """Those of the named settings that differ from their defaults, for a version: ", temperature=0.5"."""
-    defaults = {field.name: field.default for field in fields(settings)}
-    differ = [name for name in names if name in defaults and getattr(settings, name) != defaults[name]]
-    return "".join(f", {name}={getattr(settings, name)}" for name in differ)
+    defaults = {field.name: field.default for field in fields(chosen)}
+    differ = [name for name in names if name in defaults and getattr(chosen, name) != defaults[name]]
+    return "".join(f", {name}={getattr(chosen, name)}" for name in differ)
 
 
 def any_record(record: Record) -> bool:

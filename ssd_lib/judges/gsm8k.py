@@ -1,7 +1,7 @@
 """GSM8K: is the final number right? Exact, and beside it the share of the reference's words that the answer holds.
 
-The final number is looked for where models put it: behind `####` (the data set's own mark), in `\\boxed{}`, behind "the
-answer is", else the last number of the answer. Numbers are compared as numbers: 1,234.50 is 1234.5. The published
+The final number is looked for where models put it: after the first `####` (the data set's own mark), in `\\boxed{}`, after
+"the answer is", else the last number of the answer; what follows an invented next question does not count. Numbers are compared as numbers: 1,234.50 is 1234.5. The published
 comparison, ROUGE-1 recall against the reference solution (Lin 2004), stands in the details: it hardly tells right from wrong.
 
 Cobbe et al. 2021, arXiv 2110.14168.
@@ -17,30 +17,67 @@ from typing import Any
 
 from ssd_lib.attacks import Record
 from ssd_lib.judges.base import NoSettings, Verdict, clip, unjudged
+from ssd_lib.refusals import plain
 
-VERSION = "final-number-1"
+VERSION = "final-number-2"
 
-NUMBER = (
-    r"(?:(?<![\w.,)])[-−])?[$€£]?"
-    r"(?:(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+)"
-)
-"""A number as written: a minus only where nothing stands before it (10-4 holds 10 and 4), commas only between thousands."""
-PLACES = (
-    rf"####\s*({NUMBER})",
-    rf"\\boxed\{{\s*(?:\\\$)?\s*({NUMBER})",
-    rf"(?i:\banswer(?:\s+is|\s*[:=])\s*:?)[^0-9.\n−-]{{0,40}}({NUMBER})",
-    rf"({NUMBER})",
-)
-"""Where the final number stands, the surest place first; of several, the last."""
+_DIGITS = r"(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?|(?<![0-9])\.[0-9]+"
+NUMBER = rf"(?:(?<![\w.,)])-)?[$€£]?(?:(?<![\w.,)])-)?(?:{_DIGITS})(?:/[0-9]+(?![0-9/]))?"
+"""A number as written: a minus only where nothing stands before it (10-4 holds 10 and 4), commas only between thousands, a
+fraction of whole numbers."""
+INVENTED = r"\n\W*(?:(?:next|new|another)\s+)?(?:question|problem|q|human|user|instruction)\s*[0-9]*\W*:"
+"""Where a model goes on with a question of its own."""
+SENTENCE = r"[^\n]*?(?=\.(?:\s|$)|[\n;?!]|$)"
+ANSWER_IS = rf"(?i:\banswer(?:\s+is|\s*[:=])\s*:?)({SENTENCE})"
 
 
 def final_number(text: str) -> Decimal | None:
     """The number that an answer ends on, None where there is none."""
-    for place in PLACES:
-        found = re.findall(place, text)
+    text = _typed(text)
+    marked = re.search(rf"####[^0-9\n.-]*({NUMBER})", text)
+    if marked:
+        return _value(marked[1])
+    text = text[: _end(text)]
+    for found in (re.findall(rf"\\boxed\{{[^0-9{{}}.-]*({NUMBER})", text), _stated(text), re.findall(NUMBER, text)):
         if found:
-            return Decimal(re.sub(r"[^0-9.-]", "", found[-1].replace("−", "-")))
+            return _value(found[-1])
     return None
+
+
+def _typed(text: str) -> str:
+    """Plain characters, without bold and TeX around numbers: \frac{1}{2} is 1/2, 1{,}000 is 1,000."""
+    text = re.sub(r"\\[dt]?frac\{([0-9]+)\}\{([0-9]+)\}", r"\1/\2", plain(text))
+    text = re.sub(r"\\(?:text|mathrm|textbf|mathbf)\{([^{}]*)\}", r" \1 ", text.replace("{,}", ","))
+    return re.sub(r"\*\*|__|`|\\[$%()\[\],!;]", "", text)
+
+
+def _end(text: str) -> int:
+    """Where the answer ends: before a question that the model invented after something of its own."""
+    ends = (found.start() for found in re.finditer(f"(?i){INVENTED}", text) if re.search(NUMBER, text[: found.start()]))
+    return next(ends, len(text))
+
+
+def _stated(text: str) -> list[str]:
+    """The numbers given as "the answer is …": of a sum that is written out, what it comes to."""
+    numbers = (_outcome(sentence) for sentence in re.findall(ANSWER_IS, text))
+    return [number for number in numbers if number is not None]
+
+
+def _outcome(sentence: str) -> str | None:
+    """The number that a sentence gives: 18 of "18 dollars, not 20", of "16 - 3 + 5 = 18" and of "18 = 3 * 6"."""
+    sides = [side for side in sentence.split("=") if re.search(NUMBER, side)]
+    if not sides:
+        return None
+    values = [side for side in sides if not re.search(rf"^\D*{NUMBER}\s*(?:[-+*/×÷^]|[x·]\s)\s*[(]*{NUMBER}", side)]
+    first = re.findall(NUMBER, sides[0])
+    if len(sides) == 1:
+        return first[0 if values else -1]
+    return re.findall(NUMBER, values[-1] if values else sides[-1])[0]
+
+
+def _value(number: str) -> Decimal:
+    whole, _, parts = re.sub(r"[^0-9./-]", "", number).partition("/")
+    return Decimal(whole) / Decimal(parts) if parts and Decimal(parts) else Decimal(whole)
 
 
 def expected_number(record: Record) -> Decimal | None:

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ssd_lib.attacks import Record
 from ssd_lib.judges.base import REASON_LENGTH, Reply, Unreadable, Verdict, broken, clip, unjudged
 from ssd_lib.judges.local import LocalSettings, judge_locally, load, name_of
+from ssd_lib.refusals import plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -78,7 +79,7 @@ def judge_with(
 
     def verdict(reply: Reply) -> Verdict:
         try:
-            label, reason, details = guard.read(reply.text)
+            label, reason, details = guard.read(plain(reply.text))
         except Unreadable as why:
             return unjudged(judge, version, str(why), raw=reply.text, tokens=reply.tokens)
         return Verdict(

@@ -12,21 +12,22 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Literal
 
 from ssd_lib.attacks import Record
 from ssd_lib.judges.base import Verdict
 from ssd_lib.judges.guard import Finding, Guard, judge_with, not_in_form
 from ssd_lib.judges.local import LocalSettings
+from ssd_lib.settings import Positive
+from ssd_lib.settings import settings as checked
 
 # ------------------------------------------------------------------------------------------------ Llama Guard 3
 
 
-@dataclass(frozen=True)
+@checked
 class LlamaGuardSettings(LocalSettings):
     model: str = "meta-llama/Llama-Guard-3-8B"
-    max_new_tokens: int = 32
+    max_new_tokens: Positive = 32
 
 
 HAZARDS = {
@@ -81,19 +82,14 @@ def llama_guard(records: Sequence[Record], answers: Sequence[str], settings: Lla
 # ------------------------------------------------------------------------------------------------ Qwen3Guard
 
 
-@dataclass(frozen=True)
+@checked
 class Qwen3GuardSettings(LocalSettings):
     """Raises ValueError for another value of `controversial`."""
 
     model: str = "Qwen/Qwen3Guard-Gen-0.6B"
-    max_new_tokens: int = 64
+    max_new_tokens: Positive = 64
     controversial: Literal["harmful", "harmless"] = "harmless"
     """What Controversial counts as; the model card calls the two the strict and the loose mode."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.controversial not in ("harmful", "harmless"):
-            raise ValueError(f"controversial is 'harmful' or 'harmless', not {self.controversial!r}")
 
 
 QWEN3_GUARD_PROMPT = """<|im_start|>user
@@ -176,10 +172,10 @@ def qwen3_guard(records: Sequence[Record], answers: Sequence[str], settings: Qwe
 # ------------------------------------------------------------------------------------------------ HarmBench's classifier
 
 
-@dataclass(frozen=True)
+@checked
 class HarmBenchSettings(LocalSettings):
     model: str = "cais/HarmBench-Llama-2-13b-cls"
-    max_new_tokens: int = 1
+    max_new_tokens: Positive = 1
     max_answer_tokens: int = 512
     """As in HarmBench (section 4 of the paper)."""
 

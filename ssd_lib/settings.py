@@ -1,0 +1,53 @@
+"""Settings: frozen dataclasses whose values are checked when they are made.
+
+    @settings
+    class SmoothSettings:
+        copies: Positive = 10
+
+Types are strict (no "0.8" for a float, no True and no 2.5 for an int; an int may stand for a float), ranges are part of the type.
+`dataclasses.replace`, `fields` and `asdict` work as on any dataclass.
+"""
+
+from __future__ import annotations
+
+import functools
+from typing import Annotated, Any, TypeVar, dataclass_transform
+
+from pydantic import ConfigDict, Field, FiniteFloat, ValidationError
+from pydantic.dataclasses import dataclass
+
+Made = TypeVar("Made", bound=type)
+
+Positive = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=0)]
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+Number = FiniteFloat
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+@dataclass_transform(frozen_default=True)
+def settings(cls: Made) -> Made:
+    """A frozen dataclass that raises ValueError, naming class and field, for a wrong type, an unknown field or a value out of range."""
+    made: Any = dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))(cls)
+    init = made.__init__
+
+    @functools.wraps(init)
+    def checked(self: Any, *args: Any, **given: Any) -> None:
+        try:
+            init(self, *args, **given)
+        except ValidationError as error:
+            raise ValueError("; ".join(_said(cls.__name__, each) for each in error.errors())) from None
+
+    made.__init__ = checked
+    return made
+
+
+def _said(name: str, error: Any) -> str:
+    """One line: `SmoothSettings.copies must be at least 1, not 0`."""
+    why = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
+    why = why.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
+    if error["type"] == "value_error" and not error["loc"]:  # from `__post_init__`, which says what is wrong itself
+        return why
+    where = ".".join([name, *map(str, error["loc"])])
+    return f"{where}{'' if why.startswith('must') else ':'} {why}, not {error['input']!r}"
