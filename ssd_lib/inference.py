@@ -91,7 +91,7 @@ def generation_settings(model: PreTrainedModel, config: GenerationConfig | None 
     """
     given = config or model.generation_config or GenerationConfig()
     defaults = given._get_default_generation_params()
-    values = json.loads(json.dumps(given.to_dict(), default=lambda value: getattr(value, "tolist", value.to_dict)()))
+    values = json.loads(json.dumps(given.to_dict(), default=_plain))
     changed = {name: value for name, value in values.items() if value not in (None, defaults.get(name))}
     for name in REFUSED:
         if changed.get(name) not in (None, False, NEUTRAL.get(name)):
@@ -104,6 +104,11 @@ def generation_settings(model: PreTrainedModel, config: GenerationConfig | None 
         {name: changed[name] for name in SHAPING if name in changed},
         {name: changed[name] for name in GREEDY if name in changed and changed[name] != GREEDY[name]},
     )
+
+
+def _plain(value: Any) -> Any:
+    """A tensor or another configuration in a generation config, as JSON holds it."""
+    return value.tolist() if isinstance(value, Tensor) else value.to_dict()
 
 
 def eos_ids(given: Any) -> tuple[int, ...]:

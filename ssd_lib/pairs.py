@@ -139,13 +139,13 @@ class Pair:
         """The same models under other settings."""
         return replace(self, spec=replace(self.spec, config=config))
 
-    def encode(
+    def prompts(
         self,
         questions: Sequence[str | Sequence[Message]],
         prefills: Sequence[str | Sequence[int]] | None = None,
         system: str | None = None,
-    ) -> dict[str, Tensor]:
-        """Both models' prompts, left-padded, as keyword arguments of `ssd_generate`."""
+    ) -> tuple[list[list[int]], list[list[int]]]:
+        """The target's and the draft's token ids of every question, with the beginning of its answer."""
         answers = [encode_answer(self.tokenizer, prefill) for prefill in prefills or [""] * len(questions)]
         target, draft = (
             [
@@ -157,6 +157,16 @@ class Pair:
                 (self.draft_tokenizer, self.spec.draft_format),
             )
         )
+        return target, draft
+
+    def encode(
+        self,
+        questions: Sequence[str | Sequence[Message]],
+        prefills: Sequence[str | Sequence[int]] | None = None,
+        system: str | None = None,
+    ) -> dict[str, Tensor]:
+        """Both models' prompts, left-padded, as keyword arguments of `ssd_generate`."""
+        target, draft = self.prompts(questions, prefills, system)
         names = ("input_ids", "attention_mask", "draft_input_ids", "draft_attention_mask")
         padded = (*pad_left(target, self.tokenizer.pad_token_id), *pad_left(draft, self.draft_tokenizer.pad_token_id))
         return {name: tensor.to(self.target.device) for name, tensor in zip(names, padded, strict=True)}

@@ -81,7 +81,9 @@ def test_equals_the_plain_oracle_on_over_200_random_settings(pairs):
             assert recorded == [(s, m, i, pytest.approx(t), r) for s, m, i, _, t, _, r in events], (case, config)
             assert output.trace.frame.token.tolist() == expected
 
-        def stop(ids, scores, asked=asked, length=len(prompt) + rng.randint(1, NEW)):
+        at = len(prompt) + rng.randint(1, NEW)
+
+        def stop(ids, scores, asked=asked, length=at):
             asked.append(ids[0].tolist())
             return torch.tensor([ids.shape[1] >= length])
 

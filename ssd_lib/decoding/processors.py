@@ -41,12 +41,10 @@ class Processors:
         """
         settings = generation_settings(target, generation_config)
         options = dict(eos_token_id=eos, max_new_tokens=max_new_tokens)
-        lists = [
-            LogitsProcessorList(
-                [*logits_processors(target, settings, len(text), prompt_ids=torch.tensor([text]), **options), *own or []]
-            )
-            for text in texts
-        ]
+        lists = []
+        for text in texts:
+            asked = logits_processors(target, settings, len(text), prompt_ids=torch.tensor([text]), **options)
+            lists.append(LogitsProcessorList([*asked, *(own or ())]))
         return cls(lists, texts) if any(lists) else None
 
     def __call__(
