@@ -26,7 +26,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ssd_lib.chat import Message, encode_answer, encode_prompt, pad_left
+from ssd_lib.chat import Message, encode_answer, encode_prompt, pad_left, vocabulary_size
 from ssd_lib.config import SSDConfig
 from ssd_lib.paths import data_dir
 
@@ -134,6 +134,17 @@ class Pair:
     @property
     def config(self) -> SSDConfig:
         return self.spec.config
+
+    @property
+    def vocab_size(self) -> int:
+        """Token ids that both models can emit: up to the shared tokenizer's last. ValueError where a model lacks rows."""
+        size = vocabulary_size(self.tokenizer)
+        for name, model in (("target", self.target), ("draft", self.draft)):
+            head = model.get_output_embeddings()
+            rows = model.config.get_text_config().vocab_size if head is None else head.weight.shape[0]
+            if size > rows:
+                raise ValueError(f"the {name} has {rows} output rows for {size} token ids: resize its embeddings")
+        return size
 
     def with_config(self, config: SSDConfig) -> Pair:
         """The same models under other settings."""
