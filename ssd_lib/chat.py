@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from jinja2 import TemplateError
 from jaxtyping import Int
+from jinja2 import TemplateError
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
@@ -113,8 +113,10 @@ def _apply(tokenizer: PreTrainedTokenizerBase, template: str | None, messages: l
 
 def _takes_system(tokenizer: PreTrainedTokenizerBase, template: str | None) -> bool:
     """Whether a system text arrives in the prompt, found by rendering one."""
+    from ssd_lib.toy_pair import CHAT_TEMPLATE  # here, as that module is about training
+
     # The toy format drops system turns on purpose: chapter 07's numbers rest on it.
-    if (template or tokenizer.chat_template) == FORMATS["toy"].template:
+    if (template or tokenizer.chat_template) in (FORMATS["toy"].template, CHAT_TEMPLATE):
         return True
     turns = [{"role": "system", "content": "systemprobe"}, {"role": "user", "content": "question"}]
     try:
@@ -164,7 +166,9 @@ def _message(index: int, message: Any) -> Message:
     for part in parts:
         text = part.get("text") if isinstance(part, Mapping) and part.get("type") == "text" else None
         if not isinstance(text, str):
-            raise ValueError(f"message {index} has content that is no text: give text or parts {{'type': 'text', 'text': …}}")
+            raise ValueError(
+                f"message {index} has content that is no text: give text or parts {{'type': 'text', 'text': …}}"
+            )
     joined = "".join(part["text"] for part in parts)
     return {**message, "role": role, "content": _text(joined, f"message {index}")}
 

@@ -189,7 +189,9 @@ def answer(
 def _one_each(prefill: Any, count: int) -> list[Prefill]:
     """Text or a flat list of ids is one prefill for all; anything else is one a question."""
     if isinstance(prefill, (bytes, Mapping)) or not hasattr(prefill, "__len__"):
-        raise TypeError(f"prefill is text, token ids, or a list with one for each question, not {type(prefill).__name__}")
+        raise TypeError(
+            f"prefill is text, token ids, or a list with one for each question, not {type(prefill).__name__}"
+        )
     flat = isinstance(prefill, str) or len(prefill) == 0 or not hasattr(prefill[0], "__len__")
     each: list[Any] = [prefill] * count if flat else list(prefill)
     if len(each) != count:
