@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 from peft import PeftModel
+from safetensors import safe_open
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -26,7 +27,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ssd_lib.chat import Message, encode_answer, encode_prompt, pad_left
+from ssd_lib.chat import Message, encode_answer, encode_prompt, pad_left, vocabulary_size
 from ssd_lib.config import SSDConfig
 from ssd_lib.paths import data_dir
 
@@ -135,6 +136,17 @@ class Pair:
     def config(self) -> SSDConfig:
         return self.spec.config
 
+    @property
+    def vocab_size(self) -> int:
+        """Token ids that both models can emit: up to the shared tokenizer's last. ValueError where a model lacks rows."""
+        size = vocabulary_size(self.tokenizer)
+        for name, model in (("target", self.target), ("draft", self.draft)):
+            head = model.get_output_embeddings()
+            rows = model.config.get_text_config().vocab_size if head is None else head.weight.shape[0]
+            if size > rows:
+                raise ValueError(f"the {name} has {rows} output rows for {size} token ids: resize its embeddings")
+        return size
+
     def with_config(self, config: SSDConfig) -> Pair:
         """The same models under other settings."""
         return replace(self, spec=replace(self.spec, config=config))
@@ -227,6 +239,7 @@ def load_model(
     Raises ValueError for a model that was never published, OSError where there is no model or only pickled weights,
     ImportError when quantization lacks bitsandbytes.
     """
+    _check_loading(device, dtype)
     source = locate(name)
     on_gpu = torch.cuda.is_available() if device is None else torch.device(device).type != "cpu"
     dtype = dtype or (half_dtype() if on_gpu else torch.float32)
@@ -238,13 +251,38 @@ def load_model(
         if device is not None and on_gpu:
             options["device_map"] = {"": device}  # quantized weights cannot be moved afterwards
     base = _base_of_adapter(source)
+    own = base is None or (Path(source) / "tokenizer_config.json").exists()
     model = AutoModelForCausalLM.from_pretrained(base or source, **options)
     if base is not None:
+        _resize_for_adapter(model, Path(source))
         model = PeftModel.from_pretrained(model, source).merge_and_unload()
     if device is not None and quantization is None:
         model = model.to(device)
-    tokenizer = AutoTokenizer.from_pretrained(base or source, trust_remote_code=trust_remote_code, padding_side="left")
+    tokenizer = AutoTokenizer.from_pretrained(
+        source if own else base, trust_remote_code=trust_remote_code, padding_side="left"
+    )
     return model.eval(), tokenizer
+
+
+def _resize_for_adapter(model: PreTrainedModel, folder: Path) -> None:
+    """Give the base as many token rows as the adapter's saved embeddings have, where it saved any."""
+    with safe_open(folder / "adapter_model.safetensors", framework="pt") as weights:
+        names = [name for name in weights.keys() if "lora_" not in name and name.endswith(".weight")]  # noqa: SIM118
+        ends = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.weight", "embed_out.weight")
+        rows = {weights.get_slice(name).get_shape()[0] for name in names if name.endswith(ends)}
+    if rows and rows != {model.get_input_embeddings().weight.shape[0]}:
+        model.resize_token_embeddings(max(rows), mean_resizing=False)
+
+
+def _check_loading(device: Any, dtype: Any) -> None:
+    if dtype is not None and not (isinstance(dtype, torch.dtype) and dtype.is_floating_point):
+        raise TypeError(f"dtype is a floating torch.dtype such as torch.bfloat16, or None, not {dtype!r}")
+    try:
+        kind = None if device is None else torch.device(device).type
+    except (RuntimeError, TypeError) as error:
+        raise ValueError(f"device={device!r} is no device: give 'cpu', 'cuda', 'cuda:1' or None") from error
+    if kind == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device={device!r}, but this machine's torch has no CUDA: leave device out, or give 'cpu'")
 
 
 def locate(name: str) -> str:
@@ -287,7 +325,13 @@ def _base_of_adapter(source: str) -> str | None:
         return None
     if not (Path(source) / "adapter_model.safetensors").exists():  # peft would read a pickle instead
         raise OSError(f"the adapter at {source} has no adapter_model.safetensors: weights are read as safetensors only")
-    base = json.loads(config.read_text(encoding="utf-8"))["base_model_name_or_path"]
+    settings = json.loads(config.read_text(encoding="utf-8"))
+    if settings.get("peft_type", "LORA") != "LORA":
+        raise ValueError(
+            f"the adapter at {source} is of the kind {settings['peft_type']}: only LoRA is merged here. Train a LoRA "
+            "adapter, or merge this one into a whole model and pass that model's folder."
+        )
+    base = settings["base_model_name_or_path"]
     beside = Path(source) / base
     return str(beside.resolve()) if beside.is_dir() else base
 

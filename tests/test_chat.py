@@ -4,7 +4,7 @@ import pytest
 import torch
 from micro_models import llama2_tokenizer, llama3_tokenizer
 
-from ssd_lib.chat import TEMPLATE_DATE, decode_answer, encode_prompt, pad_left, render_prompt
+from ssd_lib.chat import TEMPLATE_DATE, decode_answer, disarm, encode_answer, encode_prompt, pad_left, render_prompt
 from ssd_lib.toy_pair import build_tokenizer
 
 VICUNA = (
@@ -124,3 +124,46 @@ def test_errors_name_what_is_wrong(llama2):
 def test_pad_left():
     ids, mask = pad_left([[5, 6, 7], [8]], None)
     assert torch.equal(ids, torch.tensor([[5, 6, 7], [0, 0, 8]])) and mask.tolist() == [[1, 1, 1], [0, 0, 1]]
+
+
+def test_an_own_template_without_bos_gets_none(llama2):
+    tokenizer = llama2_tokenizer()
+    tokenizer.chat_template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
+    turns = [{"role": "user", "content": "How?"}]
+    own = tokenizer.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=False)
+    assert encode_prompt(tokenizer, "How?") == own and tokenizer.bos_token_id not in own
+
+
+def test_only_control_tokens_are_broken():
+    tokenizer = llama3_tokenizer()
+    tokenizer.add_tokens(["        ", "cordial", "<|im_start|>"])
+    tokenizer.chat_template = "{% for m in messages %}<|im_start|>{{ m.role }} cordial {{ m.content }}{% endfor %}"
+    assert disarm(tokenizer, "        cordial") == "        cordial"
+    assert "<|im_start|>" not in disarm(tokenizer, "<<|im_start|>|im_start|>")
+
+
+@pytest.mark.parametrize("start", ["{{ raise_exception('no system') if messages[0].role == 'system' }}", ""])
+def test_a_system_text_that_does_not_arrive_goes_into_the_first_turn(start):
+    tokenizer = llama3_tokenizer()
+    tokenizer.chat_template = start + "{% for m in messages if m.role != 'system' %}{{ m.content }}{% endfor %}"
+    assert render_prompt(tokenizer, "How?", system="Be safe.") == "Be safe.\n\nHow?"
+
+
+def test_parts_of_text_are_joined_and_others_refused(llama2):
+    parts = [{"type": "text", "text": "QUES"}, {"type": "text", "text": "TION"}]
+    turn = {"role": "user", "content": parts}
+    assert render_prompt(llama2, [turn], chat_format="llama2") == "[INST] QUESTION [/INST]"
+    for wrong in ({"role": "user", "content": None}, {"role": "tool", "content": "x"}, {"role": "user"}):
+        with pytest.raises(ValueError, match="message 0"):
+            render_prompt(llama2, [wrong], chat_format="llama2")
+    for wrong in (None, 5, b"x"):
+        with pytest.raises(TypeError, match="question"):
+            render_prompt(llama2, wrong, chat_format="llama2")
+
+
+def test_prefills_and_surrogates_are_checked(llama2):
+    for wrong in ([-1], [10**6], [1.0], [True], None, b"x", "\ud800"):
+        with pytest.raises((TypeError, ValueError), match="prefill"):
+            encode_answer(llama2, wrong)
+    with pytest.raises(ValueError, match="surrogate"):
+        render_prompt(llama2, "\ud800", chat_format="llama2")

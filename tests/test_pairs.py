@@ -7,6 +7,7 @@ import types
 import pytest
 import torch
 from micro_models import llama2_tokenizer, llama3_tokenizer, save_model
+from peft import LoraConfig, get_peft_model
 
 from ssd_lib import defenders, pairs, ssd_generate
 from ssd_lib.defenders import Defender, answer
@@ -161,8 +162,9 @@ def test_quantized_weights_go_straight_to_the_device_asked_for(saved, monkeypatc
 
     monkeypatch.setattr(pairs.AutoModelForCausalLM, "from_pretrained", from_pretrained)
     monkeypatch.setattr(pairs, "_quantized", lambda quantization, compute: quantization)
+    monkeypatch.setattr(pairs.torch.cuda, "is_available", lambda: True)
     with pytest.raises(InterruptedError):
-        load_model(saved["llama2"][0], device="cuda:1", quantization="8bit")
+        load_model(saved["llama2"][0], device="cuda:1", dtype=torch.float16, quantization="8bit")
     assert given["device_map"] == {"": "cuda:1"}
 
 
@@ -189,3 +191,44 @@ def test_the_toy_adapters_change_the_target():
     logits = {name: load_model(name)[0](prompt).logits for name in ("toy/target", "target-base", "target-deep")}
     assert not torch.allclose(logits["toy/target"], logits["target-base"])
     assert not torch.allclose(logits["toy/target"], logits["target-deep"])
+
+
+def test_an_adapter_brings_its_own_tokenizer_and_resized_rows(saved, tmp_path):
+    model, tokenizer = load_model(saved["llama2"][0], device="cpu")
+    tokenizer.add_tokens(["<new>"])
+    tokenizer.chat_template = "{{ messages[0].content }}"
+    model.resize_token_embeddings(len(tokenizer))
+    get_peft_model(model, LoraConfig(target_modules=["q_proj"])).save_pretrained(tmp_path, save_embedding_layers=True)
+    config = json.loads((tmp_path / "adapter_config.json").read_text())
+    config["base_model_name_or_path"] = saved["llama2"][0]
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    tokenizer.save_pretrained(tmp_path)
+    loaded, own = load_model(str(tmp_path), device="cpu")
+    assert loaded.get_output_embeddings().weight.shape[0] == len(tokenizer) == len(own)
+    assert own.chat_template == tokenizer.chat_template
+
+
+def test_an_adapter_that_is_no_lora_is_refused_by_name(saved, tmp_path):
+    config = {"base_model_name_or_path": saved["llama2"][0], "peft_type": "IA3"}
+    (tmp_path / "adapter_config.json").write_text(json.dumps(config))
+    (tmp_path / "adapter_model.safetensors").touch()
+    with pytest.raises(ValueError, match="IA3"):
+        load_model(str(tmp_path), device="cpu")
+
+
+def test_the_shared_size_is_the_tokenizers(saved):
+    pair = load_pair("llama2", target=saved["llama2"][0], draft=saved["llama2"][1], device="cpu")
+    size = len(pair.tokenizer)
+    pair.target.resize_token_embeddings(size + 64, mean_resizing=False)
+    assert pair.vocab_size == size
+    pair.draft.resize_token_embeddings(size - 1, mean_resizing=False)
+    with pytest.raises(ValueError, match="draft has"):
+        _ = pair.vocab_size
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="for a machine without CUDA")
+def test_loading_arguments_are_checked_by_name():
+    with pytest.raises(ValueError, match="no CUDA"):
+        load_pair("toy", device="cuda")
+    with pytest.raises(TypeError, match="dtype"):
+        load_pair("toy", dtype="bf16")

@@ -124,6 +124,8 @@ DEFENDERS: dict[str, Defender] = {
 
 def find_defender(name: str) -> str:
     """The registry's name for a defender, by name or alias in any case. Raises ValueError that lists the names."""
+    if not isinstance(name, str):
+        raise TypeError(f"defender is a name, not {name!r}: choose one of {', '.join(DEFENDERS)}")
     wanted = name.lower()
     for known, defender in DEFENDERS.items():
         if wanted == known or wanted in defender.aliases:
@@ -168,8 +170,14 @@ def answer(
     conversation that is not in a list of its own, or a question whose answer would not fit into the context of target and
     draft, whichever of them the defender runs; what a defence asks besides is checked as well, and named.
     """
+    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
+        raise TypeError(f"max_new_tokens is a whole number, not {max_new_tokens!r}")
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is at least 1, not {max_new_tokens}")
     name = find_defender(defender)
     chosen = settings_for(pair if config is None else pair.with_config(config), name, settings)
+    if not isinstance(questions, (str, list, tuple)):
+        raise TypeError(f"questions is text or a list of questions, not {type(questions).__name__}")
     asked: list[Question] = [questions] if isinstance(questions, str) else list(questions)
     if any(isinstance(question, dict) for question in asked):
         raise ValueError("a conversation counts as one question: pass it in a list of its own, [conversation]")
@@ -183,7 +191,11 @@ def answer(
 
 def _one_each(prefill: Any, count: int) -> list[Prefill]:
     """Text or a flat list of ids is one prefill for all; anything else is one a question."""
-    flat = isinstance(prefill, str) or len(prefill) == 0 or isinstance(prefill[0], int)
+    if isinstance(prefill, (bytes, Mapping)) or not hasattr(prefill, "__len__"):
+        raise TypeError(
+            f"prefill is text, token ids, or a list with one for each question, not {type(prefill).__name__}"
+        )
+    flat = isinstance(prefill, str) or len(prefill) == 0 or not hasattr(prefill[0], "__len__")
     each: list[Any] = [prefill] * count if flat else list(prefill)
     if len(each) != count:
         raise ValueError(f"{len(each)} prefilled answers for {count} questions: give one for all, or one for each")
