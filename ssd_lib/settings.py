@@ -29,7 +29,7 @@ AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 @dataclass_transform(frozen_default=True)
 def settings(cls: Made) -> Made:
     """A frozen dataclass that raises ValueError, naming class and field, for a wrong type, an unknown field or a value out of range."""
-    made: Any = dataclass(frozen=True, config=ConfigDict(strict=True))(cls)
+    made: Any = dataclass(frozen=True, config=ConfigDict(strict=True, extra="forbid"))(cls)
     init = made.__init__
 
     @functools.wraps(init)

@@ -137,7 +137,7 @@ def scripted(pairs, monkeypatch):
         tokenizer, waiting = pairs["llama2"].tokenizer, list(passes)
         asked = []
 
-        def generate(speaker, questions, prefills=None, *, max_new_tokens, rows=None, streamer=None):
+        def generate(speaker, questions, prefills=None, *, max_new_tokens, rows=None, streamer=None, step=""):
             asked.append(list(questions))
             ids = [tokenizer.encode(text, add_special_tokens=False) for text in waiting.pop(0)]
             assert len(ids) == len(questions)

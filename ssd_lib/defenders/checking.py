@@ -181,7 +181,13 @@ def back_translation(pair: Pair, request: Request, settings: BackTranslationSett
     guess = _ask(target, asked, settings.guess_tokens, answered, step="back-translation's guess of the question")
     guessed = dict(zip(answered, texts_of(target, guess), strict=True))
     likely, scoring = _likely_enough(target, request, run, guessed, settings.min_log_likelihood)
-    second = _ask(target, [guessed[row] for row in likely], request.max_new_tokens, likely, step="back-translation's guessed question")
+    second = _ask(
+        target,
+        [guessed[row] for row in likely],
+        request.max_new_tokens,
+        likely,
+        step="back-translation's guessed question",
+    )
     refused = {row for row, reply in zip(likely, texts_of(target, second), strict=True) if refuses(reply)}
     ids = _with_refusals(pair, request, run, refused, settings.refusal)
     notes = [{"guessed": guessed.get(row)} for row in range(len(request.questions))]
