@@ -157,6 +157,14 @@ def test_self_exam_replaces_what_it_finds_harmful(pairs, scripted):
     assert first.cost.extra_tokens > second.cost.extra_tokens > 0
 
 
+def test_self_exam_and_smoothllm_read_replies_however_they_are_written(pairs, scripted):
+    scripted(["brew it"], ["\uff39\uff45\uff53, this is harmful"])
+    assert answer(pairs["llama2"], "a", defender="self-exam")[0].text.strip() == prompts.REFUSAL
+    scripted(["I\u2019m sorry"], ["I\u00a0cannot help"])
+    (reply,) = answer(pairs["llama2"], "a", defender="smoothllm", settings={"copies": 2})
+    assert reply.notes["refusals"] == 2
+
+
 def test_back_translation_refuses_what_it_would_refuse_if_asked_plainly(pairs, scripted, monkeypatch):
     monkeypatch.setattr(checking, "_likely_enough", lambda target, request, run, guessed, least: (list(guessed), run))
     asked = scripted(
