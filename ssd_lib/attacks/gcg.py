@@ -28,17 +28,18 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ssd_lib.attacks.gcg_loss import JointProblem, Problem
 from ssd_lib.pairs import Pair
+from ssd_lib.settings import Count, Positive, settings
 
 
-@dataclass(frozen=True)
+@settings
 class GCGConfig:
     """Settings. Defaults are those of Zou et al. (section 3: 500 steps, B = 512, k = 256, a suffix of 20 "!")."""
 
-    steps: int = 500
-    candidates: int = 512
-    top_k: int = 256
+    steps: Count = 500
+    candidates: Positive = 512
+    top_k: Positive = 256
     start: str = " !" * 20
-    batch: int = 512
+    batch: Positive = 512
     """Candidates a forward; lower it where memory is short."""
     stop_early: bool = True
     """Stop when greedy decoding would begin with the whole target text."""
@@ -88,7 +89,7 @@ def optimise_suffix(
     tokenizer: PreTrainedTokenizerBase | None,
     question: str,
     target_text: str,
-    config: GCGConfig = GCGConfig(),
+    config: GCGConfig = GCGConfig(),  # noqa: B008 (frozen)
     *,
     chat_format: str | None = None,
     draft_weight: float = 0.0,
