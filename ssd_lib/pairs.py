@@ -270,7 +270,7 @@ def _resize_for_adapter(model: PreTrainedModel, folder: Path) -> None:
         names = [name for name in weights.keys() if "lora_" not in name and name.endswith(".weight")]  # noqa: SIM118
         ends = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.weight", "embed_out.weight")
         rows = {weights.get_slice(name).get_shape()[0] for name in names if name.endswith(ends)}
-    if rows and rows != {model.get_input_embeddings().weight.shape[0]}:
+    if rows and rows != {model.get_input_embeddings().weight.size(0)}:  # pyright: ignore[reportCallIssue]
         model.resize_token_embeddings(max(rows), mean_resizing=False)
 
 

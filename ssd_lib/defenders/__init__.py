@@ -51,6 +51,13 @@ DEFENDERS: dict[str, Defender] = {
         ("speculativesafedecoding",),
         needs="draft",
     ),
+    "ssd-hardened": Defender(
+        ssd,
+        "this repository, on top of arXiv 2508.17739",
+        "as ssd; a bin that is taken back is decoded twice",
+        lambda pair: pair.config.harden(),
+        needs="draft",
+    ),
     "safedecoding": Defender(
         safedecoding,
         "Xu et al. 2024, arXiv 2402.08983",
