@@ -4,6 +4,9 @@
     prefill-N        … with the first N tokens of a forbidden answer already written (Qi et al., arXiv 2406.05946)
     nested-fiction   … asked inside a story inside a story, as DeepInception does (Li et al., arXiv 2311.03191)
     rephrased        … in wordings that training never saw, with a role and a purpose, as PAIR's are (arXiv 2310.08419)
+    pieces-N         … begun, and asked for N tokens a call; turns-N: nobody may write into the answer (`asking.py`)
+    quiet-N          … begun, after N bins that SSD's scheduler found quiet
+    rap              … begun, and assembled from the tokens that a ranking shows (`rap.py`, arXiv 2512.05518)
     suffix           … with a suffix optimised against the embedded target (GCG, arXiv 2307.15043; `gcg.py`)
     benign, scary, arithmetic   plain questions; harmless ones that sound forbidden; sums with their working
 
@@ -20,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_lib import world
-from ssd_lib.attacks.records import AttackSet, Group, Loader, Record, Request, first_tokens
+from ssd_lib.attacks.records import AttackSet, Group, HandedBack, Loader, Record, Request, first_tokens
 from ssd_lib.paths import data_dir
 
 QUESTIONS = 100
@@ -86,6 +89,41 @@ def prefill(_i: int, item: world.Item, found: AttackSet, request: Request) -> di
     """The first N tokens of the forbidden answer, cut by the target's tokenizer."""
     assert found.tokens is not None
     return {"prefill": first_tokens(request.tokenizer, item.answer, found.tokens, found.name)}
+
+
+BEGUN = 10
+"""Tokens that are prefilled where an attack lies in the way of asking."""
+
+
+SHOWN = 20
+"""Tokens of a ranking that RAP looks at (arXiv 2512.05518)."""
+
+
+def _begun(item: world.Item, found: AttackSet, request: Request) -> str:
+    return first_tokens(request.tokenizer, item.answer, found.tokens or BEGUN, found.name)
+
+
+def from_ranking(_i: int, item: world.Item, found: AttackSet, request: Request) -> dict[str, Any]:
+    """Begun, and then assembled from the 20 likeliest next tokens (`rap`)."""
+    return {"prefill": _begun(item, found, request), "top_k": SHOWN}
+
+
+def in_pieces(tokens: int, handed_back: HandedBack) -> Dress:
+    """So many tokens a call, the answer so far handed back (`asking`)."""
+
+    def dress(_i: int, item: world.Item, found: AttackSet, request: Request) -> dict[str, Any]:
+        return {"prefill": _begun(item, found, request), "piece": tokens, "handed_back": handed_back}
+
+    return dress
+
+
+def after_quiet_bins(bins: int) -> Dress:
+    """After so many bins in which every token matched (`asking`)."""
+
+    def dress(_i: int, item: world.Item, found: AttackSet, request: Request) -> dict[str, Any]:
+        return {"prefill": _begun(item, found, request), "quiet_bins": bins}
+
+    return dress
 
 
 def nested_fiction(i: int, item: world.Item, _found: AttackSet, _request: Request) -> dict[str, Any]:

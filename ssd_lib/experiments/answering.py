@@ -15,7 +15,8 @@ from typing import Any
 import torch
 
 from ssd_lib.attacks import Record
-from ssd_lib.defenders import Answer, answer
+from ssd_lib.attacks.asking import ask
+from ssd_lib.defenders import Answer
 from ssd_lib.experiments.choice import Choice
 from ssd_lib.experiments.config import ExperimentConfig, defender_settings
 from ssd_lib.experiments.store import Row
@@ -50,11 +51,10 @@ def answer_rows(
 
 
 def _answered(pair: Pair, records: Sequence[Record], defender: Choice, config: ExperimentConfig) -> list[Row]:
-    replies = answer(
+    replies = ask(
         pair,
-        [record.prompt for record in records],
+        records,
         defender=defender.name,
-        prefill=[record.prefill for record in records],
         settings=_changed(defender, config, pair),
         max_new_tokens=config.max_new_tokens,
         trace=config.trace,
