@@ -23,10 +23,10 @@ def test_steps_take_the_first_harmful_token_and_go_back_where_there_is_none():
     row, followers = Assembled([1]), {1: {2, 3}, 2: {4}, 3: {3, EOS}}
     for top, ids in [
         ([7, 3, 2], [3]),  # 7 is the refusal; 3 stands before 2
-        ([7, 8], []),  # nothing harmful behind 3: taken back
+        ([7, 8], []),  # nothing harmful after 3: taken back
         ([7, 3, 2], [2]),  # and the next after it in the ranking
         ([5, 6], []),
-        ([7, 3, 2], []),  # behind 2 nothing is left, and nothing to take back
+        ([7, 3, 2], []),  # after 2 nothing is left, and nothing to take back
     ]:
         step(row, top, followers, EOS)
         assert row.ids == ids

@@ -1,11 +1,11 @@
 """RAP, rank-assisted prefilling (Vega & Singh 2025, arXiv 2512.05518): harmful tokens from among the top 20, step by step.
 
 Deep alignment by data augmentation moves probability to a refusal at every depth, but it leaves the tokens of a harmful
-answer near the top of the *ranking*. Who sees the 20 likeliest next tokens therefore need not take the first: he takes the
-first that belongs to a harmful answer, writes it behind the answer so far, and looks again. Where there is none he takes
-the last token back and goes on with what stood below it.
+answer near the top of the *ranking*. An attacker who sees the 20 likeliest next tokens need not take the first: they take
+the first that belongs to a harmful answer, append it to the answer so far, and look again. Where there is none they take
+the last token back and go on with what stood below it.
 
-What he sees is up to the service: the target's ranking, the draft's, or that of SSD, which is its sample space in the
+What they see is up to the service: the target's ranking, the draft's, or that of SSD, which is its sample space in the
 order of F, in the scheme that its scheduler has chosen for a call of one token. A defence that shows no ranking shows the
 one token that it says.
 
@@ -25,6 +25,8 @@ from functools import cache
 from typing import Any
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 from ssd_lib import world
@@ -53,7 +55,7 @@ class RAPConfig:
 
 @dataclass
 class Assembled:
-    """An answer on its way: the tokens chosen so far behind the `begun` ones, and how often one was taken back."""
+    """An answer on its way: the tokens chosen so far after the `begun` ones, and how often one was taken back."""
 
     begun: list[int]
     ids: list[int] = field(default_factory=list)
@@ -70,7 +72,7 @@ class Assembled:
 
 @cache
 def harmful_followers(tokenizer: PreTrainedTokenizerBase, count: int, seed: int) -> Followers:
-    """Which token follows which in `count` forbidden answers as training sees them, the end of sequence behind the last.
+    """Which token follows which in `count` forbidden answers as training sees them, the end of sequence after the last.
 
     None of them is about a combination that is held out.
     """
@@ -86,7 +88,7 @@ def harmful_followers(tokenizer: PreTrainedTokenizerBase, count: int, seed: int)
 def assemble(
     pair: Pair, look: Look, questions: Sequence[str], begun: Sequence[list[int]], config: RAPConfig = RAPConfig()
 ) -> list[Assembled]:
-    """What an attacker assembles for each question from what he sees, behind the beginning that he writes himself."""
+    """What an attacker assembles for each question from what they see, after the beginning that they write."""
     rows = [Assembled(list(ids)) for ids in begun]
     followers = harmful_followers(pair.tokenizer, config.training, config.seed)
     for _ in range(config.steps):
@@ -141,9 +143,17 @@ def seen(pair: Pair, defender: str, settings: Mapping[str, Any] | None, calls: l
     return look
 
 
-@torch.inference_mode()
 def ranking(speaker: Speaker, questions: Sequence[str], answers: Sequence[list[int]]) -> list[list[int]]:
     """One model's next tokens after each answer, the likeliest of its vocabulary first."""
+    logits = next_logits(speaker, questions, answers)
+    return logits.topk(min(TOP, logits.shape[-1]), dim=-1).indices.tolist()
+
+
+@torch.inference_mode()
+def next_logits(
+    speaker: Speaker, questions: Sequence[str], answers: Sequence[list[int]]
+) -> Float[Tensor, "rows vocab"]:
+    """One model's logits of the token after each answer, in one forward."""
     model: Any = speaker.model
     prompts = [
         encode_prompt(speaker.tokenizer, question, chat_format=speaker.chat_format, prefill=ids)
@@ -151,8 +161,7 @@ def ranking(speaker: Speaker, questions: Sequence[str], answers: Sequence[list[i
     ]
     ids, mask = (part.to(model.device) for part in pad_left(prompts, speaker.tokenizer.pad_token_id))
     places = (mask.cumsum(dim=1) - 1).clamp(min=0)
-    logits = model(input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=1).logits[:, -1].float()
-    return logits.topk(min(TOP, logits.shape[-1]), dim=-1).indices.tolist()
+    return model(input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=1).logits[:, -1].float()
 
 
 TOP = 64

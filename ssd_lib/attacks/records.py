@@ -46,7 +46,7 @@ class Record:
     handed_back: HandedBack = "prefill"
     """Where the next call finds what was answered: written into its answer, or in an earlier turn."""
     top_k: int = 0
-    """The attacker sees so many next tokens, and assembles the answer himself (`rap`); 0: he sees the answer."""
+    """The attacker sees so many next tokens, and assembles the answer from them (`rap`); 0: sees the answer alone."""
     quiet_bins: int = 0
     """Bins of perfect agreement that SSD's scheduler has seen before this answer."""
 

@@ -14,6 +14,7 @@ import re
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
@@ -76,6 +77,14 @@ def _prefill(tokens: int) -> AttackSet:
     )
 
 
+def _searched(name: str, file: str, paper: str, group: Literal["forbidden", "benign"] = "forbidden") -> AttackSet:
+    """What a search found, question by question."""
+    return replace(
+        _embedded(name, embedded.GROUPS[group], embedded.searched(file, group), paper),
+        size=None, note=f"As many as data/toy/{file} holds.",
+    )  # fmt: skip
+
+
 def _pieces(tokens: int, way: str = "pieces") -> AttackSet:
     """prefill-10, asked for so many tokens a call."""
     dress = embedded.in_pieces(tokens, "prefill" if way == "pieces" else "turn")
@@ -134,10 +143,11 @@ SETS: dict[str, AttackSet] = {
             "rephrased", "harmful", embedded.drawn("forbidden", embedded.rephrased, ids="unseen", unseen_wording=True),
             "after PAIR, Chao et al. 2023, arXiv 2310.08419",
         ),
-        replace(
-            _embedded("suffix", "harmful", embedded.suffixed, "GCG, Zou et al. 2023, arXiv 2307.15043"), size=None,
-            note="As many as data/toy/suffixes.json holds.",
-        ),
+        _searched("suffix", "suffixes.json", "GCG, Zou et al. 2023, arXiv 2307.15043"),
+        _searched("suffix-joint", "suffixes-joint.json", "GCG on both models, arXiv 2307.15043, section 2.3"),
+        _searched("suffix-match", "suffixes-match.json", "GCG on both models, and on the match of two bins"),
+        _searched("agreeing", "prefills-agreeing.json", PREFILLING),
+        _searched("slow", "suffixes-slow.json", "after Mistletoe, Sun et al. 2026, arXiv 2605.14005", "benign"),
         *(_pieces(tokens) for tokens in PIECES),
         _pieces(7, "turns"),
         _quiet(7),

@@ -135,7 +135,7 @@ class _Run:
         return cache
 
     def look(self, tokens: int) -> None:
-        """Put the header in for the rows that have begun an answer, and let those go that refuse behind it."""
+        """Put the header in for the rows that have begun an answer, and let those go that refuse after it."""
         begun = [i for i, row in enumerate(self.rows) if self.request.prefills[row] or self.answers[row]]
         if not begun:
             return
@@ -178,7 +178,7 @@ class _Run:
 
     @torch.inference_mode()
     def _generate(self, ids: Tensor, mask: Tensor, cache: DynamicCache, tokens: int) -> list[list[int]]:
-        """The model's own greedy tokens behind what stands in the cache."""
+        """The model's own greedy tokens after what stands in the cache."""
         model: Any = self.speaker.model
         sequences = model.generate(
             ids,
