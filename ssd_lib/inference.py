@@ -204,8 +204,10 @@ def context_of(model: PreTrainedModel) -> int | None:
     config = model.config.get_text_config(decoder=True)
     context = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or {}
-    original = rope.get("original_max_position_embeddings", context)
-    return original - BEYOND if rope.get("rope_type") == "longrope" and original != context else context
+    original: int | None = rope.get("original_max_position_embeddings")
+    if rope.get("rope_type") == "longrope" and original is not None and original != context:
+        return original - BEYOND
+    return context
 
 
 def check_room(what: str, model: PreTrainedModel, prompt: int, max_new_tokens: int) -> None:

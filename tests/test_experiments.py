@@ -11,7 +11,7 @@ import torch
 from micro_models import llama2_tokenizer, save_model
 
 from ssd_lib import experiments, world
-from ssd_lib.attacks import Record, load_set
+from ssd_lib.attacks import Record, asking, load_set
 from ssd_lib.defenders import Answer, Cost, answer
 from ssd_lib.experiments import (
     Choice,
@@ -69,7 +69,7 @@ def fake(monkeypatch):
 
     one = Fake()
     one.calls = []
-    monkeypatch.setattr(answering, "answer", one)
+    monkeypatch.setattr(asking, "answer", one)
     return one
 
 

@@ -16,8 +16,9 @@ from typing import Any
 import torch
 
 from ssd_lib.attacks import Record
+from ssd_lib.attacks.asking import ask
 from ssd_lib.chat import encode_answer
-from ssd_lib.defenders import Answer, answer
+from ssd_lib.defenders import Answer
 from ssd_lib.defenders.base import check_item
 from ssd_lib.experiments.choice import Choice
 from ssd_lib.experiments.config import ExperimentConfig, defender_settings
@@ -76,11 +77,10 @@ def _answer_fitting(
 
 
 def _answered(pair: Pair, records: Sequence[Record], defender: Choice, config: ExperimentConfig) -> list[Row]:
-    replies = answer(
+    replies = ask(
         pair,
-        [record.prompt for record in records],
+        records,
         defender=defender.name,
-        prefill=[record.prefill for record in records],
         settings=_changed(defender, config, pair),
         max_new_tokens=config.max_new_tokens,
         trace=config.trace,
