@@ -18,6 +18,10 @@ from typing import Any
 
 import pandas as pd
 import torch
+from ssd_lib.decoding.graphs import DEPTH, RoundGraph, record_cuda
+from ssd_lib.decoding.host import Host
+from ssd_lib.decoding.pace import Pace
+from ssd_lib.decoding.rounds import Decoder
 from torch import Tensor
 from transformers import PreTrainedModel
 
@@ -27,11 +31,7 @@ from benchmarks.published import published_loop
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.generate import begin, decode, last_tokens
-from ssd_lib.decoding.graphs import DEPTH, RoundGraph, record_cuda
-from ssd_lib.decoding.host import Host
 from ssd_lib.decoding.lookahead import weights_read
-from ssd_lib.decoding.pace import Pace
-from ssd_lib.decoding.rounds import Decoder
 from ssd_lib.synthetic import set_match_ratio, synthetic_pair, synthetic_prompt
 
 LOOKAHEADS = (2, 3, 4, 6)
