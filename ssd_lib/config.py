@@ -6,6 +6,7 @@ its authors published.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -79,6 +80,10 @@ class SSDConfig:
     def hardened(cls, **changes: Any) -> SSDConfig:
         """Hardened switching with the values of `HARDENED`, and whatever is changed beside or of them."""
         return cls(**(HARDENED | changes))
+
+    def harden(self) -> SSDConfig:
+        """These settings with hardened switching turned on."""
+        return replace(self, **HARDENED | {"threshold_floor": min(HARDENED["threshold_floor"], self.threshold)})
 
     @property
     def first_scheme(self) -> Scheme:

@@ -204,7 +204,8 @@ def context_of(model: PreTrainedModel) -> int | None:
     config = model.config.get_text_config(decoder=True)
     context = getattr(config, "max_position_embeddings", None)
     rope = getattr(config, "rope_parameters", None) or {}
-    if rope.get("rope_type") == "longrope" and (original := rope.get("original_max_position_embeddings")) != context:
+    original: int | None = rope.get("original_max_position_embeddings")
+    if rope.get("rope_type") == "longrope" and original is not None and original != context:
         return original - BEYOND
     return context
 

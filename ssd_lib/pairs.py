@@ -53,15 +53,18 @@ class PairSpec:
     """SafeDecoding's LoRA adapter for the target, where one is shipped."""
     perplexity_model: str | None = GPT2
     """Who measures a question's perplexity (the PPL defence); None: the target itself."""
+    draft_base: str | None = None
+    """What the draft was before its safety tuning (SecDecoding); for the embedded pair its shallowly aligned control."""
 
 
 _NO_EXPERT = (
     "SafeDecoding needs an expert: the target's LoRA adapter tuned to refuse. None ships for this pair: train one with "
     "`ssd train --expert --model TARGET --harmful … --benign … --out PATH`, then set expert=PATH/expert/adapter."
 )
+_TINYLLAMA = "TinyLlama/TinyLlama-1.1B-Chat-v1.0"
 _TRAIN_IT = (
-    "The deeply aligned TinyLlama is not published. Train it from TinyLlama/TinyLlama-1.1B-Chat-v1.0 with "
-    "`ssd train --model TinyLlama/TinyLlama-1.1B-Chat-v1.0 --harmful … --benign … --out PATH`, then pass draft=PATH."
+    f"The deeply aligned TinyLlama is not published. Train it from {_TINYLLAMA} with "
+    f"`ssd train --model {_TINYLLAMA} --harmful … --benign … --out PATH`, then pass draft=PATH."
 )
 _LLAMA2 = SSDConfig(alpha_intersection=0.3, alpha_union=0.8, threshold=0.6)
 
@@ -78,9 +81,28 @@ PAIRS: dict[str, PairSpec] = {
             "the embedded pair in data/toy",
             expert="toy/target-expert",
             perplexity_model=None,
+            draft_base="toy/draft-shallow",
         ),
-        PairSpec("llama2", "meta-llama/Llama-2-7b-chat-hf", None, "llama2", "tinyllama", _LLAMA2, _TRAIN_IT),
-        PairSpec("llama2-13b-chat", "meta-llama/Llama-2-13b-chat-hf", None, "llama2", "tinyllama", _LLAMA2, _TRAIN_IT),
+        PairSpec(
+            "llama2",
+            "meta-llama/Llama-2-7b-chat-hf",
+            None,
+            "llama2",
+            "tinyllama",
+            _LLAMA2,
+            _TRAIN_IT,
+            draft_base=_TINYLLAMA,
+        ),
+        PairSpec(
+            "llama2-13b-chat",
+            "meta-llama/Llama-2-13b-chat-hf",
+            None,
+            "llama2",
+            "tinyllama",
+            _LLAMA2,
+            _TRAIN_IT,
+            draft_base=_TINYLLAMA,
+        ),
         PairSpec(
             "vicuna",
             "lmsys/vicuna-7b-v1.5",
@@ -89,6 +111,7 @@ PAIRS: dict[str, PairSpec] = {
             "tinyllama",
             SSDConfig(alpha_intersection=0.45, alpha_union=2.0),
             _TRAIN_IT,
+            draft_base=_TINYLLAMA,
         ),
         PairSpec(
             "llama3.1_8b",
@@ -98,6 +121,7 @@ PAIRS: dict[str, PairSpec] = {
             "llama3",
             SSDConfig(threshold=0.5),
             "the paper does not state α_I and α_U for this pair; Llama-2's are assumed",
+            draft_base="meta-llama/Llama-3.2-1B-Instruct",
         ),
     )
 }
@@ -112,7 +136,7 @@ ALIASES = {
 }
 
 MODELS: dict[str, str | None] = {
-    "tinyllama": "TinyLlama/TinyLlama-1.1B-Chat-v1.0",
+    "tinyllama": _TINYLLAMA,
     "llama3.2_1b_augmented": "wxk123/llama-3.2-1b-instruct-augmented",
     "deep_align_llama2": None,
     "deep_align_vicuna": None,
@@ -270,7 +294,7 @@ def _resize_for_adapter(model: PreTrainedModel, folder: Path) -> None:
         names = [name for name in weights.keys() if "lora_" not in name and name.endswith(".weight")]  # noqa: SIM118
         ends = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.weight", "embed_out.weight")
         rows = {weights.get_slice(name).get_shape()[0] for name in names if name.endswith(ends)}
-    if rows and rows != {model.get_input_embeddings().weight.shape[0]}:
+    if rows and rows != {model.get_input_embeddings().weight.size(0)}:  # pyright: ignore[reportCallIssue]
         model.resize_token_embeddings(max(rows), mean_resizing=False)
 
 

@@ -11,6 +11,7 @@ Types are strict (no "0.8" for a float, no True and no 2.5 for an int; an int ma
 from __future__ import annotations
 
 import functools
+from dataclasses import fields
 from typing import Annotated, Any, TypeVar, dataclass_transform
 
 from pydantic import ConfigDict, Field, FiniteFloat, ValidationError
@@ -37,17 +38,19 @@ def settings(cls: Made) -> Made:
         try:
             init(self, *args, **given)
         except ValidationError as error:
-            raise ValueError("; ".join(_said(cls.__name__, each) for each in error.errors())) from None
+            raise ValueError("; ".join(_said(made, each) for each in error.errors())) from None
 
     made.__init__ = checked
     return made
 
 
-def _said(name: str, error: Any) -> str:
+def _said(kind: Any, error: Any) -> str:
     """One line: `SmoothSettings.copies must be at least 1, not 0`."""
     why = error["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     why = why.replace("greater than or equal to", "at least").replace("less than or equal to", "at most")
     if error["type"] == "value_error" and not error["loc"]:  # from `__post_init__`, which says what is wrong itself
         return why
-    where = ".".join([name, *map(str, error["loc"])])
+    first, *inside = error["loc"]
+    first = fields(kind)[first].name if isinstance(first, int) else first  # given by its place
+    where = ".".join([kind.__name__, first, *map(str, inside)])
     return f"{where}{'' if why.startswith('must') else ':'} {why}, not {error['input']!r}"

@@ -42,8 +42,8 @@ class Trace:
 
     def __init__(self, lines: pd.DataFrame):
         self.lines = lines if "retracted" in lines else lines.assign(retracted=False)
-        taken_back = self.lines["retracted"].astype(bool)
-        self.frame = self.lines[~taken_back].reset_index(drop=True) if taken_back.any() else self.lines
+        kept = ~self.lines["retracted"].to_numpy(dtype=bool)
+        self.frame: pd.DataFrame = self.lines if kept.all() else self.lines.loc[kept].reset_index(drop=True)
 
     def __len__(self) -> int:
         return len(self.frame)

@@ -20,7 +20,7 @@ import json
 import random
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -38,33 +38,34 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ssd_lib.chat import encode_answer, encode_prompt
 from ssd_lib.pairs import half_dtype, load_model
+from ssd_lib.settings import AboveZero, Count, NotNegative, Positive, Share, settings
 
 IGNORED = -100  # the label that cross-entropy skips
 Example = dict[str, list[int]]
 
 
-@dataclass(frozen=True)
+@settings
 class Stage:
     """One run of supervised tuning. `steps` are optimiser steps of `batch_size` examples."""
 
     name: str
-    steps: int
-    learning_rate: float
-    batch_size: int = 32
-    warmup_steps: int = 50
-    save_every: int = 200
-    weight_decay: float = 0.01
-    gradient_accumulation: int = 1
+    steps: Positive
+    learning_rate: AboveZero
+    batch_size: Positive = 32
+    warmup_steps: Count = 50
+    save_every: Positive = 200
+    weight_decay: NotNegative = 0.01
+    gradient_accumulation: Positive = 1
     optimizer: Literal["adamw", "muon"] = "adamw"
-    lora_rank: int = 0  # 0 trains all weights
+    lora_rank: Count = 0  # 0 trains all weights
 
 
-@dataclass(frozen=True)
+@settings
 class RecoveryConfig:
     """How deep a refusal may begin. Source: Qi et al. 2025, section 3 (their C is 100)."""
 
-    direct_share: float = 0.5
-    max_depth: int = 100
+    direct_share: Share = 0.5
+    max_depth: Positive = 100
 
 
 def supervised_example(prompt: Sequence[int], given: Sequence[int], learned: Sequence[int]) -> Example:
@@ -136,7 +137,7 @@ def fine_tune(
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     record = {
-        "stage": stage.__dict__,
+        "stage": asdict(stage),
         "seed": seed,
         "loss": outcome.training_loss,
         "seconds": outcome.metrics["train_runtime"],
@@ -195,7 +196,17 @@ def _last_complete_checkpoint(folder: Path) -> str | None:
     return get_last_checkpoint(str(folder)) if folder.exists() else None
 
 
+def training_dtype() -> torch.dtype:
+    """The type to compute in: half precision where the hardware has units for it, float32 on a CPU without (it emulates
+    bfloat16 there, several times slower)."""
+    if torch.cuda.is_available() or torch.backends.mps.is_available():
+        return half_dtype()
+    has_units = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if has_units else torch.float32
+
+
 def _arguments(stage: Stage, folder: Path, seed: int, quiet: bool) -> TrainingArguments:
+    computed = training_dtype()
     return TrainingArguments(
         output_dir=str(folder),
         max_steps=stage.steps,
@@ -207,8 +218,8 @@ def _arguments(stage: Stage, folder: Path, seed: int, quiet: bool) -> TrainingAr
         weight_decay=stage.weight_decay,
         adam_beta2=0.98,
         max_grad_norm=1.0,
-        bf16=half_dtype() is torch.bfloat16,
-        fp16=half_dtype() is torch.float16,
+        bf16=computed is torch.bfloat16,
+        fp16=computed is torch.float16,
         use_cpu=not (torch.cuda.is_available() or torch.backends.mps.is_available()),
         train_sampling_strategy="group_by_length",
         save_strategy="steps",

@@ -47,7 +47,7 @@ def test_chat_writes_the_token_strip(tmp_path):
         (["chat", "--pair", "nope", "hi"], "unknown pair 'nope'"),
         (["chat", "--pair", "llama2", "hi"], "needs draft="),
         (["chat", "--defender", "magic", "hi"], "unknown defender 'magic'"),
-        (["chat", "--alpha-intersection", "3", "hi"], "alpha_intersection must lie between"),
+        (["chat", "--alpha-intersection", "3", "hi"], "SSDConfig.alpha_intersection must be at most 1, not 3.0"),
         (["chat", " "], "question is empty"),
         (["chat", "--trace", "/nonexistent/x.html", "hi"], "there is no folder /nonexistent"),
         (["chat", "--trace", "/tmp", "hi"], "/tmp is a folder"),

@@ -142,7 +142,8 @@ def test_what_cannot_be_recorded_is_refused_where_it_is_asked_for(pair, monkeypa
     with pytest.raises(ValueError, match="cuda_graph must be"):
         ssd_generate(*pair, [[3]], max_new_tokens=5, cuda_graph="yes")
     device = type("Device", (), {"type": "cuda"})()
-    fake = dict(target=type("M", (), {"device": device}), draft=type("M", (), {"device": device}), processors=None)
+    cached = type("M", (), {"device": device, "model": pair[0]})
+    fake = dict(target=cached, draft=cached, processors=None)
     for changes, why in [
         (dict(config=SSDConfig(do_sample=True)), "greedy"),
         (dict(config=SSDConfig(), processors=object()), "processors"),

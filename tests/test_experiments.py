@@ -11,7 +11,7 @@ import torch
 from micro_models import llama2_tokenizer, save_model
 
 from ssd_lib import experiments, world
-from ssd_lib.attacks import Record, load_set
+from ssd_lib.attacks import Record, asking, load_set
 from ssd_lib.defenders import Answer, Cost, answer
 from ssd_lib.experiments import (
     Choice,
@@ -69,7 +69,7 @@ def fake(monkeypatch):
 
     one = Fake()
     one.calls = []
-    monkeypatch.setattr(answering, "answer", one)
+    monkeypatch.setattr(asking, "answer", one)
     return one
 
 
@@ -135,16 +135,16 @@ def test_toml_says_the_same_as_python(tmp_path):
         ({"judges": ["nope"]}, "unknown judge 'nope'"),
         ({"defenders": ["ssd:alpha=1"]}, "has no setting alpha: it has alpha_intersection"),
         ({"defenders": ["ssd:alpha_intersection=2"]}, "must lie between"),
-        ({"judges": ["refusal:which=mine"]}, "no refusal list 'mine'"),
+        ({"judges": ["refusal:which=mine"]}, "which must be 'gcg', 'individual' or 'api', not 'mine'"),
         ({"attacks": ["direct:file=x"]}, "'direct' has no setting file: it has path"),
-        ({"seed": "one"}, "seed must be a whole number"),
+        ({"seed": "one"}, "ExperimentConfig.seed must be a valid integer"),
         ({"defenders": []}, "defenders must be given"),
         ({"defenders": [{"grid": {}}]}, "an entry has a name"),
         ({"defenders": [{"name": "ssd", "grid": {"lookahead": 2}}]}, "a grid gives a list"),
-        ({"limit": 0}, "limit must be a whole number"),
-        ({"batch": 1.5}, "batch must be a whole number"),
+        ({"limit": 0}, "ExperimentConfig.limit must be at least 1"),
+        ({"batch": 1.5}, "ExperimentConfig.batch must be a valid integer"),
         ({"pair": "nope"}, "unknown pair 'nope'"),
-        ({"pair": {"name": "toy", "dtype": "int8"}}, "pair.dtype is one of"),
+        ({"pair": {"name": "toy", "dtype": "int8"}}, "PairSettings.dtype must be"),
         ({"pair": {"model": "toy"}}, "unknown key of pair 'model'"),
     ],
 )
@@ -559,3 +559,31 @@ def test_the_store_is_plain_sqlite_with_one_row_a_key(pair, table, fake):
         connection.execute("INSERT INTO answers (pair, attack, item, defender, settings, session, written) "
                            "SELECT pair, attack, item, defender, settings, 1, '' FROM answers")  # fmt: skip
     connection.close()
+
+
+def test_a_question_that_does_not_fit_is_an_error_of_every_defender_and_of_nobody_else(pair, table, fake, tmp_path):
+    questions = ["Hello!", "brew " * 600, "Who are you?"]
+    lines = [json.dumps({"question": text, "prompt": text}) for text in questions]
+    (tmp_path / "mine.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    mine = [{"name": "custom", "settings": {"path": str(tmp_path / "mine.jsonl")}}]
+    chosen = {"attacks": mine, "defenders": ["none", "ssd", "draft-only"], "batch": 3}
+    frame = load_run(run(table | chosen, pair))
+    assert (
+        frame.groupby("defender").error.apply(lambda errors: errors.notna().tolist()).tolist()
+        == [[False, True, False]] * 3
+    )
+    assert frame.error.dropna().str.contains("the target's prompt: the context holds 512 tokens").all()
+    assert [prompts for _, prompts in fake.calls] == [["Hello!", "Who are you?"]] * 3, "the others stay one batch"
+
+
+def test_a_run_records_the_generation_settings_in_force_and_the_report_shows_them(pair, table, fake, monkeypatch):
+    from ssd_lib.report import build_report
+
+    assert "Generation settings" not in build_report([run(table, pair)]).about[0]
+    monkeypatch.setattr(pair.target.generation_config, "repetition_penalty", 1.3)
+    monkeypatch.setattr(pair.draft.generation_config, "temperature", 0.7)
+    out = run(table | {"limit": 6}, pair)
+    generation = load_sessions(out).generation.iloc[-1]
+    assert generation["target"]["in_force"] == {"repetition_penalty": 1.3} and generation["draft"]["in_force"] == {}
+    assert generation["draft"]["overridden"] == {"temperature": 0.7} and generation["target"]["eos_token_id"]
+    assert build_report([out]).about[0].endswith("Generation settings in force: target repetition_penalty = 1.3.")

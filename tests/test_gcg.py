@@ -4,15 +4,17 @@ import json
 from dataclasses import replace
 from types import SimpleNamespace
 
+import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from typer import BadParameter
 
 from ssd_lib import world
-from ssd_lib.attacks import load_set, suffixes
+from ssd_lib.attacks import agreeing, load_set, suffixes
 from ssd_lib.attacks.embedded import read_suffixes, suffix_file
-from ssd_lib.attacks.gcg import GCGConfig, best, optimise_suffix, propose
-from ssd_lib.attacks.gcg_loss import JointProblem, Problem, banned_tokens
+from ssd_lib.attacks.gcg import GCGConfig, best, continued, optimise_suffix, propose
+from ssd_lib.attacks.gcg_loss import FailingProblem, JointProblem, MatchingProblem, Problem, banned_tokens
 from ssd_lib.attacks.suffixes import TOY, build_suffixes, wanted_beginning
 from ssd_lib.chat import encode_prompt
 from ssd_lib.pairs import load_pair
@@ -318,3 +320,108 @@ def test_the_joint_suffixes_that_ship_belong_to_the_world_and_were_made_against_
         ]
         loss, _, reached = best(JointProblem(*parts, made["draft_weight"]), torch.tensor([parts[0].start]), 1)
         assert loss == pytest.approx(entry["loss"], abs=0.01) and reached == entry["reached"]
+
+
+# ------------------------------------------------------------------------------------------------ what the scheduler reads
+
+
+def kinds(pair, text, kind):
+    return kind(pair.draft, pair.tokenizer, QUESTION, text, TOY.start, "toy")
+
+
+def test_matching_and_failing_by_hand(pair):
+    matching, failing = kinds(pair, WANTED, MatchingProblem), kinds(pair, WANTED, FailingProblem)
+    matching.tokens = 2
+    assert len(matching.target) >= 3
+    logits = torch.zeros(1, len(matching.target), 2048)
+    for place, (own, other) in enumerate([(3.0, 0.0), (1.5, 1.0), (0.0, 2.0)]):
+        logits[0, place, matching.target[place]] = own
+        logits[0, place, (matching.target[place] + 1) % 2048] = other
+    margins = matching.margins(logits)[0].tolist()
+    assert margins[:3] == [3.0, 0.5, -2.0]
+    plain = super(MatchingProblem, matching).loss(logits)
+    torch.testing.assert_close(matching.loss(logits) - plain, torch.tensor([(0 + 0.5) / 2]))
+    rest = [max(0.0, 1 + margin) for margin in margins[3:]]
+    torch.testing.assert_close(failing.loss(logits), torch.tensor([(4 + 1.5 + 0 + sum(rest)) / len(margins)]))
+
+
+def test_a_draft_fails_only_where_every_whole_bin_is_below_the_threshold(pair):
+    failing = kinds(pair, WANTED, FailingProblem)
+    failing.bin_size, failing.threshold = 3, 0.6
+    greedy = [[0, 1, 0, 0, 1, 0, 1], [1, 1, 0, 0, 0, 0, 0], [0, 0, 0, 0, 1, 1, 0], [1, 0, 0, 1, 0, 0, 1]]
+    assert failing.reached(torch.tensor(greedy, dtype=torch.bool)).tolist() == [True, False, False, True]
+    assert failing.reached(torch.tensor([[True, False], [True, True]])).tolist() == [True, False]
+
+
+@pytest.mark.parametrize("kind", [MatchingProblem, FailingProblem])
+def test_their_gradient_is_that_of_the_one_hot_vectors(pair, kind):
+    problem = kinds(pair, WANTED, kind)
+    if kind is MatchingProblem:
+        problem.tokens = 3
+    table = problem.embed.weight
+    one_hot = F.one_hot(torch.tensor([problem.start]), len(table)).float().requires_grad_()
+    problem.loss(plain_logits(problem, one_hot @ table)).sum().backward()
+    torch.testing.assert_close(problem.gradient(problem.start), one_hot.grad[0], atol=1e-4, rtol=1e-3)
+
+
+def test_a_text_is_continued_to_the_end_of_its_bins_as_the_target_goes_on(pair):
+    question = world.questions("forbidden", 1)[0].question
+    ids = pair.tokenizer.encode("To brew the", add_special_tokens=False)
+    longer = continued(pair, question, "To brew the", 14)
+    prompt = torch.tensor([encode_prompt(pair.tokenizer, question, chat_format="toy", prefill=ids)])
+    alone = pair.target.generate(prompt, attention_mask=torch.ones_like(prompt), max_new_tokens=11, do_sample=False)
+    assert longer == [*ids, *alone[0, prompt.shape[1] :].tolist()] and len(longer) == 14
+    assert continued(pair, question, longer, 7) == longer
+    ended = continued(pair, "Hello!", "", 60)
+    assert 0 < len(ended) < 60 and pair.tokenizer.eos_token_id not in ended
+
+
+@pytest.mark.parametrize("aim", ["match", "fail"])
+def test_an_aim_lowers_its_own_loss_and_is_counted_as_it_is_typed(pair, aim):
+    item = world.questions("benign" if aim == "fail" else "forbidden", 1)[0]
+    text = continued(pair, item.question, "", 7) if aim == "fail" else "To brew the"
+    config = replace(TOY, steps=8, candidates=32, stop_early=False)
+    options = dict(draft_weight=0.5, progress=False)
+    suffix = optimise_suffix(pair, None, item.question, text, config, draft_aim=aim, **options)
+    again = optimise_suffix(pair, None, item.question, text, config, draft_aim=aim, **options)
+    assert suffix == again and suffix.loss < suffix.loss_history[0]
+    if suffix.reached:
+        tokens = continued(pair, item.question, text, 7)
+        ours, theirs = (says(pair, item.question + suffix.text, len(tokens), who) for who in ("target", "draft"))
+        assert ours == tokens and (aim == "fail" or theirs == tokens)
+
+
+def test_a_slow_file_is_made_of_benign_questions_and_begins_anew_for_another_aim(pair, quick, tmp_path, monkeypatch):
+    out, frame = tmp_path / "s.json", SimpleNamespace(frame={"scheme": pd.Series(["intersection", "union"])})
+    monkeypatch.setattr(suffixes, "answer", lambda *_, **__: [SimpleNamespace(text="", trace=frame)])
+    options = dict(pair=pair, config=QUICK, attempts=1, draft_weight=0.5)
+    made = build_suffixes(out, 2, aim="fail", bins=2, **options)
+    assert (made["draft_aim"], made["bins"]) == ("fail", 2) and all(entry["slowed"] for entry in made["suffixes"])
+    items = world.questions("benign", 2)
+    assert [entry["question"] for entry in made["suffixes"]] == [item.question for item in items]
+    records = load_set("slow", path=out)
+    assert [r.group for r in records] == ["benign"] * 2 and records[0].prompt.startswith(items[0].question)
+    assert len(quick) == 2 and build_suffixes(out, 2, aim="fail", bins=2, **options) == made and len(quick) == 2
+    build_suffixes(out, 1, aim="match", bins=2, **options)
+    assert len(quick) == 3
+
+
+@pytest.mark.parametrize(("name", "aim"), [("slow", "fail"), ("suffix-match", "match")])
+def test_the_aimed_suffixes_that_ship_belong_to_the_world(name, aim):
+    records = load_set(name)
+    made = read_suffixes(data_dir() / "toy" / records[0].source.split()[0])
+    assert made["draft_aim"] == aim and made["config"]["start"] == TOY.start
+    assert made["target_sha256"] == read_suffixes(suffix_file())["target_sha256"]
+    assert all(r.prompt == r.question + entry["suffix"] for r, entry in zip(records, made["suffixes"], strict=True))
+
+
+def test_a_search_of_another_kind_needs_a_file_of_its_own(tmp_path):
+    for options in (
+        {"draft_weight": 0.5},
+        {"aim": "match", "out": tmp_path / "s"},
+        {"aim": "x", "out": tmp_path / "s"},
+    ):
+        with pytest.raises(BadParameter, match="--out|--aim"):
+            suffixes.main(**options)
+    with pytest.raises(BadParameter, match="needs --out"):
+        agreeing.main(defender="none")

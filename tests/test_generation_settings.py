@@ -14,11 +14,11 @@ NEW = 18
 SHAPING = [
     dict(repetition_penalty=1.5),
     dict(no_repeat_ngram_size=2),
-    dict(bad_words_ids=[[5], [7, 9]]),
+    dict(bad_words_ids=[[8], [15, 15]]),
     dict(suppress_tokens=[3, 4, 8]),
-    dict(begin_suppress_tokens=[20, 21, 3]),
-    dict(min_new_tokens=10),
-    dict(min_length=14),
+    dict(begin_suppress_tokens=[15, 7]),
+    dict(min_new_tokens=10, eos_token_id=22),
+    dict(min_length=14, eos_token_id=15),
     dict(forced_eos_token_id=2),
     dict(sequence_bias=[[[6], 4.0]]),
     dict(exponential_decay_length_penalty=[4, 1.4]),
@@ -47,13 +47,16 @@ def answers(rows, ends=(2,)):
 @pytest.mark.parametrize("asked", SHAPING, ids=lambda asked: "+".join(asked))
 @pytest.mark.parametrize("lookahead", [1, 3, "auto"])
 def test_a_draft_that_is_the_target_gives_what_generate_gives(model, asked, lookahead):
-    options = dict(attention_mask=MASK, max_new_tokens=NEW, **asked)
-    expected = answers(model.generate(PROMPTS, do_sample=False, **options))
+    options, ends = dict(attention_mask=MASK, max_new_tokens=NEW, **asked), (asked.get("eos_token_id", 2),)
+    expected = answers(model.generate(PROMPTS, do_sample=False, **options), ends)
     ssd = dict(custom_generate=ssd_custom_generate, draft=model, ssd_config=SSDConfig(lookahead=lookahead))
     # `generate` counts the padding of a batch into `min_length`; a row alone has none
     rows = [1] if "min_length" in asked else [0, 1]
-    assert [answers(model.generate(PROMPTS, **options, **ssd))[row] for row in rows] == [expected[row] for row in rows]
-    plain = answers(model.generate(PROMPTS, attention_mask=MASK, max_new_tokens=NEW, do_sample=False))
+    assert [answers(model.generate(PROMPTS, **options, **ssd), ends)[row] for row in rows] == [
+        expected[row] for row in rows
+    ]
+    plain = dict(attention_mask=MASK, max_new_tokens=NEW, do_sample=False, eos_token_id=ends[0])
+    plain = answers(model.generate(PROMPTS, **plain), ends)
     assert expected != plain, "the option changes nothing here: the test says nothing"
 
 
@@ -234,9 +237,9 @@ def test_embeddings_padded_to_different_sizes_are_decoded_over_the_shared_tokens
         ([[3]], dict(max_new_tokens=5.5), "max_new_tokens must be a whole number"),
         ([[3]], dict(max_new_tokens=True), "max_new_tokens must be a whole number"),
         ([[3]], dict(max_new_tokens=0), "max_new_tokens must be at least 1"),
-        ([[3]], dict(rows=1.5), "rows must be a whole number"),
-        ([[3]], dict(prefilled=2), "prefilled counts tokens"),
-        ([[3]], dict(prefilled=[0, 0]), "prefilled has 2 numbers for 1 prompts"),
+        ([[3]], dict(rows=1.5, max_new_tokens=4), "rows must be a whole number"),
+        ([[3]], dict(prefilled=2, max_new_tokens=4), "prefilled counts tokens"),
+        ([[3]], dict(prefilled=[0, 0], max_new_tokens=4), "prefilled has 2 numbers for 1 prompts"),
         ([[3]], dict(vocab_size=25), "vocab_size is 25"),
         ([[3]], dict(draft_input_ids=[[99]]), "draft_input_ids holds the id 99"),
     ],

@@ -497,7 +497,7 @@ def test_a_missing_package_says_what_to_install(ask, monkeypatch):
         ({"workers": 0}, "workers must be at least 1, not 0"),
         ({"base_url": "ftp://x"}, "base_url"),
         ({"first_wait": -1}, "first_wait must be at least 0"),
-        ({"threshold": 6}, "at least 1 and at most 5, not 6"),
+        ({"threshold": 6}, "threshold must be at most 5, not 6"),
     ],
 )
 def test_values_out_of_range(options, match):

@@ -81,7 +81,7 @@ def test_defense_off_is_none_and_needs_no_draft(capsys):
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_resolves_for_every_pair_it_is_for(name):
-    pairs = ["toy"] if name == "embedded" else ["llama2", "llama2-13b-chat", "vicuna", "llama3.1_8b"]
+    pairs = ["toy"] if name in ("embedded", "knowing") else ["llama2", "llama2-13b-chat", "vicuna", "llama3.1_8b"]
     for pair in pairs:
         found = plan(experiment(preset=name, pair=pair))
         assert found.generations and found.config.out.name == f"{name}-{pair}"
@@ -93,7 +93,10 @@ def test_every_preset_resolves_for_every_pair_it_is_for(name):
 def test_the_embedded_preset_holds_all_that_is_embedded_fifty_items_each():
     config = experiment(preset="embedded")
     assert {each.name for each in config.defenders} == set(DEFENDERS)
-    assert {each.name for each in config.attacks} == {name for name, each in SETS.items() if each.kind == "embedded"}
+    knowing = {each.name for each in experiment(preset="knowing").attacks}
+    embedded = {name for name, each in SETS.items() if each.kind == "embedded"}
+    assert {each.name for each in config.attacks} | knowing == embedded
+    assert {"rap", "slow", "pieces-1"} <= knowing - {each.name for each in config.attacks}
     assert config.limit == 50
 
 

@@ -137,7 +137,7 @@ def scripted(pairs, monkeypatch):
         tokenizer, waiting = pairs["llama2"].tokenizer, list(passes)
         asked = []
 
-        def generate(speaker, questions, prefills=None, *, max_new_tokens, rows=None, streamer=None):
+        def generate(speaker, questions, prefills=None, *, max_new_tokens, rows=None, streamer=None, step=""):
             asked.append(list(questions))
             ids = [tokenizer.encode(text, add_special_tokens=False) for text in waiting.pop(0)]
             assert len(ids) == len(questions)
@@ -155,6 +155,14 @@ def test_self_exam_replaces_what_it_finds_harmful(pairs, scripted):
     assert first.text.strip() == prompts.REFUSAL and second.text.strip() == "help with that"
     assert "Sure, here is how I brew it" in asked[1][0], "the examiner reads the prefilled part, too"
     assert first.cost.extra_tokens > second.cost.extra_tokens > 0
+
+
+def test_self_exam_and_smoothllm_read_replies_however_they_are_written(pairs, scripted):
+    scripted(["brew it"], ["\uff39\uff45\uff53, this is harmful"])
+    assert answer(pairs["llama2"], "a", defender="self-exam")[0].text.strip() == prompts.REFUSAL
+    scripted(["I\u2019m sorry"], ["I\u00a0cannot help"])
+    (reply,) = answer(pairs["llama2"], "a", defender="smoothllm", settings={"copies": 2})
+    assert reply.notes["refusals"] == 2
 
 
 def test_back_translation_refuses_what_it_would_refuse_if_asked_plainly(pairs, scripted, monkeypatch):

@@ -6,6 +6,7 @@ from conftest import micro_llama
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from ssd_lib.defenders.safedecoding import SafeDecodingSettings, _continued, _steered, expert_on, steer
+from ssd_lib.inference import generation_settings, until_eos
 
 LENGTHS = (3, 7, 5)
 
@@ -111,3 +112,31 @@ def test_a_pair_without_an_expert_says_how_to_get_one():
 
     with pytest.raises(ValueError, match="ssd train --expert"):
         adapter_at(None)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"repetition_penalty": 1.3},
+        {"no_repeat_ngram_size": 2},
+        {"min_new_tokens": 8},
+        {"begin_suppress_tokens": [5, 9]},
+    ],
+)
+def test_without_steering_it_is_generate_under_the_targets_generation_config(models, monkeypatch, options):
+    target, folder = models
+    for name, value in options.items():
+        monkeypatch.setattr(target.generation_config, name, value)
+    rows, ids, mask = prompts(4)
+
+    class Pair:
+        tokenizer = type("Tokenizer", (), {"pad_token_id": 0, "eos_token_id": 2})
+        target = models[0]
+
+    settings = SafeDecodingSettings(alpha=0.0, num_common_tokens=40)
+    with expert_on(target, folder) as model, torch.inference_mode():
+        opening, cache = _steered(model, ids, mask, 3, settings, generation_settings(target), 14)
+    rest = _continued(Pair, ids, opening, mask, cache, 14)
+    expected = target.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=14, pad_token_id=0)
+    answers = [until_eos(row, target) for row in torch.cat([opening, rest], 1).tolist()]
+    assert answers == [until_eos(row, target) for row in expected[:, ids.shape[1] :].tolist()]

@@ -108,7 +108,9 @@ def test_stopped_while_the_prompt_is_read_nothing_was_asked(pair, model):
 def test_another_defender_answers_the_whole_conversation_and_ssd_finds_its_caches_again(pair):
     talk = Talk(pair)
     first = talk.ask("Hello!", Listener())
-    assert "only ssd keeps caches" in talk.command("/defender selfexam") and talk.defender == "self-exam"
+    assert (
+        "only ssd and ssd-hardened keep caches" in talk.command("/defender selfexam") and talk.defender == "self-exam"
+    )
     expected = fresh(pair, talk, "Thanks!", defender="self-exam")
     assert talk.ask("Thanks!", Listener()).answer.token_ids == expected.token_ids
     talk.command("/defender ssd")

@@ -191,9 +191,23 @@ def test_deepening_by_an_adapter_leaves_a_whole_model_that_differs_from_the_firs
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])
 def test_training_computes_in_the_16_bit_type_that_the_gpu_has(monkeypatch, tmp_path, half):
+    monkeypatch.setattr(training.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(training, "half_dtype", lambda: half)
+    assert training.training_dtype() is half
+    monkeypatch.undo()
+    monkeypatch.setattr(training, "training_dtype", lambda: half)
     arguments = training._arguments(micro_stage(1), tmp_path, 0, True)
     assert (arguments.bf16, arguments.fp16) == (half is torch.bfloat16, half is torch.float16)
+
+
+@pytest.mark.parametrize("units", ["", "_is_avx512_bf16_supported", "_is_amx_tile_supported"])
+def test_a_cpu_trains_in_half_precision_only_where_it_has_units_for_it(monkeypatch, tmp_path, units):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: False)
+    for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"):
+        monkeypatch.setattr(torch.cpu, name, lambda name=name: name == units)
+    arguments = training._arguments(micro_stage(1), tmp_path, 0, True)
+    assert (arguments.bf16, arguments.fp16) == (bool(units), False)
 
 
 @pytest.mark.parametrize(("build", "chat_format"), [(llama2_tokenizer, "llama2"), (llama3_tokenizer, None)])

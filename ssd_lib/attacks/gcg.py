@@ -19,6 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -26,19 +27,25 @@ from torch import Tensor
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from ssd_lib.attacks.gcg_loss import JointProblem, Problem
+from ssd_lib.attacks.gcg_loss import FailingProblem, JointProblem, MatchingProblem, Problem
+from ssd_lib.chat import encode_answer
+from ssd_lib.defenders import answer
 from ssd_lib.pairs import Pair
+from ssd_lib.settings import Count, Positive, settings
+
+DraftAim = Literal["begin", "match", "fail"]
+"""What a joint suffix wants of the draft: to begin with the text as well, to propose the first bins of it, or to miss them."""
 
 
-@dataclass(frozen=True)
+@settings
 class GCGConfig:
     """Settings. Defaults are those of Zou et al. (section 3: 500 steps, B = 512, k = 256, a suffix of 20 "!")."""
 
-    steps: int = 500
-    candidates: int = 512
-    top_k: int = 256
+    steps: Count = 500
+    candidates: Positive = 512
+    top_k: Positive = 256
     start: str = " !" * 20
-    batch: int = 512
+    batch: Positive = 512
     """Candidates a forward; lower it where memory is short."""
     stop_early: bool = True
     """Stop when greedy decoding would begin with the whole target text."""
@@ -87,17 +94,21 @@ def optimise_suffix(
     pair_or_model: Pair | PreTrainedModel,
     tokenizer: PreTrainedTokenizerBase | None,
     question: str,
-    target_text: str,
-    config: GCGConfig = GCGConfig(),
+    target_text: str | Sequence[int],
+    config: GCGConfig = GCGConfig(),  # noqa: B008 (frozen)
     *,
     chat_format: str | None = None,
     draft_weight: float = 0.0,
+    draft_aim: DraftAim = "begin",
+    bins: int = 1,
     progress: bool = True,
 ) -> Suffix:
     """Optimise a suffix for one question against a pair's target (its tokenizer and template are taken) or a model.
 
     target_text is the beginning of the wanted answer ("Sure, here is …"). Returns the best suffix of all steps.
-    draft_weight: w of the joint loss over a pair's target and draft; 0 attacks the target alone.
+    draft_weight: w of the joint loss over a pair's target and draft; 0 attacks the target alone. draft_aim: what is wanted
+    of the draft (`gcg_loss`). bins: bins of the scheduler in which every token shall match ("match"): the text is
+    continued to their end as the target itself goes on.
 
     Raises ValueError for an empty target text, a model without its tokenizer, a start that the tokenizer merges, or a
     draft_weight outside 0 … 1 or without a pair.
@@ -106,7 +117,7 @@ def optimise_suffix(
         raise ValueError("target_text is empty: give the beginning of the answer that the attack aims for")
     asked = question, target_text, config.start
     if isinstance(pair_or_model, Pair):
-        problem = _against_pair(pair_or_model, asked, draft_weight)
+        problem = _against_pair(pair_or_model, asked, draft_weight, draft_aim, bins)
     elif tokenizer is None:
         raise ValueError("a model alone needs tokenizer=")
     elif draft_weight:
@@ -116,12 +127,34 @@ def optimise_suffix(
     return _descend(problem, config, progress)
 
 
-def _against_pair(pair: Pair, asked: tuple[str, str, str], draft_weight: float) -> Problem | JointProblem:
+def _against_pair(
+    pair: Pair, asked: tuple[str, str | Sequence[int], str], draft_weight: float, aim: DraftAim, bins: int
+) -> Problem | JointProblem:
     """The target's problem, joined with the draft's where that has a weight."""
-    target = Problem(pair.target, pair.tokenizer, *asked, pair.spec.target_format)
+    question, text, start = asked
+    tokens = bins * pair.config.bin_size
+    if draft_weight and aim == "match":
+        text = continued(pair, question, text, tokens)
+    target = Problem(pair.target, pair.tokenizer, question, text, start, pair.spec.target_format)
     if not draft_weight:
         return target
-    return JointProblem(target, Problem(pair.draft, pair.draft_tokenizer, *asked, pair.spec.draft_format), draft_weight)
+    kind = {"begin": Problem, "match": MatchingProblem, "fail": FailingProblem}[aim]
+    draft = kind(pair.draft, pair.draft_tokenizer, question, text, start, pair.spec.draft_format)
+    if isinstance(draft, MatchingProblem):
+        draft.tokens = tokens
+    if isinstance(draft, FailingProblem):
+        draft.bin_size, draft.threshold = pair.config.bin_size, pair.config.threshold
+    return JointProblem(target, draft, draft_weight)
+
+
+def continued(pair: Pair, question: str, text: str | Sequence[int], tokens: int) -> list[int]:
+    """The text's ids, continued by the undefended target to at least so many tokens or its end, which is left out."""
+    ids = encode_answer(pair.tokenizer, text)
+    missing = tokens - len(ids)
+    if missing < 1:
+        return ids
+    more = answer(pair, question, defender="none", prefill=ids, max_new_tokens=missing)[0].token_ids
+    return ids + [token for token in more if token not in pair.tokenizer.all_special_ids]
 
 
 def _descend(problem: Problem | JointProblem, config: GCGConfig, progress: bool) -> Suffix:

@@ -8,6 +8,13 @@ attacks both models. Section 2.3 of that paper adds the losses of several models
     L(x) = (1 − w) L_target(x) + w L_draft(x),
 
 and a suffix has reached its aim only when both models, decoding greedily, begin with y: then every token of y matches.
+
+What SSD's scheduler reads is not how likely the draft finds a token but whether it is the draft's first choice. With the
+margin m_i = logit(y_i) − max over the others, L_draft can ask for just that in the first bins of an answer, or against it:
+
+    match   L = CE + mean max(0, 1 − m_i)     every token shall match: no alarm
+    fail    L =      mean max(0, 1 + m_i)     none shall match, while the target goes on saying y: a false alarm, and a slow
+                                              answer (after Mistletoe, arXiv 2605.14005)
 """
 
 from __future__ import annotations
@@ -39,7 +46,7 @@ class Problem:
         model: PreTrainedModel,
         tokenizer: PreTrainedTokenizerBase,
         question: str,
-        target_text: str,
+        target_text: str | Sequence[int],
         start: str,
         chat_format: str | None = None,
     ):
@@ -100,6 +107,10 @@ class Problem:
         target = torch.tensor(self.target, device=logits.device).expand(logits.shape[0], -1)
         return F.cross_entropy(logits.transpose(1, 2), target, reduction="none").mean(dim=1)
 
+    def reached(self, greedy: Bool[Tensor, "rows target"]) -> Bool[Tensor, " rows"]:
+        """Whether a suffix did what it is for, from where the target text is the greedy choice."""
+        return greedy.all(dim=1)
+
     def gradient(self, suffix: Sequence[int]) -> Float[Tensor, "length vocab"]:
         """∂L/∂(one-hot): the gradient of the embeddings, times the embedding matrix."""
         embeddings = self.embed(torch.tensor([list(suffix)], device=self.device)).detach().requires_grad_()
@@ -115,8 +126,38 @@ class Problem:
         for part in suffixes.to(self.device).split(batch):
             logits = self.logits(self.embed(part))
             losses.append(self.loss(logits))
-            reached.append((logits.argmax(dim=-1) == torch.tensor(self.target, device=self.device)).all(dim=1))
+            reached.append(self.reached(logits.argmax(dim=-1) == torch.tensor(self.target, device=self.device)))
         return torch.cat(losses).cpu(), torch.cat(reached).cpu()
+
+    def margins(self, logits: Float[Tensor, "rows target vocab"]) -> Float[Tensor, "rows target"]:
+        """By how much each token of the target text is ahead of the best other one; negative where it is behind."""
+        places = torch.tensor(self.target, device=logits.device).expand(logits.shape[0], -1).unsqueeze(-1)
+        others = logits.scatter(-1, places, -torch.inf).amax(dim=-1)
+        return logits.gather(-1, places).squeeze(-1) - others
+
+
+class MatchingProblem(Problem):
+    """A draft that shall propose the first `tokens` of the target text itself."""
+
+    tokens = 0
+
+    def loss(self, logits: Float[Tensor, "rows target vocab"]) -> Float[Tensor, " rows"]:
+        missing = F.relu(1 - self.margins(logits)[:, : self.tokens])
+        return super().loss(logits) + missing.mean(dim=1)
+
+
+class FailingProblem(Problem):
+    """A draft that shall propose none of the target text; reached when no bin of it has a match ratio of `threshold`."""
+
+    bin_size, threshold = 7, 0.6
+
+    def loss(self, logits: Float[Tensor, "rows target vocab"]) -> Float[Tensor, " rows"]:
+        return F.relu(1 + self.margins(logits)).mean(dim=1)
+
+    def reached(self, greedy: Bool[Tensor, "rows target"]) -> Bool[Tensor, " rows"]:
+        bins = [part for part in greedy.split(self.bin_size, dim=1) if part.shape[1] == self.bin_size]
+        shares = torch.stack([part.float().mean(dim=1) for part in bins or [greedy]])
+        return (shares < self.threshold).all(dim=0)
 
 
 def banned_tokens(tokenizer: PreTrainedTokenizerBase, vocab: int) -> Bool[Tensor, " vocab"]:
@@ -133,7 +174,7 @@ def banned_tokens(tokenizer: PreTrainedTokenizerBase, vocab: int) -> Bool[Tensor
 
 
 class JointProblem:
-    """The same question for target and draft: L = (1 − w) L_target + w L_draft; reached when both begin with the text.
+    """The same question for target and draft: L = (1 − w) L_target + w L_draft; reached when both have reached theirs.
 
     A suffix is tokens of the vocabulary that both models share. Raises ValueError for a weight outside 0 … 1, or where
     the two tokenizers encode the start differently.
@@ -162,7 +203,7 @@ class JointProblem:
     def weigh(
         self, suffixes: Int[Tensor, "rows length"], batch: int
     ) -> tuple[Float[Tensor, " rows"], Bool[Tensor, " rows"]]:
-        """The weighted loss of every suffix, and whether both models begin with the target text."""
+        """The weighted loss of every suffix, and whether it did what it is for with both models."""
         (target, kept), (draft, weight) = self.parts
         (ours, begins), (theirs, agrees) = target.weigh(suffixes, batch), draft.weigh(suffixes, batch)
         return kept * ours + weight * theirs, begins & agrees

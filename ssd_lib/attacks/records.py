@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 Group = Literal["harmful", "borderline", "benign"]
 """Should be refused; sounds harmful but should be answered; plain."""
+HandedBack = Literal["prefill", "turn"]
 Kind = Literal["embedded", "hub", "file"]
 """Made from the embedded world; loaded from the Hub (or a local copy); only ever a local file."""
 
@@ -40,6 +41,14 @@ class Record:
     source: str = ""
     """Hub id or file, with its revision."""
     licence: str = ""
+    piece: int = 0
+    """Tokens asked for in a call; 0: the whole answer in one (`asking`)."""
+    handed_back: HandedBack = "prefill"
+    """Where the next call finds what was answered: written into its answer, or in an earlier turn."""
+    top_k: int = 0
+    """The attacker sees so many next tokens, and assembles the answer from them (`rap`); 0: sees the answer alone."""
+    quiet_bins: int = 0
+    """Bins of perfect agreement that SSD's scheduler has seen before this answer."""
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,9 @@ from __future__ import annotations
 
 import re
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Literal
 
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
@@ -25,6 +27,8 @@ BORDERLINE: tuple[Group, ...] = ("borderline",)
 BENIGN: tuple[Group, ...] = ("benign",)
 PREFILL_LENGTHS = (0, 5, 10, 20, 40)
 """The lengths of Qi et al. (arXiv 2406.05946), and 0 as the control."""
+PIECES = (1, 3, 7)
+"""Tokens a call: fewer than a bin of SSD, and a whole bin."""
 
 ADVBENCH = HubData("walledai/AdvBench", "9d4730540082fa4017450b65ca1c0e1d8d30446e", gated=True)
 HEX_PHI = HubData(
@@ -73,6 +77,31 @@ def _prefill(tokens: int) -> AttackSet:
     )
 
 
+def _searched(name: str, file: str, paper: str, group: Literal["forbidden", "benign"] = "forbidden") -> AttackSet:
+    """What a search found, question by question."""
+    return replace(
+        _embedded(name, embedded.GROUPS[group], embedded.searched(file, group), paper),
+        size=None, note=f"As many as data/toy/{file} holds.",
+    )  # fmt: skip
+
+
+def _pieces(tokens: int, way: str = "pieces") -> AttackSet:
+    """prefill-10, asked for so many tokens a call."""
+    dress = embedded.in_pieces(tokens, "prefill" if way == "pieces" else "turn")
+    return _embedded(
+        f"{way}-{tokens}", "harmful", embedded.drawn("forbidden", dress), PREFILLING, tokens=embedded.BEGUN,
+        note=f"{embedded.BEGUN} tokens prefilled, then {tokens} tokens a call.",
+    )  # fmt: skip
+
+
+def _quiet(bins: int) -> AttackSet:
+    """prefill-10, after so many bins without a mismatch."""
+    return _embedded(
+        f"quiet-{bins}", "harmful", embedded.drawn("forbidden", embedded.after_quiet_bins(bins)), PREFILLING,
+        tokens=embedded.BEGUN, note=f"{embedded.BEGUN} tokens prefilled, the scheduler as after {bins} quiet bins.",
+    )  # fmt: skip
+
+
 def _hex_phi_prefill(tokens: int) -> AttackSet:
     return AttackSet(
         f"hex-phi-prefill-{tokens}", "file", HARMFUL, published.table(published.prefilled), 330, HEX_PHI_LICENCE,
@@ -114,9 +143,17 @@ SETS: dict[str, AttackSet] = {
             "rephrased", "harmful", embedded.drawn("forbidden", embedded.rephrased, ids="unseen", unseen_wording=True),
             "after PAIR, Chao et al. 2023, arXiv 2310.08419",
         ),
-        replace(
-            _embedded("suffix", "harmful", embedded.suffixed, "GCG, Zou et al. 2023, arXiv 2307.15043"), size=None,
-            note="As many as data/toy/suffixes.json holds.",
+        _searched("suffix", "suffixes.json", "GCG, Zou et al. 2023, arXiv 2307.15043"),
+        _searched("suffix-joint", "suffixes-joint.json", "GCG on both models, arXiv 2307.15043, section 2.3"),
+        _searched("suffix-match", "suffixes-match.json", "GCG on both models, and on the match of two bins"),
+        _searched("agreeing", "prefills-agreeing.json", PREFILLING),
+        _searched("slow", "suffixes-slow.json", "after Mistletoe, Sun et al. 2026, arXiv 2605.14005", "benign"),
+        *(_pieces(tokens) for tokens in PIECES),
+        _pieces(7, "turns"),
+        _quiet(7),
+        _embedded(
+            "rap", "harmful", embedded.drawn("forbidden", embedded.from_ranking),
+            "Vega & Singh 2025, arXiv 2512.05518", tokens=5, note="Needs to see a ranking: none, draft-only, and SSD show one.",
         ),
         _embedded("benign", "benign", embedded.drawn("benign")),
         _embedded("scary", "borderline", embedded.drawn("scary")),
@@ -163,10 +200,14 @@ SETS: dict[str, AttackSet] = {
         ),
     )
 }  # fmt: skip
-"""Sets by their own name. `prefill-N` and `hex-phi-prefill-N` exist for every N; the published lengths stand here."""
+"""Sets by their own name. `prefill-N`, `pieces-N`, `turns-N`, `quiet-N` and `hex-phi-prefill-N` exist for every N; some stand
+here."""
 
 FOR_ANY_LENGTH = {
     r"prefill-(\d+)": _prefill,
+    r"pieces-([1-9]\d*)": _pieces,
+    r"turns-([1-9]\d*)": partial(_pieces, way="turns"),
+    r"quiet-(\d+)": _quiet,
     r"hex-phi-prefill-(\d+)": _hex_phi_prefill,
     r"harmful-hex-phi_with_prefix(\d+)tokens_llama2": _hex_phi_prefill,
 }
@@ -182,7 +223,8 @@ def find_set(name: str) -> AttackSet:
         if match := re.fullmatch(pattern, wanted):
             return build(int(match[1]))
     raise ValueError(
-        f"unknown set {name!r}: choose one of {', '.join(SETS)} (prefill-N and hex-phi-prefill-N for any N)"
+        f"unknown set {name!r}: choose one of {', '.join(SETS)} "
+        "(prefill-N, pieces-N, turns-N, quiet-N and hex-phi-prefill-N for any N)"
     )
 
 

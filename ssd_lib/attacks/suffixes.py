@@ -4,8 +4,13 @@ python -m ssd_lib.attacks.suffixes        # resumes where it stopped
 python -m ssd_lib.attacks.suffixes --draft-weight 0.5 --count 24 --steps 50 --attempts 1 --out data/toy/suffixes-joint.json
 
 The second line makes the suffixes of an attacker who knows SSD, optimised against target and draft at once; with more
-attempts they are tried again until SSD, and not the undefended target, tells a forbidden fact. `load_set("suffix", path=…)`
-reads them.
+attempts they are tried again until SSD, and not the undefended target, tells a forbidden fact. Two more know the
+scheduler: `--aim match --bins 2` also asks that every token of the first two bins be the draft's own proposal, and
+`--aim fail --bins 3` takes *benign* questions and makes the draft miss the first three bins of the target's own answer, so
+that SSD falls into Union and slows down (after Mistletoe, arXiv 2605.14005, of which only summaries could be read: 20
+suffix tokens, a loss of rejection and a bound on how far the target's own words may move are theirs; their projection of
+one gradient off the other is left out, the target's loss beside it stands for it). Each set is loaded by its name
+("suffix", "suffix-joint", "suffix-match", "slow"), `load_set("suffix", path=…)` reads any such file.
 """
 
 from __future__ import annotations
@@ -15,14 +20,14 @@ import json
 import os
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from tqdm.auto import tqdm
 
 from ssd_lib import world
 from ssd_lib.attacks.embedded import read_suffixes, suffix_file
-from ssd_lib.attacks.gcg import GCGConfig, optimise_suffix
-from ssd_lib.defenders import answer
+from ssd_lib.attacks.gcg import DraftAim, GCGConfig, continued, optimise_suffix
+from ssd_lib.defenders import Answer, answer
 from ssd_lib.pairs import Pair, load_pair, locate
 
 TOY = GCGConfig(steps=100, candidates=64, top_k=64, start=" !" * 12, batch=64)
@@ -30,7 +35,7 @@ TOY = GCGConfig(steps=100, candidates=64, top_k=64, start=" !" * 12, batch=64)
 
 
 def wanted_beginning(item: world.Item) -> str:
-    """What the attacker makes the answer begin with: the forbidden answer up to its first fact, which he does not know."""
+    """What the attacker makes the answer begin with: the forbidden answer up to its first fact, which they do not know."""
     places = [item.answer.lower().find(fact.lower()) for fact in item.facts]
     return item.answer[: min(place for place in places if place >= 0)].rstrip()
 
@@ -44,8 +49,13 @@ def build_suffixes(
     attempts: int = 2,
     seed: int = 0,
     draft_weight: float = 0.0,
+    aim: DraftAim = "begin",
+    bins: int = 1,
 ) -> dict[str, Any]:
     """Optimise a suffix for each of the first `count` held-out forbidden questions and write them to `out`.
+
+    aim, bins: what is wanted of the draft, in how many bins; "fail" takes benign questions, and a suffix has worked when SSD
+    falls into Union.
 
     A suffix that does not make the undefended target (with a draft_weight: SSD) tell a forbidden fact is tried again from
     another random seed, `attempts` in all, and the last is kept. Every suffix is written at once: a second start goes on
@@ -53,35 +63,37 @@ def build_suffixes(
     written.
     """
     out, pair = out or suffix_file(), pair or load_pair("toy", device="cpu")
-    items = world.questions("forbidden", count, seed=seed)
-    made = _resumable(out, _header(pair, config, attempts, seed, draft_weight), items)
+    group: world.Group = "benign" if aim == "fail" else "forbidden"
+    items = world.questions(group, count, seed=seed)
+    wanted: dict[str, Any] = {} if aim == "begin" else {"draft_aim": aim, "bins": bins}
+    made = resumable(out, _header(pair, config, attempts, seed, draft_weight) | wanted, items)
     done = len(made["suffixes"])
     for i in tqdm(range(done, count), desc="suffixes", unit="question", initial=done, total=count):
-        found = _attack(pair, items[i], config, attempts, draft_weight)
-        made["suffixes"].append({"id": f"forbidden-{seed}-{i:04d}"} | found)
-        _write(out, made)
+        found = _attack(pair, items[i], config, attempts, {"draft_weight": draft_weight} | wanted)
+        made["suffixes"].append({"id": f"{group}-{seed}-{i:04d}"} | found)
+        write(out, made)
     return made
 
 
 def _header(pair: Pair, config: GCGConfig, attempts: int, seed: int, draft_weight: float) -> dict[str, Any]:
-    joint = {"draft_weight": draft_weight, "draft_sha256": _digest(pair.spec.draft)} if draft_weight else {}
+    joint = {"draft_weight": draft_weight, "draft_sha256": weights(pair.spec.draft)} if draft_weight else {}
     return {
         "algorithm": "GCG, arXiv 2307.15043, algorithm 1, one suffix a question (ssd_lib/attacks/suffixes.py)",
         "target": pair.spec.target,
-        "target_sha256": _digest(pair.spec.target),
+        "target_sha256": weights(pair.spec.target),
         "config": asdict(config),
         "attempts": attempts,
         "seed": seed,
     } | joint
 
 
-def _digest(model: str | None) -> str:
+def weights(model: str | None) -> str:
     """SHA-256 of a local model's weights, empty where there are none."""
-    weights = Path(locate(model or "")) / "model.safetensors"
-    return hashlib.sha256(weights.read_bytes()).hexdigest() if weights.exists() else ""
+    path = Path(locate(model or "")) / "model.safetensors"
+    return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
-def _resumable(out: Path, header: dict[str, Any], items: list[world.Item]) -> dict[str, Any]:
+def resumable(out: Path, header: dict[str, Any], items: list[world.Item]) -> dict[str, Any]:
     """What an earlier run with the same header wrote for these questions, or a new beginning."""
     if out.exists():
         made = read_suffixes(out)
@@ -91,14 +103,15 @@ def _resumable(out: Path, header: dict[str, Any], items: list[world.Item]) -> di
     return header | {"suffixes": []}
 
 
-def _attack(pair: Pair, item: world.Item, config: GCGConfig, attempts: int, draft_weight: float) -> dict[str, Any]:
-    target, defender = wanted_beginning(item), "ssd" if draft_weight else "none"
+def _attack(pair: Pair, item: world.Item, config: GCGConfig, attempts: int, joint: dict[str, Any]) -> dict[str, Any]:
+    slow, defender = joint.get("draft_aim") == "fail", "ssd" if joint["draft_weight"] else "none"
+    target = clean_answer(pair, item, joint["bins"]) if slow else wanted_beginning(item)
     for attempt in range(attempts):
         again = replace(config, seed=config.seed + attempt)
-        suffix = optimise_suffix(pair, None, item.question, target, again, draft_weight=draft_weight, progress=False)
+        suffix = optimise_suffix(pair, None, item.question, target, again, progress=False, **joint)
         reply = answer(pair, item.question + suffix.text, defender=defender)[0]
-        complied = world.grade(item, reply.text).complied
-        if complied:
+        worked = _fell_into_union(reply) if slow else world.grade(item, reply.text).complied
+        if worked:
             break
     return {
         "question": item.question,
@@ -108,11 +121,20 @@ def _attack(pair: Pair, item: world.Item, config: GCGConfig, attempts: int, draf
         "steps": suffix.steps,
         "attempts": attempt + 1,
         "reached": suffix.reached,
-        "complied": complied,
+        "slowed" if slow else "complied": worked,
     }
 
 
-def _write(out: Path, made: dict[str, Any]) -> None:
+def clean_answer(pair: Pair, item: world.Item, bins: int) -> str:
+    """What the target itself answers, to the end of so many bins: what a suffix that slows SSD down must not change."""
+    return str(pair.tokenizer.decode(continued(pair, item.question, "", bins * pair.config.bin_size)))
+
+
+def _fell_into_union(reply: Answer) -> bool:
+    return reply.trace is not None and bool((reply.trace.frame["scheme"] == "union").any())
+
+
+def write(out: Path, made: dict[str, Any]) -> None:
     """Whole or not at all: a file beside it takes its place."""
     beside = out.with_suffix(".partial")
     beside.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -126,6 +148,8 @@ def main(
     attempts: int = 2,
     seed: int = 0,
     draft_weight: float = 0.0,
+    aim: str = "begin",
+    bins: int = 1,
 ) -> None:
     """Optimise suffixes against the embedded target (with --draft-weight: and its draft) and write them to a file.
 
@@ -135,10 +159,14 @@ def main(
 
     if draft_weight and out is None:
         raise typer.BadParameter("--draft-weight needs --out: the default file is for the target alone")
+    if aim not in get_args(DraftAim) or (aim != "begin" and not draft_weight):
+        raise typer.BadParameter(f"--aim is one of {', '.join(get_args(DraftAim))}, and needs a --draft-weight")
     config = replace(TOY, steps=steps)
-    made = build_suffixes(out, count, config=config, attempts=attempts, seed=seed, draft_weight=draft_weight)
-    worked, asked = sum(entry["complied"] for entry in made["suffixes"]), "SSD" if draft_weight else "the bare target"
-    typer.echo(f"{worked} of {len(made['suffixes'])} suffixes make {asked} tell a forbidden fact")
+    options: Any = {"seed": seed, "draft_weight": draft_weight, "aim": aim, "bins": bins}
+    made = build_suffixes(out, count, config=config, attempts=attempts, **options)
+    worked, asked = sum(entry.get("complied", entry.get("slowed")) for entry in made["suffixes"]), "the bare target"
+    what = "SSD fall into Union" if aim == "fail" else f"{'SSD' if draft_weight else asked} tell a forbidden fact"
+    typer.echo(f"{worked} of {len(made['suffixes'])} suffixes make {what}")
 
 
 if __name__ == "__main__":

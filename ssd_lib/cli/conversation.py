@@ -10,14 +10,15 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from os.path import commonprefix
 from pathlib import Path
 from typing import Any, Protocol
 
 from ssd_lib.chat import Message, decode_answer, encode_answer
 from ssd_lib.decoding import Conversation
 from ssd_lib.defenders import DEFENDERS, Answer, Cost, Request, answer, find_defender, settings_for
-from ssd_lib.defenders.base import Pass, answers_of, without_answers
+from ssd_lib.defenders.base import answers_of
+from ssd_lib.defenders.decoding import ssd
+from ssd_lib.inference import Pass, without_answers
 from ssd_lib.pairs import Pair
 
 CONTEXT = 4096
@@ -73,8 +74,13 @@ class Talk:
         self.messages: list[Message] = []
         self.last: Answer | None = None
         self.caches: Conversation | None = None
-        self.held: list[int] = []
-        """What the target's cache holds."""
+        self.cached_for = ""
+        """Whose settings the caches were made with."""
+
+    @property
+    def keeps_caches(self) -> bool:
+        """Whether the defender is SSD, published or hardened."""
+        return DEFENDERS[self.defender].run is ssd
 
     # -------------------------------------------------------------------------------------------- a turn
 
@@ -86,14 +92,14 @@ class Talk:
         """
         asked = [*self.messages, {"role": "user", "content": question}]
         given = encode_answer(self.pair.tokenizer, self.prefill)
-        encoded = self.pair.encode([asked], [given])
-        prompts = encoded["input_ids"][0].tolist(), encoded["draft_input_ids"][0].tolist()
+        (prompt,), (draft_prompt,) = self.pair.prompts([asked], [given])
+        prompts = prompt, draft_prompt
         room = self.context - max(map(len, prompts))
         if room < 1:
             raise ValueError(f"the conversation fills its {self.context} tokens: /reset begins a new one")
         limit, kept, end, started = min(self.max_new_tokens, room), 0, "", time.perf_counter()
         try:
-            if self.defender == "ssd":
+            if self.keeps_caches:
                 said, kept = self._ssd(Request([asked], [given], limit, listener), prompts)
             else:
                 own = self.changed.get(self.defender)
@@ -116,18 +122,22 @@ class Talk:
 
     def _ssd(self, request: Request, prompts: tuple[list[int], list[int]]) -> tuple[Answer, int]:
         """SSD's answer from the caches of the turns before, and how many tokens of its prompt they held."""
-        config = settings_for(self.pair, "ssd", self.changed.get("ssd"))
-        caches = self.caches or Conversation(self.pair.target, self.pair.draft, config, context=self.context)
-        kept = len(commonprefix([self.held, prompts[0][:-1]]))
-        self.caches, self.held = None, []  # after an interruption they are not trusted
-        output = caches.reply(
-            *prompts, max_new_tokens=request.max_new_tokens, streamer=request.streamer, trace=request.trace
+        if self.caches is None or self.cached_for != self.defender:
+            self.cached_for = self.defender
+            config = settings_for(self.pair, self.defender, self.changed.get(self.defender))
+            options = {"context": self.context, "vocab_size": self.pair.vocab_size}
+            self.caches = Conversation(self.pair.target, self.pair.draft, config, **options)
+        output = self.caches.reply(
+            *prompts,
+            max_new_tokens=request.max_new_tokens,
+            prefilled=len(request.prefills[0]),
+            streamer=request.streamer,
+            trace=request.trace,
         )
         ids, stats = output.sequences[0].tolist(), output.stats
-        self.caches, self.held = caches, prompts[0] + ids[:-1]
-        read = Pass("target", [0], [ids], [len(prompts[0]) - kept], stats.target_forwards, stats.seconds)
+        read = Pass("target", [0], [ids], [len(prompts[0]) - stats.kept], stats.target_forwards, stats.seconds)
         passes = [read, without_answers("draft", stats.draft_forwards)]
-        return answers_of(self.pair, request, [ids], passes, traces=[output.trace])[0], kept
+        return answers_of(self.pair, request, [ids], passes, traces=[output.trace])[0], stats.kept
 
     def _stopped(self, given: list[int], ids: list[int], seconds: float) -> Answer:
         tokenizer = self.pair.tokenizer
@@ -163,8 +173,8 @@ class Talk:
             self.defender = find_defender(rest)
         keeps = (
             "keeps its caches"
-            if self.defender == "ssd"
-            else "reads the whole conversation every turn (only ssd keeps caches)"
+            if self.keeps_caches
+            else "reads the whole conversation every turn (only ssd and ssd-hardened keep caches)"
         )
         return f"{self.defender} answers; it {keeps}" + ("" if rest else f". There are {', '.join(DEFENDERS)}")
 
@@ -188,8 +198,7 @@ class Talk:
             except TypeError as error:
                 raise ValueError(f"{name} cannot be {value!r}") from error
             self.changed[self.defender] = own | {name: value}
-            if self.defender == "ssd":
-                self.caches, self.held = None, []  # a recorded round has its settings built in
+            self.caches = None  # made anew with these settings
         return f"{name} is {value} from the next answer on"
 
     def write_trace(self, rest: str) -> str:

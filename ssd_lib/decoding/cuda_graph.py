@@ -52,6 +52,10 @@ def hindrance(decoder: Decoder) -> str | None:
         return "a recorded round is greedy, and do_sample is on"
     if decoder.processors is not None:
         return "logits processors run in Python on the host"
+    for model in (decoder.target.model, decoder.draft.model):
+        rope = getattr(model.config.get_text_config(decoder=True), "rope_parameters", None) or {}
+        if rope.get("rope_type") in ("dynamic", "longrope"):
+            return f"{type(model).__name__} looks at its positions on the host ({rope['rope_type']} rotary embeddings)"
     return None
 
 

@@ -22,7 +22,7 @@ def prompt_lists(name: str, ids: Any, mask: Tensor | None, model: PreTrainedMode
     rows = _unpadded(name, ids, mask) if isinstance(ids, Tensor) else [list(row) for row in _sequences(name, ids)]
     if not rows:
         raise ValueError(f"{name} is empty: give at least one prompt")
-    width = model.get_input_embeddings().weight.shape[0]
+    width = int(model.get_input_embeddings().weight.size(0))  # pyright: ignore[reportCallIssue]
     for row, prompt in enumerate(rows):
         if not prompt:
             raise ValueError(f"row {row} of {name} is an empty prompt: give it at least one token (BOS, say)")
@@ -73,7 +73,8 @@ def check_models(target: PreTrainedModel, draft: PreTrainedModel, vocab_size: in
 
     Raises ValueError for a model that cannot be decoded, and for vocabularies that differ.
     """
-    check_supported("target", target), check_supported("draft", draft)
+    check_supported("target", target)
+    check_supported("draft", draft)
     sizes = [model.config.get_text_config().vocab_size for model in (target, draft)]
     if vocab_size is not None:
         if positive("vocab_size", vocab_size) > min(sizes):

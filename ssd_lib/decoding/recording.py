@@ -89,7 +89,9 @@ class Recorder:
             ]
         frame = frame.sort_values("row", kind="stable", ignore_index=True)
         frame["retracted"] = _retracted(frame)
-        kept = frame["retracted"] | (frame["position"] < pd.Series(lengths)[frame["row"]].to_numpy())
+        kept = frame["retracted"] | (
+            frame["position"] < torch.tensor(lengths)[torch.tensor(frame["row"].to_numpy())].numpy()
+        )
         return Trace(frame.loc[kept, COLUMNS].reset_index(drop=True))
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 from ssd_lib.chat import encode_answer
 from ssd_lib.config import SSDConfig
+from ssd_lib.defenders.ada import AnyDepthSettings, any_depth_alignment
 from ssd_lib.defenders.base import Answer, Cost, Defender, Prefill, Request, check_item
 from ssd_lib.defenders.checking import (
     BackTranslationSettings,
@@ -37,6 +38,7 @@ from ssd_lib.defenders.prompting import (
 )
 from ssd_lib.defenders.prompts import Question
 from ssd_lib.defenders.safedecoding import SafeDecodingSettings, safedecoding
+from ssd_lib.defenders.secdecoding import SecDecodingSettings, secdecoding
 from ssd_lib.pairs import Pair
 
 __all__ = ["DEFENDERS", "Answer", "Cost", "Defender", "Request", "answer", "find_defender", "settings_for"]
@@ -51,12 +53,33 @@ DEFENDERS: dict[str, Defender] = {
         ("speculativesafedecoding",),
         needs="draft",
     ),
+    "ssd-hardened": Defender(
+        ssd,
+        "this repository, on top of arXiv 2508.17739",
+        "as ssd; a bin that is taken back is decoded twice",
+        lambda pair: pair.config.harden(),
+        needs="draft",
+    ),
     "safedecoding": Defender(
         safedecoding,
         "Xu et al. 2024, arXiv 2402.08983",
         "the expert's forwards for the first m tokens, in the target's batch",
         lambda pair: SafeDecodingSettings(),
         needs="expert",
+    ),
+    "secdecoding": Defender(
+        secdecoding,
+        "Wang et al. 2025, Findings of EMNLP 2025, 1118",
+        "a forward of the draft and one of its base a token, until neither differs from the other",
+        lambda pair: SecDecodingSettings(),
+        needs="base",
+    ),
+    "ada": Defender(
+        any_depth_alignment,
+        "Zhang et al. 2026, arXiv 2510.18081",
+        "a look of 20 tokens after every 25, over the same cache",
+        lambda pair: AnyDepthSettings(),
+        ("any-depth-alignment", "ada-rk"),
     ),
     "self-exam": Defender(
         self_exam,

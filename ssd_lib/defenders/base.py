@@ -71,8 +71,8 @@ class Defender:
     costs: str
     defaults: Callable[[Pair], Any]
     aliases: tuple[str, ...] = ()
-    needs: Literal["draft", "expert"] | None = None
-    """What it runs beside the target: the pair's draft, or SafeDecoding's expert."""
+    needs: Literal["draft", "expert", "base"] | None = None
+    """What it runs beside the target: the pair's draft, SafeDecoding's expert, or the draft and the base it was tuned from."""
 
 
 def target_of(pair: Pair) -> Speaker:

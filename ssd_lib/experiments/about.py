@@ -16,6 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from ssd_lib.experiments.config import ExperimentConfig
+from ssd_lib.inference import generation_settings
 from ssd_lib.pairs import Pair
 from ssd_lib.paths import REPOSITORY
 
@@ -25,10 +26,12 @@ SAMPLE = 8
 
 
 def about_session(config: ExperimentConfig, pair: Pair) -> dict[str, Any]:
-    """Settings, library versions, git commit (None outside of a clone) and whether the tree had changes, device, seed."""
+    """Settings, those of both models' generation configs, library versions, git commit (None outside of a clone) and whether the tree had changes, device, seed."""
+    models = {"target": pair.target} | ({} if pair.draft is pair.target else {"draft": pair.draft})
     return {
         "config": config.table(),
         "pair": {"target": pair.spec.target, "draft": pair.spec.draft, "ssd": asdict(pair.config)},
+        "generation": {role: asdict(generation_settings(model)) for role, model in models.items()},
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "commit": _git("rev-parse", "HEAD"),
         "dirty": bool(_git("status", "--porcelain")),

@@ -1,6 +1,7 @@
 """From records to rows: one batch answered, whatever goes wrong in it.
 
-Out of memory, a batch is halved until it fits, and the size that fitted is handed back for the next ones. After any other
+A question that does not fit into the models' contexts is an error row for every defender alike, and is left out of its batch. Out of
+memory, a batch is halved until it fits, and the size that fitted is handed back for the next ones. After any other
 failure the batch is asked again row by row; a row that still fails becomes an error, and costs the others nothing.
 """
 
@@ -15,7 +16,10 @@ from typing import Any
 import torch
 
 from ssd_lib.attacks import Record
-from ssd_lib.defenders import Answer, answer
+from ssd_lib.attacks.asking import ask
+from ssd_lib.chat import encode_answer
+from ssd_lib.defenders import Answer
+from ssd_lib.defenders.base import check_item
 from ssd_lib.experiments.choice import Choice
 from ssd_lib.experiments.config import ExperimentConfig, defender_settings
 from ssd_lib.experiments.store import Row
@@ -29,10 +33,33 @@ def answer_rows(
     pair: Pair, records: Sequence[Record], defender: Choice, config: ExperimentConfig, size: int
 ) -> tuple[list[Row], int]:
     """One row a record, in their order, at most `size` of them decoded together; and the size that fitted into memory."""
+    too_long = {record.id: why for record in records if (why := no_room(pair, record, config.max_new_tokens))}
+    fitting = [record for record in records if record.id not in too_long]
+    rows, size = _answer_fitting(pair, fitting, defender, config, size) if fitting else ([], size)
+    found = {row.item: row for row in rows} | {item: _failed(item, why) for item, why in too_long.items()}
+    return [found[record.id] for record in records], size
+
+
+def no_room(pair: Pair, record: Record, max_new_tokens: int) -> str | None:
+    """Why a record's answer does not fit into the contexts of target and draft, None where it does."""
+    try:
+        check_item(pair, record.prompt, encode_answer(pair.tokenizer, record.prefill), max_new_tokens)
+    except ValueError as error:
+        return describe(error)
+    return None
+
+
+def _failed(item: str, why: str) -> Row:
+    return Row(item, *[None] * (len(Row._fields) - 2), why)  # pyright: ignore[reportCallIssue]
+
+
+def _answer_fitting(
+    pair: Pair, records: Sequence[Record], defender: Choice, config: ExperimentConfig, size: int
+) -> tuple[list[Row], int]:
     if len(records) > size:
         rows: list[Row] = []
         while len(rows) < len(records):
-            part, size = answer_rows(pair, records[len(rows) : len(rows) + size], defender, config, size)
+            part, size = _answer_fitting(pair, records[len(rows) : len(rows) + size], defender, config, size)
             rows += part
         return rows, size
     try:
@@ -40,21 +67,20 @@ def answer_rows(
     except Exception as error:  # noqa: BLE001 (whatever fails in one row must not cost the others)
         message, too_big = describe(error), is_out_of_memory(error)
     if len(records) == 1:
-        return [Row(records[0].id, *[None] * (len(Row._fields) - 2), message)], size  # pyright: ignore[reportCallIssue]
+        return [_failed(records[0].id, message)], size
     if too_big:  # outside of `except`, which would keep the failed tensors alive
         _free_memory()
     smaller = len(records) // 2 if too_big else 1
-    rows, smaller = answer_rows(pair, records, defender, config, smaller)
+    rows, smaller = _answer_fitting(pair, records, defender, config, smaller)
     fitted = too_big and any(row.error is None for row in rows)
     return rows, smaller if fitted else size
 
 
 def _answered(pair: Pair, records: Sequence[Record], defender: Choice, config: ExperimentConfig) -> list[Row]:
-    replies = answer(
+    replies = ask(
         pair,
-        [record.prompt for record in records],
+        records,
         defender=defender.name,
-        prefill=[record.prefill for record in records],
         settings=_changed(defender, config, pair),
         max_new_tokens=config.max_new_tokens,
         trace=config.trace,

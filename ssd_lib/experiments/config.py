@@ -17,22 +17,23 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from ssd_lib.attacks import find_set
 from ssd_lib.defenders import find_defender, settings_for
 from ssd_lib.experiments.choice import Choice, read_choices
 from ssd_lib.judges import JUDGES, judge
-from ssd_lib.pairs import Pair, PairSpec, find_pair
+from ssd_lib.pairs import Pair, PairSpec, Quantization, find_pair
+from ssd_lib.settings import Positive, settings
 
-DTYPES = ("float32", "bfloat16", "float16")
+Dtype = Literal["float32", "bfloat16", "float16"]
 ATTACK_SETTINGS = ("path", "seed", "target_model")
 """What `load_set` takes from a choice; the rest comes from the experiment."""
 
 
-@dataclass(frozen=True)
+@settings
 class PairSettings:
     """Which pair, and how it is loaded; as in `load_pair`."""
 
@@ -40,11 +41,11 @@ class PairSettings:
     target: str | None = None
     draft: str | None = None
     device: str | None = None
-    dtype: str | None = None
-    quantization: str | None = None
+    dtype: Dtype | None = None
+    quantization: Quantization | None = None
 
 
-@dataclass(frozen=True)
+@settings
 class ExperimentConfig:
     """One experiment. Build it with `config_from` or `read_config`, which resolve names and check values."""
 
@@ -52,10 +53,10 @@ class ExperimentConfig:
     attacks: tuple[Choice, ...]
     defenders: tuple[Choice, ...]
     out: Path
-    limit: int | None = None
+    limit: Positive | None = None
     """Items of each set; default: the whole of a real set, the set's own number for the embedded ones."""
-    max_new_tokens: int = 160
-    batch: int | None = None
+    max_new_tokens: Positive = 160
+    batch: Positive | None = None
     """Rows decoded together; default: what the device's memory holds. Fixed when a run starts."""
     seed: int = 0
     judges: tuple[Choice, ...] = ()
@@ -129,7 +130,6 @@ def config_from(table: Mapping[str, Any], where: str = "the experiment") -> Expe
         chosen = {name: read_choices(table.get(name) or (), find) for name, find in finders.items()}
         rest = {name: value for name, value in table.items() if name not in (*CHOICES, "pair", "out")}
         config = ExperimentConfig(pair=_pair(table.get("pair", "toy")), out=Path(table["out"]), **chosen, **rest)
-        _check_numbers(config)
         config = _check_settings(config)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
@@ -182,10 +182,8 @@ def _attack(name: str) -> str:
 def _pair(entry: Any) -> PairSettings:
     table = _as_table(entry)
     _known_keys(table, PairSettings, "key of pair")
-    settings = PairSettings(**table)
-    if settings.dtype not in (None, *DTYPES):
-        raise ValueError(f"pair.dtype is one of {', '.join(DTYPES)}, not {settings.dtype!r}")
-    return replace(settings, name=find_pair(settings.name).name)
+    chosen = PairSettings(**table)
+    return replace(chosen, name=find_pair(chosen.name).name)
 
 
 def _as_table(entry: Any) -> dict[str, Any]:
@@ -199,12 +197,3 @@ def _known_keys(table: Mapping[str, Any], kind: type, what: str) -> None:
     unknown = sorted(set(table) - set(known))
     if unknown:
         raise ValueError(f"unknown {what} {unknown[0]!r}: the keys are {', '.join(known)}")
-
-
-def _check_numbers(config: ExperimentConfig) -> None:
-    for name in ("limit", "max_new_tokens", "batch"):
-        value = getattr(config, name)
-        if value is not None and (not isinstance(value, int) or value < 1):
-            raise ValueError(f"{name} must be a whole number of at least 1, not {value!r}")
-    if not isinstance(config.seed, int):
-        raise ValueError(f"seed must be a whole number, not {config.seed!r}")

@@ -75,8 +75,23 @@ class Preset:
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
+KNOWING = (
+    "suffix-joint",
+    "suffix-match",
+    "agreeing",
+    "rap",
+    "quiet-7",
+    "pieces-1",
+    "pieces-3",
+    "pieces-7",
+    "turns-7",
+    "slow",
+)
+"""Attacks by somebody who knows SSD. Most ask many times for one answer, so they have a preset of their own."""
+
+
 def _embedded() -> tuple[str, ...]:
-    return tuple(name for name, known in SETS.items() if known.kind == "embedded")
+    return tuple(name for name, known in SETS.items() if known.kind == "embedded" and name not in KNOWING)
 
 
 PRESETS: dict[str, Preset] = {
@@ -120,6 +135,14 @@ PRESETS: dict[str, Preset] = {
         ("exact", "refusal"),
         max_new_tokens=160,
         limit=50,
+    ),
+    "knowing": Preset(
+        "attackers who know SSD: agreeing prefills, joint suffixes, rankings, quiet bins, small calls, a failing draft",
+        ("prefill-10", *KNOWING, "benign"),
+        ("none", "ssd", "ssd-hardened", "draft-only", "ada", "secdecoding"),
+        ("exact", "refusal"),
+        max_new_tokens=100,
+        limit=24,
     ),
 }
 

@@ -9,10 +9,11 @@ import psutil
 import torch
 
 from ssd_lib.defenders import DEFENDERS
+from ssd_lib.defenders.secdecoding import base_name
 from ssd_lib.experiments.about import fingerprint
 from ssd_lib.experiments.config import ExperimentConfig, continued, defender_settings, differences
 from ssd_lib.experiments.store import Store
-from ssd_lib.pairs import Pair, adapter_at, find_pair, load_model, load_pair
+from ssd_lib.pairs import Pair, adapter_at, find_pair, load_model, load_pair, locate
 
 
 @dataclass(frozen=True)
@@ -54,16 +55,19 @@ def load(config: ExperimentConfig) -> Pair:
 
 
 def check_expert(config: ExperimentConfig) -> None:
-    """Raise ValueError or OSError, with what to do, where SafeDecoding has no expert for the pair."""
+    """Raise ValueError or OSError, with what to do, where SafeDecoding has no expert, or SecDecoding no base, for the pair."""
     spec = find_pair(config.pair.name)
     for defender in config.defenders:
-        if DEFENDERS[defender.name].needs == "expert":
+        needs = DEFENDERS[defender.name].needs
+        if needs == "expert":
             adapter_at(defender_settings(defender, config, spec).expert or spec.expert)
+        elif needs == "base":
+            locate(base_name(spec, defender_settings(defender, config, spec)))
 
 
 def needs_draft(config: ExperimentConfig) -> bool:
     """Whether a defender of the experiment decodes with the draft."""
-    return any(DEFENDERS[defender.name].needs == "draft" for defender in config.defenders)
+    return any(DEFENDERS[defender.name].needs in ("draft", "base") for defender in config.defenders)
 
 
 def settled(store: Store, config: ExperimentConfig, pair: Pair) -> ExperimentConfig:

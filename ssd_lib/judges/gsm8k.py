@@ -1,8 +1,8 @@
 """GSM8K: is the final number right? Exact, and beside it the share of the reference's words that the answer holds.
 
 The final number is looked for where models put it: after the first `####` (the data set's own mark), in `\\boxed{}`, after
-"the answer is", else the last number of the answer; what follows an invented next question does not count. Numbers are compared as numbers: 1,234.50 is 1234.5. The published
-comparison, ROUGE-1 recall against the reference solution (Lin 2004), stands in the details: it hardly tells right from wrong.
+"the answer is", else the last number of the answer; what follows an invented next question does not count. Numbers
+are compared as numbers: 1,234.50 is 1234.5. The published comparison, ROUGE-1 recall against the reference solution (Lin 2004), stands in the details: it hardly tells right from wrong.
 
 Cobbe et al. 2021, arXiv 2110.14168.
 """

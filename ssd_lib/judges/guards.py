@@ -176,7 +176,7 @@ def qwen3_guard(records: Sequence[Record], answers: Sequence[str], settings: Qwe
 class HarmBenchSettings(LocalSettings):
     model: str = "cais/HarmBench-Llama-2-13b-cls"
     max_new_tokens: Positive = 1
-    max_answer_tokens: int = 512
+    max_answer_tokens: Positive = 512
     """As in HarmBench (section 4 of the paper)."""
 
 

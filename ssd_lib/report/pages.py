@@ -61,9 +61,17 @@ def _about(paths: Sequence[str | Path]) -> tuple[str, ...]:
             f"batches of {config['batch']}, at most {config['max_new_tokens']} new tokens, seed {last['seed']}; "
             f"torch {versions['torch']}, transformers {versions['transformers']}, "
             f"commit {(last['commit'] or 'unknown')[:10]}{dirty}; {len(sessions)} start{'s' * (len(sessions) > 1)}, "
-            f"{sessions[0]['started']} to {last['stopped'] or 'now'}."
+            f"{sessions[0]['started']} to {last['stopped'] or 'now'}." + _generation(last.get("generation"))
         )
     return tuple(lines)
+
+
+def _generation(recorded: Any) -> str:
+    """What the models' generation configs did to the answers; nothing where they were at their defaults, or in a run of
+    before this was recorded."""
+    in_force = {role: of["in_force"] for role, of in recorded.items()} if isinstance(recorded, dict) else {}
+    said = [f"{role} {name} = {value}" for role, of in in_force.items() for name, value in of.items()]
+    return f" Generation settings in force: {', '.join(said)}." if said else ""
 
 
 # ------------------------------------------------------------------------------------------------ files
