@@ -36,6 +36,13 @@ class ChatFormat:
     bos: bool = True
 
 
+TOY_TEMPLATE = (
+    "<|bos|>{% for message in messages %}{% if message['role'] == 'user' %}<|user|>{{ message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|eos|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
+"""What the embedded pair's tokenizer carries; `toy_pair` builds it."""
+
 FORMATS: dict[str, ChatFormat] = {
     "llama2": ChatFormat(
         "{% set system = messages[0].content if messages[0].role == 'system' else none %}"
@@ -113,10 +120,8 @@ def _apply(tokenizer: PreTrainedTokenizerBase, template: str | None, messages: l
 
 def _takes_system(tokenizer: PreTrainedTokenizerBase, template: str | None) -> bool:
     """Whether a system text arrives in the prompt, found by rendering one."""
-    from ssd_lib.toy_pair import CHAT_TEMPLATE  # here, as that module is about training
-
     # The toy format drops system turns on purpose: chapter 07's numbers rest on it.
-    if (template or tokenizer.chat_template) in (FORMATS["toy"].template, CHAT_TEMPLATE):
+    if (template or tokenizer.chat_template) in (FORMATS["toy"].template, TOY_TEMPLATE):
         return True
     turns = [{"role": "system", "content": "systemprobe"}, {"role": "user", "content": "question"}]
     try:
