@@ -194,14 +194,16 @@ def test_the_map_shows_the_settings_it_is_given():
 
 ORDER = [
     "paths",
+    "settings",
     "config",
     "composite",
     "switching",
     "kv_cache",
     "trace",
+    "chat",
+    "inference",
     "decoding",
     "synthetic",
-    "chat",
     "pairs",
     "refusals",
     "defenders",
