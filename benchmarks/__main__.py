@@ -1,12 +1,12 @@
-"""python -m benchmarks [--quick] [--only speed|scaling|parts|lookup]: measure on a CPU, print the table (see cpu.py)."""
+"""python -m benchmarks [--quick] [--brief] [--only PART]: measure on a CPU, print the tables (see run.py)."""
 
 import argparse
 
-from benchmarks.cpu import main
+from benchmarks.run import PARTS, main
 
 parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
 parser.add_argument("--quick", action="store_true", help="micro shapes: proves the path, measures nothing of interest")
 parser.add_argument("--brief", action="store_true", help="fewer points, one thread, CPU time: for a busy machine")
-parser.add_argument("--only", default="", choices=["", "speed", "scaling", "parts", "lookup"])
+parser.add_argument("--only", default="", choices=["", *PARTS])
 given = parser.parse_args()
 print(main(quick=given.quick, only=given.only, brief=given.brief))

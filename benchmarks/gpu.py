@@ -1,10 +1,11 @@
-"""The GPU table: SSD with a recorded round against an equally recorded target, the published loop, and memory bandwidth.
+"""The GPU table: the public call with recorded rounds, beside equally recorded and compiled peers, and memory bandwidth.
 
     python -m benchmarks.gpu                         Llama-2-7B and TinyLlama shapes, bf16, random weights, on a CUDA device
-    python -m benchmarks.gpu --micro --device cpu    micro shapes through the same code, step by step instead of recorded
+    python -m benchmarks.gpu --micro --device cpu    micro shapes through the same code; recordings are imitated (replay.py)
 
-The limit is set by memory: a round reads the draft's weights T times and the target's once, so it takes at least
-(T · draft bytes + target bytes) / bandwidth, with the bandwidth of a large copy on the same device, measured here.
+The limit is set by memory: a round reads the draft's weights at each of its steps and the target's once, so it takes at least
+(steps · draft bytes + target bytes) / bandwidth, with the bandwidth of a large read on the same device, measured here.
+Prompts are read before the clock starts, and so are graphs recorded; what a recording costs has a column of its own.
 Not run on a GPU yet: see README.md.
 """
 
@@ -12,30 +13,53 @@ from __future__ import annotations
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm import tqdm
 from transformers import PreTrainedModel
 
-from benchmarks.cpu import RESULTS, environment
-from benchmarks.peers import median_and_spread
-from benchmarks.published import published_loop
+from benchmarks import peers
+from benchmarks.cpu import ASSISTED, ASSISTED_FIXED, GENERATE, OURS, PUBLISHED, RESULTS, environment
+from benchmarks.peers import Workload, median_and_spread, own_costs
+from benchmarks.replay import as_if_on_cuda
 from ssd_lib.config import SSDConfig
+from ssd_lib.decoding import SSDOutput, cuda_graph, ssd_generate
 from ssd_lib.decoding.cached_model import CachedModel
-from ssd_lib.decoding.generate import begin, decode, last_tokens
-from ssd_lib.decoding.graphs import DEPTH, RoundGraph, record_cuda
-from ssd_lib.decoding.host import Host
-from ssd_lib.decoding.lookahead import weights_read
-from ssd_lib.decoding.pace import Pace
-from ssd_lib.decoding.rounds import Decoder
+from ssd_lib.decoding.generate import decoding
+from ssd_lib.decoding.loop import Loop
+from ssd_lib.kv_cache import RowCache
 from ssd_lib.synthetic import set_match_ratio, synthetic_pair, synthetic_prompt
 
-LOOKAHEADS = (2, 3, 4, 6)
-COPY_BYTES = 1 << 30
+Lookahead = int | Literal["auto"]
+LOOKAHEADS: tuple[Lookahead, ...] = ("auto", 2, 3, 4, 6)
+Pair = tuple[PreTrainedModel, PreTrainedModel]
+ALONE, STEP_BY_STEP, COMPILED = "target alone, recorded", "ssd_lib, step by step", "ssd_lib, reduce-overhead"
+READ_BYTES = 1 << 30
+PROFILED = 4  # the round whose waits are counted: earlier ones record and warm up
+WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "aten::_local_scalar_dense")
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is measured."""
+
+    shapes: str = "llama2-7b"
+    match_ratios: tuple[float, ...] = (0.3, 0.5, 0.6, 0.7, 0.9, 1.0, 0.8)
+    """All batches are measured at the last one."""
+    batches: tuple[int, ...] = (1, 8, 32)
+    new_tokens: int = 200
+    prompt: int = 128
+    repeats: int = 5
+
+
+MICRO = Plan("micro", match_ratios=(0.5, 0.8), batches=(1, 2), new_tokens=20, prompt=16, repeats=1)
 
 
 def now(device: torch.device) -> float:
@@ -45,75 +69,81 @@ def now(device: torch.device) -> float:
     return time.perf_counter()
 
 
-def bandwidth(device: torch.device, size: int = COPY_BYTES) -> float:
-    """Bytes a second of a large copy, read and written."""
-    source = torch.empty(size, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    seconds = []
+def bandwidth(device: torch.device, size: int) -> float:
+    """Bytes a second of a large read."""
+    buffer, seconds = torch.ones(size // 4, device=device), []
     for _ in range(10):
         begun = now(device)
-        target.copy_(source)
+        buffer.sum()
         seconds.append(now(device) - begun)
-    return 2 * size / min(seconds)
-
-
-def step_by_step(run: Callable[[], object]) -> Any:
-    """Stands in for a CUDA graph where there is none: replay is running again."""
-
-    class Again:
-        def replay(self) -> None:
-            run()
-
-    return Again()
+    return size / min(seconds)
 
 
 # ------------------------------------------------------------------------------------------------ what is timed
 
 
 class Ours:
-    """SSD over a static cache with a recorded round, as a conversation uses it: recorded once, replayed for every answer."""
+    """The public call; seconds of its loop, and of these what recordings took."""
 
-    def __init__(self, target: PreTrainedModel, draft: PreTrainedModel, ids: Tensor, new_tokens: int, lookahead: int):
-        self.ids, self.prompts = ids, ids.tolist()
-        self.lengths = torch.full((ids.shape[0],), ids.shape[1], device=ids.device)
-        config, slots = SSDConfig(lookahead=lookahead), ids.shape[1] + new_tokens + lookahead
-        models = CachedModel(target, ids, self.lengths, slots), CachedModel(draft, ids, self.lengths, slots)
-        pending = last_tokens(ids, self.lengths), last_tokens(ids, self.lengths)
-        self.decoder = begin(models, pending, config, new_tokens, [])
-        cuda = ids.device.type == "cuda"
-        RoundGraph(self.decoder, lookahead, record_cuda if cuda else step_by_step)
+    def __init__(self, pair: Pair, ids: Tensor, new_tokens: int, lookahead: Lookahead, recorded: bool = True):
+        self.pair, self.ids, self.new_tokens, self.recorded = pair, ids, new_tokens, recorded
+        self.config, self.name = SSDConfig(lookahead=lookahead), f"{lookahead}, {len(ids)} rows, {recorded}"
+        self.output: SSDOutput | None = None
 
-    @torch.inference_mode()
-    def __call__(self) -> tuple[list[list[int]], int, float]:
-        """Answers, rounds, and the match ratio; prompts are in the cache already."""
-        decoder: Decoder = self.decoder
-        for model in (decoder.target, decoder.draft):
-            model.cache.lengths.copy_(self.lengths - 1)
-        decoder.restart(last_tokens(self.ids, self.lengths), last_tokens(self.ids, self.lengths))
-        host = Host(self.prompts, None, None)
-        pace = Pace(decoder.config, decoder.target.model, decoder.draft.model, self.prompts)
-        schedule = decode(decoder, host, pace, None, (self.ids.shape[1], self.ids.shape[1]))
-        return host.answers, len(schedule), host.matches / sum(map(len, host.answers))
+    def __call__(self) -> tuple[float, float]:
+        options: dict[str, Any] = dict(config=self.config, max_new_tokens=self.new_tokens, eos_token_id=[])
+        with loop_clock(self.ids.device) as spent, own_costs(self.name):
+            self.output = ssd_generate(*self.pair, self.ids, cuda_graph=self.recorded, **options)
+        return spent["loop"], spent["recording"]
+
+    @property
+    def answers(self) -> list[list[int]]:
+        """Of the last call."""
+        assert self.output is not None
+        return [answer.tolist() for answer in self.output.sequences]
+
+
+@contextmanager
+def loop_clock(device: torch.device) -> Iterator[dict[str, float]]:
+    """While open, counts the seconds of rounds without the prompts, and those of recordings."""
+    spent = {"loop": 0.0, "recording": 0.0}
+    originals = Loop.run, cuda_graph.RecordedRounds._record
+
+    def timed(function: Callable[..., Any], part: str) -> Any:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            begun = now(device)
+            result = function(*args, **kwargs)
+            spent[part] += now(device) - begun
+            return result
+
+        return run
+
+    try:
+        Loop.run, cuda_graph.RecordedRounds._record = timed(originals[0], "loop"), timed(originals[1], "recording")
+        yield spent
+    finally:
+        Loop.run, cuda_graph.RecordedRounds._record = originals
 
 
 class TargetAlone:
     """Greedy decoding of the target alone over the same cache, its step recorded in the same way."""
 
     def __init__(self, target: PreTrainedModel, ids: Tensor, new_tokens: int):
-        self.ids, self.new_tokens = ids, new_tokens
-        self.lengths = torch.full((ids.shape[0],), ids.shape[1], device=ids.device)
-        self.model = CachedModel(target, ids, self.lengths, ids.shape[1] + new_tokens + 1)
-        self.model.cache.show_up_to(self.model.cache.slots)
-        self.token = last_tokens(ids, self.lengths).unsqueeze(-1)
-        self.out = torch.zeros(ids.shape[0], new_tokens, dtype=torch.long, device=ids.device)
-        self.place = torch.zeros(1, dtype=torch.long, device=ids.device)
-        self._reset()
-        self._step()
-        self.graph = (record_cuda if ids.device.type == "cuda" else step_by_step)(self._step)
+        self.ids, self.new_tokens, device = ids, new_tokens, ids.device
+        with decoding(target):
+            self.model = CachedModel(target, ids.tolist(), ids.shape[1] + new_tokens + 1)
+            self.model.cache.show_up_to(self.model.cache.slots)
+            self.token = ids[:, -1:].clone()
+            self.out = torch.zeros(ids.shape[0], new_tokens, dtype=torch.long, device=device)
+            self.place = torch.zeros(1, dtype=torch.long, device=device)
+            for _ in range(cuda_graph.WARM_UP):
+                self._step()
+                self._reset()
+            self.graph = cuda_graph.record(self._step)
 
     def _reset(self) -> None:
-        self.model.cache.lengths.copy_(self.lengths - 1)
-        self.token.copy_(last_tokens(self.ids, self.lengths).unsqueeze(-1))
+        self.model.cache.lengths.fill_(self.ids.shape[1] - 1)
+        self.token.copy_(self.ids[:, -1:])
         self.place.zero_()
 
     def _step(self) -> None:
@@ -122,74 +152,135 @@ class TargetAlone:
         self.out.index_copy_(1, self.place, self.token)
         self.place += 1
 
-    @torch.inference_mode()
-    def __call__(self) -> list[list[int]]:
-        """The answers; prompts are in the cache already."""
-        self._reset()
-        for _ in range(self.new_tokens):
-            self.graph.replay()
+    def __call__(self) -> tuple[float, float]:
+        with torch.inference_mode():
+            self._reset()
+            begun = now(self.ids.device)
+            for _ in range(self.new_tokens):
+                self.graph.replay()
+            return now(self.ids.device) - begun, 0.0
+
+    @property
+    def answers(self) -> list[list[int]]:
+        """Of the last call."""
         return self.out.tolist()
 
 
-def timed(run: Callable[[], Any], device: torch.device, repeats: int) -> tuple[Any, list[float]]:
-    """The last result and the seconds of every run but the first, which warms up."""
-    seconds: list[float] = []
-    result: Any = None
-    for _ in range(repeats + 1):
+class Prompted:
+    """A peer of transformers or the published loop, less the seconds in which it reads the prompt and emits one token."""
+
+    def __init__(self, peer: Callable[[Workload], list[int]], work: Workload):
+        self.peer, self.work = peer, work
+        self.first = replace(work, new_tokens=1)
+        self.answers: list[list[int]] = []
+
+    def __call__(self) -> tuple[float, float]:
+        device = self.work.ids.device
         begun = now(device)
-        result = run()
-        seconds.append(now(device) - begun)
-    return result, seconds[1:]
+        self.peer(self.first)
+        between = now(device)
+        self.answers = [self.peer(self.work)]
+        seconds = now(device) - between - (between - begun)
+        return seconds * self.work.new_tokens / (self.work.new_tokens - 1), 0.0
+
+
+@contextmanager
+def compiled(pair: Pair, device: torch.device) -> Iterator[None]:
+    """While open, both models are compiled with mode="reduce-overhead" over a static cache; on a CPU by a graph-only backend.
+
+    That mode makes CUDA graphs of its own. It needs fixed shapes, all slots visible, and to be told that keys and values stay
+    where they are: without, it copies them at every call.
+    """
+    saved = RowCache.show_up_to, CachedModel.__init__
+
+    def initialize(self: CachedModel, *args: Any) -> None:
+        saved[1](self, *args)
+        for layer in self.cache.row_layers:
+            for values in (layer.keys, layer.values):
+                torch._dynamo.mark_static_address(values)
+
+    options: dict[str, Any] = dict(mode="reduce-overhead") if device.type == "cuda" else dict(backend="eager")
+    try:
+        RowCache.show_up_to = lambda self, used: setattr(self, "visible", self.slots)
+        CachedModel.__init__ = initialize
+        for model in pair:
+            model.compile(dynamic=False, **options)
+        yield
+    finally:
+        RowCache.show_up_to, CachedModel.__init__ = saved
+        for model in pair:
+            model._compiled_call_impl = None
+        torch._dynamo.reset()
 
 
 # ------------------------------------------------------------------------------------------------ the run
 
 
-@torch.inference_mode()
-def measure(
-    shapes: str,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    match_ratios: tuple[float, ...],
-    batches: tuple[int, ...],
-    new_tokens: int,
-    prompt: int,
-    repeats: int,
-    compiled: bool,
-) -> pd.DataFrame:
-    """One line for each match ratio, lookahead and batch, and for the target alone; see the columns."""
-    plain = synthetic_pair(shapes, 0.8, dtype=dtype, device=device)
-    target, draft = (torch.compile(model, dynamic=False) for model in plain) if compiled else plain
-    vocabulary = plain[0].config.vocab_size
-    bytes_read = [weights_read(model) * next(model.parameters()).element_size() for model in plain]
-    speed, lines = bandwidth(device, COPY_BYTES if device.type == "cuda" else 1 << 24), []
-    for ratio in match_ratios:
-        set_match_ratio(*plain, ratio)
-        for rows in batches if ratio == match_ratios[-1] else batches[:1]:
-            ids = prompts(vocabulary, prompt, rows).to(device)
-            answers, seconds = timed(TargetAlone(target, ids, new_tokens), device, repeats)
-            alone, spread = median_and_spread([rows * new_tokens / s for s in seconds])
-            shape = {"shapes": shapes, "dtype": str(dtype).removeprefix("torch."), "rows": rows, "asked_ratio": ratio}
-            lines.append(shape | {"peer": "target alone", "tokens_per_second": alone, "spread": spread})
-            for lookahead in LOOKAHEADS:
-                ours = Ours(target, draft, ids, new_tokens, lookahead)
-                (tokens, rounds, matched), seconds = timed(ours, device, repeats)
-                assert tokens == answers, "the synthetic target's tokens are SSD's, whatever the draft proposes"
-                rate, spread = median_and_spread([rows * new_tokens / s for s in seconds])
-                least = (lookahead * bytes_read[1] + bytes_read[0]) / speed
-                lines.append(
-                    shape
-                    | {"peer": "ssd_lib", "lookahead": lookahead, "match_ratio": matched, "rounds": rounds}
-                    | {"tokens_per_second": rate, "spread": spread, "times_target_alone": rate / alone}
-                    | {
-                        "ms_per_round": 1000 * min(seconds) / rounds,
-                        "share_of_bandwidth_limit": least * rounds / min(seconds),
-                    }
-                )
-                del ours
-    lines.append(published(plain, prompts(vocabulary, prompt, 1).to(device), new_tokens, device, shapes))
-    return pd.DataFrame([environment(device.type) | {"copy_GB_per_s": speed / 1e9} | line for line in lines])
+class Table:
+    """Lines of one run, one a peer."""
+
+    def __init__(self, plan: Plan, pair: Pair, device: torch.device):
+        self.plan, self.pair, self.device = plan, pair, device
+        self.speed = bandwidth(device, READ_BYTES if device.type == "cuda" else 1 << 24)
+        self.lines: list[dict[str, Any]] = []
+
+    def add(self, peer: str, run: Any, rows: int, ratio: float, **more: Any) -> list[list[int]]:
+        """Warm up, time, and append the peer's line; returns its answers."""
+        run()
+        seconds = [run() for _ in range(self.plan.repeats)]
+        tokens, steady = rows * self.plan.new_tokens, [loop - recording for loop, recording in seconds]
+        rate, spread = median_and_spread([tokens / each for each in steady])
+        line = {"shapes": self.plan.shapes, "peer": peer, "rows": rows, "asked_ratio": ratio} | more
+        line |= {"tokens_per_second": rate, "spread": spread, "recording_seconds": max(r for _, r in seconds)}
+        line["tokens_per_second_with_recording"] = median_and_spread([tokens / loop for loop, _ in seconds])[0]
+        if isinstance(run, Ours) and run.output is not None:
+            stats = run.output.stats
+            line |= {"match_ratio": stats.match_ratio, "rounds": stats.rounds}
+            line["mean_T"] = sum(positions for positions, _, _ in stats.schedule) / stats.rounds
+            line["ms_per_round"] = 1000 * min(steady) / stats.rounds
+            line["share_of_bandwidth_limit"] = self.least(stats.schedule) / steady[-1]
+        elif isinstance(run, TargetAlone):
+            least = self.plan.new_tokens * peers.bytes_read(self.pair[0]) / self.speed
+            line["share_of_bandwidth_limit"] = least / min(steady)
+        self.lines.append(line)
+        return run.answers
+
+    def least(self, schedule: peers.Schedule) -> float:
+        """Seconds in which memory delivers what these rounds read."""
+        target, draft = (peers.bytes_read(model) for model in self.pair)
+        return (len(schedule) * target + sum(steps for _, steps, _ in schedule) * draft) / self.speed
+
+    def frame(self) -> pd.DataFrame:
+        """All lines, those of ours and the compiled one against the target alone of the same ratio and rows."""
+        about = environment(self.device.type) | {"read_GB_per_s": self.speed / 1e9}
+        frame = pd.DataFrame([about | line for line in self.lines])
+        alone = frame[frame["peer"] == ALONE].set_index(["asked_ratio", "rows"])["tokens_per_second"]
+        keys = pd.MultiIndex.from_frame(frame[["asked_ratio", "rows"]])
+        return frame.assign(times_target_alone=frame["tokens_per_second"].to_numpy() / alone.reindex(keys).to_numpy())
+
+
+def measure(plan: Plan, device: torch.device, dtype: torch.dtype) -> pd.DataFrame:
+    """Every peer at every match ratio and batch: see the columns. Raises AssertionError where tokens differ."""
+    pair = synthetic_pair(plan.shapes, 0.8, dtype=dtype, device=device)
+    table, vocabulary = Table(plan, pair, device), pair[0].config.vocab_size
+    for ratio in tqdm(plan.match_ratios, desc="match ratio", unit="ratio"):
+        set_match_ratio(*pair, ratio)
+        last = ratio == plan.match_ratios[-1]
+        for rows in plan.batches if last else plan.batches[:1]:
+            ids = prompts(vocabulary, plan.prompt, rows).to(device)
+            expected = table.add(ALONE, TargetAlone(pair[0], ids, plan.new_tokens), rows, ratio)
+            for lookahead in LOOKAHEADS if rows == plan.batches[0] else LOOKAHEADS[:2]:
+                given = table.add(OURS, Ours(pair, ids, plan.new_tokens, lookahead), rows, ratio, lookahead=lookahead)
+                assert given == expected, "the synthetic target's tokens are SSD's, whatever the draft proposes"
+        one = Workload(plan.shapes, *pair, prompts(vocabulary, plan.prompt, 1).to(device), plan.new_tokens)
+        table.add(GENERATE, Prompted(peers.generate, one), 1, ratio)
+        table.add(ASSISTED, Prompted(peers.assisted, one), 1, ratio)
+        table.add(ASSISTED_FIXED, Prompted(peers.assisted_fixed, one), 1, ratio)
+    table.add(STEP_BY_STEP, Ours(pair, one.ids, plan.new_tokens, 3, recorded=False), 1, ratio, lookahead=3)
+    with compiled(pair, device):
+        table.add(COMPILED, Ours(pair, one.ids, plan.new_tokens, 3, recorded=False), 1, ratio, lookahead=3)
+    table.lines.append(published(one, plan, ratio, device))
+    return table.frame()
 
 
 def prompts(vocabulary: int, length: int, rows: int) -> Tensor:
@@ -197,64 +288,50 @@ def prompts(vocabulary: int, length: int, rows: int) -> Tensor:
     return torch.cat([synthetic_prompt(vocabulary, length, row=row) for row in range(rows)])
 
 
-def published(
-    pair: tuple[PreTrainedModel, PreTrainedModel], ids: Tensor, new_tokens: int, device: torch.device, shapes: str
-) -> dict[str, Any]:
+def published(work: Workload, plan: Plan, ratio: float, device: torch.device) -> dict[str, Any]:
     """The published loop, once: it needs no warm-up to be slow."""
     begun = now(device)
-    published_loop(*pair, ids, SSDConfig(), new_tokens)
-    return {
-        "shapes": shapes,
-        "rows": 1,
-        "peer": "published loop",
-        "tokens_per_second": new_tokens / (now(device) - begun),
-    }
+    peers.published(work)
+    rate = plan.new_tokens / (now(device) - begun)
+    return {"shapes": plan.shapes, "peer": PUBLISHED, "rows": 1, "asked_ratio": ratio, "tokens_per_second": rate}
 
 
-def waits_in_a_round(shapes: str, device: torch.device, dtype: torch.dtype) -> int:
-    """Synchronisations between host and device in one step-by-step round but for its last transfer, by the profiler."""
-    target, draft = synthetic_pair(shapes, 0.8, dtype=dtype, device=device)
-    ids = prompts(target.config.vocab_size, 16, 1).to(device)
-    lengths = torch.full((1,), 16, device=device)
-    with torch.inference_mode():
-        models = CachedModel(target, ids, lengths, 64), CachedModel(draft, ids, lengths, 64)
-        decoder = begin(models, (last_tokens(ids, lengths), last_tokens(ids, lengths)), SSDConfig(), 40, [])
-        for _ in range(2):  # the first one warms up
-            now(device)
-            with torch.profiler.profile() as profile:
-                decoder.settle(decoder.decide(decoder.score(3), DEPTH))
-    names = [event.name for event in profile.events()]
-    return sum(("Synchronize" in name and "Device" not in name) or "_local_scalar" in name for name in names)
+def waits_in_a_round(pair: Pair, ids: Tensor) -> int:
+    """Synchronisations of host and device in one recorded round of the public call, beyond its one transfer, by the profiler."""
+    round_of, counted = cuda_graph.RecordedRounds.round, []
+
+    def profiled(self: Any, lookahead: int) -> Any:
+        if self.decoder.rounds != PROFILED:
+            return round_of(self, lookahead)
+        now(ids.device)
+        with torch.profiler.profile() as profile:
+            emitted = round_of(self, lookahead)
+        events = list(profile.events() or [])
+        counted.append(sum(event.name in WAITS for event in events))
+        return emitted
+
+    try:
+        cuda_graph.RecordedRounds.round = profiled
+        config = SSDConfig(lookahead=3)
+        ssd_generate(*pair, ids, config=config, max_new_tokens=40, eos_token_id=[], cuda_graph=True)
+    finally:
+        cuda_graph.RecordedRounds.round = round_of
+    transfers = int(ids.device.type == "cuda")  # where the host waits for the emitted tokens
+    return counted[0] - transfers
 
 
-def main(shapes: str, device: str, compiled: bool, out: Path) -> str:
+def main(plan: Plan, device: str, out: Path) -> str:
     """Measure, write the CSV, return the table."""
-    where, cuda = torch.device(device), device == "cuda"
-    dtype = torch.bfloat16 if cuda else torch.float32
-    frame = measure(
-        shapes,
-        where,
-        dtype,
-        match_ratios=(0.5, 0.6, 0.7, 0.9, 1.0, 0.8) if cuda else (0.5, 0.8),
-        batches=(1, 8, 32) if cuda else (1, 2),
-        new_tokens=200 if cuda else 20,
-        prompt=128 if cuda else 16,
-        repeats=5 if cuda else 1,
-        compiled=compiled,
-    )
-    waits = waits_in_a_round(shapes, where, dtype)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    frame.to_csv(out, index=False, float_format="%.5g")
-    columns = [
-        "peer",
-        "rows",
-        "asked_ratio",
-        "lookahead",
-        "tokens_per_second",
-        "spread",
-        "times_target_alone",
-        "share_of_bandwidth_limit",
-    ]
+    where = torch.device(device)
+    dtype = torch.bfloat16 if device == "cuda" else torch.float32
+    with nullcontext() if device == "cuda" else as_if_on_cuda():
+        frame = measure(plan, where, dtype)
+        out.parent.mkdir(parents=True, exist_ok=True)
+        frame.to_csv(out, index=False, float_format="%.5g")
+        pair = synthetic_pair(plan.shapes, 0.8, dtype=dtype, device=where)
+        waits = waits_in_a_round(pair, prompts(pair[0].config.vocab_size, 16, 1).to(where))
+    columns = ["peer", "rows", "asked_ratio", "lookahead", "mean_T", "tokens_per_second", "spread", "recording_seconds"]
+    columns += ["tokens_per_second_with_recording", "times_target_alone", "share_of_bandwidth_limit"]
     return f"{frame[columns].round(3).to_string(index=False)}\n\nwaits inside a round: {waits}"
 
 
@@ -262,9 +339,8 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(prog="benchmarks.gpu", description=__doc__)
     parser.add_argument("--device", default="cuda", choices=["cuda", "cpu"])
     parser.add_argument("--micro", action="store_true", help="micro shapes instead of Llama-2-7B and TinyLlama")
-    parser.add_argument("--compile", action="store_true", help="torch.compile both models before recording")
     parser.add_argument("--out", type=Path, default=RESULTS / "gpu.csv")
     given = parser.parse_args()
     if given.device == "cuda" and not torch.cuda.is_available():
         parser.error("no CUDA device here: add --micro --device cpu to run micro shapes through the same code")
-    print(main("micro" if given.micro else "llama2-7b", given.device, given.compile, given.out))
+    print(main(MICRO if given.micro else Plan(), given.device, given.out))

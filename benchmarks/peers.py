@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import statistics
 import time
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
@@ -14,9 +18,14 @@ from transformers import PreTrainedModel
 
 from benchmarks.published import published_loop
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import SSDOutput, ssd_generate
+from ssd_lib.decoding import SSDOutput, lookahead, short_products, ssd_generate
 from ssd_lib.decoding.cached_model import CachedModel
+from ssd_lib.decoding.generate import decoding
+from ssd_lib.decoding.lookahead import weights_read
 from ssd_lib.kv_cache import VISIBLE_STEP
+
+Schedule = tuple[tuple[int, int, int], ...]
+"""`SSDStats.schedule`: of every round, positions that the target scored, draft forwards, and tokens emitted."""
 
 clock: Callable[[], float] = time.perf_counter
 """What every peer is timed with; `measure_cpu_time` replaces it."""
@@ -27,6 +36,9 @@ def measure_cpu_time() -> None:
     global clock
     clock = time.process_time
 
+
+EXPLORED = 4 * len(short_products.WAYS) * short_products.REPEATS
+"""Forwards after which the ways of a product must have settled."""
 
 FIXED_GUESSES = {
     "num_assistant_tokens": 2,
@@ -47,8 +59,11 @@ class Workload:
     config: SSDConfig = SSDConfig()  # noqa: RUF009 (frozen)
 
 
+# ------------------------------------------------------------------------------------------------ ours
+
+
 def run_ours(work: Workload, streamer: Any = None, **settings: Any) -> SSDOutput:
-    """ssd_generate without a trace; settings replace those of the workload's config."""
+    """`ssd_generate`; settings replace those of the workload's config."""
     return ssd_generate(
         work.target,
         work.draft,
@@ -63,6 +78,56 @@ def run_ours(work: Workload, streamer: Any = None, **settings: Any) -> SSDOutput
 def ours(work: Workload, streamer: Any = None, **settings: Any) -> list[int]:
     """The tokens of `run_ours`."""
     return run_ours(work, streamer, **settings).sequences[0].tolist()
+
+
+_costs: dict[str, Any] = defaultdict(WeakKeyDictionary)
+
+
+@contextmanager
+def own_costs(name: str) -> Iterator[None]:
+    """While open, what the lookahead controller learns is known to the runs of this name alone."""
+    shared, lookahead._known = lookahead._known, _costs[name]
+    try:
+        yield
+    finally:
+        lookahead._known = shared
+
+
+@contextmanager
+def products_as_they_are() -> Iterator[None]:
+    """While open, every linear layer computes its product as `nn.Linear` does."""
+    before = os.environ.get(short_products.SWITCH)
+    os.environ[short_products.SWITCH] = "off"
+    try:
+        yield
+    finally:
+        del os.environ[short_products.SWITCH]
+        if before is not None:
+            os.environ[short_products.SWITCH] = before
+
+
+def unsettled(*models: PreTrainedModel, tokens: int | None = None) -> int:
+    """Kinds of short products in these models whose way is not chosen yet: of all that occurred, or over so many tokens."""
+    linear = (layer for model in models for layer in model.modules() if type(layer) is torch.nn.Linear)
+    kinds = {(*x.weight.shape, x.weight.dtype, x.bias is None, torch.get_num_threads()) for x in linear}
+    known = (each for kind in kinds for each in short_products._kinds.get(kind, {}).items())
+    return sum(choice.best is None for count, choice in known if tokens in (None, count))
+
+
+def settle_products(target: PreTrainedModel, draft: PreTrainedModel, prompts: list[list[int]], most: int = 8) -> None:
+    """Let every kind of short product that rounds of up to `most` positions need choose its way, outside any clock."""
+    with decoding(target, draft):
+        for each in (target, draft):
+            model = CachedModel(each, prompts, max(map(len, prompts)) + most)
+            for count in range(1, most + 1):
+                tokens = torch.zeros(len(prompts), count, dtype=torch.long)
+                for _ in range(EXPLORED):
+                    model.forward(tokens)
+                    if not unsettled(each, tokens=tokens.numel()):
+                        break
+
+
+# ------------------------------------------------------------------------------------------------ the others
 
 
 def generate(work: Workload, **settings: Any) -> list[int]:
@@ -103,9 +168,18 @@ def published(work: Workload) -> list[int]:
     return published_loop(work.target, work.draft, work.ids, work.config, work.new_tokens)
 
 
-@torch.inference_mode()
-def bare_forwards(work: Workload, schedule: tuple[tuple[int, int, int], ...]) -> float:
-    """Seconds of nothing but the forwards that these rounds need: the prompts, draft steps and one target pass each.
+# ------------------------------------------------------------------------------------------------ limits
+
+
+class Bare(NamedTuple):
+    """Seconds of nothing but forwards: of reading the prompts, and of the rounds."""
+
+    prompts: float
+    rounds: float
+
+
+def bare_forwards(work: Workload, schedule: Schedule) -> Bare:
+    """Nothing but the forwards that these rounds need, draft steps and one target pass each, with the same short products.
 
     Masks and positions are made outside the clock; the caches grow as they did in the run.
     """
@@ -115,35 +189,64 @@ def bare_forwards(work: Workload, schedule: tuple[tuple[int, int, int], ...]) ->
         nonlocal seconds
         tokens = torch.zeros(1, count, dtype=torch.long)
         positions = model.cache.prepare(count)
-        mask = model.cache.mask(positions)
+        masks = model.masks(positions, model.cache)
         begun = clock()
-        model.call(tokens, mask, positions, model.cache, 0)
+        model.call(tokens, masks, positions, model.cache, 0)
         seconds += clock() - begun
         model.cache.advance(count)
 
     slots = work.ids.shape[1] + work.new_tokens + max(t for t, _, _ in schedule)
-    length = torch.tensor([work.ids.shape[1]])
-    begun = clock()
-    target, draft = (CachedModel(model, work.ids, length, slots) for model in (work.target, work.draft))
-    seconds += clock() - begun
-    used = work.ids.shape[1]
-    for lookahead, steps, emitted in schedule:
-        for model in (target, draft):
-            model.cache.show_up_to(used + lookahead)
-        for _ in range(steps):
-            timed(draft, 1)
-        timed(target, lookahead)
-        used += emitted
-        for model in (target, draft):
-            model.cache.lengths.fill_(used - 1)
-    return seconds
+    with decoding(work.target, work.draft):
+        begun = clock()
+        target, draft = (CachedModel(model, work.ids.tolist(), slots) for model in (work.target, work.draft))
+        prompts, used = clock() - begun, work.ids.shape[1]
+        for positions, steps, emitted in schedule:
+            for model in (target, draft):
+                model.cache.show_up_to(used + positions)
+            for _ in range(steps):
+                timed(draft, 1)
+            timed(target, positions)
+            used += emitted
+            for model in (target, draft):
+                model.cache.lengths.fill_(used - 1)
+    return Bare(prompts, seconds)
+
+
+def bytes_read(model: PreTrainedModel) -> int:
+    """Of weights, in a forward over one token."""
+    return weights_read(model) * next(model.parameters()).element_size()
+
+
+def memory_seconds(work: Workload, schedule: Schedule) -> float:
+    """Seconds in which memory delivers the weights that these rounds read: each draft step's and each target pass's."""
+    steps = sum(steps for _, steps, _ in schedule)
+    weights = steps * bytes_read(work.draft) + len(schedule) * bytes_read(work.target)
+    return weights / bandwidth(bytes_read(work.target))
+
+
+_bandwidth: dict[tuple[int, int], float] = {}
 
 
 @torch.inference_mode()
-def attention_seconds(work: Workload, schedule: tuple[tuple[int, int, int], ...]) -> float:
+def bandwidth(size: int, repeats: int = 5) -> float:
+    """Bytes a second at which this many threads read a buffer of `size` bytes: the best of several ways, turns and calls."""
+    matrix, vector = torch.ones(max(1, size // 4096), 1024), torch.ones(1024)
+    ways: tuple[Callable[[], Any], ...] = (matrix.sum, matrix.amax, lambda: matrix @ vector)
+    key, best = (size, torch.get_num_threads()), 0.0
+    for _ in range(repeats):
+        for way in ways:
+            begun = clock()
+            way()
+            best = max(best, 4 * matrix.numel() / max(clock() - begun, 1e-9))
+    _bandwidth[key] = max(best, _bandwidth.get(key, 0.0))
+    return _bandwidth[key]
+
+
+@torch.inference_mode()
+def attention_seconds(work: Workload, schedule: Schedule) -> float:
     """Seconds of the attention products alone in these rounds: every layer's keys and values at this context, both models.
 
-    Keys and values lie as in our cache (`RowCache`: slots before heads), since that decides how fast they are read.
+    Keys and values lie as in our cache (`RowCache`), heads first, in a store with a little room left behind them.
     """
     seconds, context = 0.0, work.ids.shape[1] + work.new_tokens // 2
     context = -(-context // VISIBLE_STEP) * VISIBLE_STEP
@@ -152,17 +255,22 @@ def attention_seconds(work: Workload, schedule: tuple[tuple[int, int, int], ...]
         (work.target, [t for t, _, _ in schedule]),
     ):
         shape = model.config
-        size = shape.hidden_size // shape.num_attention_heads
-        lines = 2, 1, context, shape.num_attention_heads, size
-        stores = [torch.randn(lines).transpose(2, 3) for _ in range(shape.num_hidden_layers)]
+        heads, size = shape.num_attention_heads, shape.hidden_size // shape.num_attention_heads
+        room = 2, 1, shape.num_key_value_heads, context + work.new_tokens, size
+        stores = [torch.randn(room)[..., :context, :] for _ in range(shape.num_hidden_layers)]
         for new in calls:
-            query = torch.randn(1, shape.num_attention_heads, new, size)
+            query = torch.randn(1, heads, new, size)
             mask = torch.ones(1, 1, new, context, dtype=torch.bool)
             begun = clock()
             for keys, values in stores:
-                torch.nn.functional.scaled_dot_product_attention(query, keys, values, attn_mask=mask)
+                torch.nn.functional.scaled_dot_product_attention(
+                    query, keys, values, attn_mask=mask, enable_gqa=keys.shape[1] != heads
+                )
             seconds += clock() - begun
     return seconds
+
+
+# ------------------------------------------------------------------------------------------------ turns
 
 
 Peer = Callable[[Workload], list[int]]

@@ -12,11 +12,13 @@ FIGURES = Path(__file__).resolve().parent.parent / "figures"
 STYLES = {
     "ssd_lib": dict(color="#D55E00", marker="o", linewidth=2.4, zorder=5),
     "ssd_lib, T = 3": dict(color="#D55E00", marker="o", linestyle=":", fillstyle="none"),
+    "ssd_lib, products as they are": dict(color="#D55E00", marker="x", linestyle="-.", linewidth=1),
     "target.generate": dict(color="#0072B2", marker="s"),
     "assisted generation": dict(color="#E69F00", marker="^"),
     "assisted generation, T = 2": dict(color="#E69F00", marker="^", linestyle=":", fillstyle="none"),
     "published loop": dict(color="#CC79A7", marker="v"),
-    "bare forwards (limit)": dict(color="#888888", marker="", linestyle="--"),
+    "bare forwards": dict(color="#888888", marker="", linestyle="--"),
+    "memory (limit)": dict(color="#444444", marker="", linestyle="-"),
 }
 
 

@@ -34,14 +34,9 @@ class ChatFormat:
     template: str
     system: str | None = None
     bos: bool = True
+    drops_system: bool = False
+    """System turns vanish on purpose: the embedded pair was never taught any, and chapter 07 shows what that costs."""
 
-
-TOY_TEMPLATE = (
-    "<|bos|>{% for message in messages %}{% if message['role'] == 'user' %}<|user|>{{ message['content'] }}"
-    "{% elif message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|eos|>{% endif %}{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-"""What the embedded pair's tokenizer carries; `toy_pair` builds it."""
 
 FORMATS: dict[str, ChatFormat] = {
     "llama2": ChatFormat(
@@ -69,7 +64,8 @@ FORMATS: dict[str, ChatFormat] = {
     ),
     "toy": ChatFormat(
         "{% for message in messages if message.role != 'system' %}<|{{ message.role }}|>{{ message.content }}"
-        "{% if message.role == 'assistant' %}<|eos|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}"
+        "{% if message.role == 'assistant' %}<|eos|>{% endif %}{% endfor %}{% if add_generation_prompt %}<|assistant|>{% endif %}",
+        drops_system=True,
     ),
 }
 
@@ -96,13 +92,14 @@ def _rendered(tokenizer: PreTrainedTokenizerBase, question: Any, chat_format: st
     if tokenizer.chat_template is None and fallback is None:
         raise ValueError(f"the tokenizer has no chat template of its own: name one of {', '.join(FORMATS)}")
     template = None if tokenizer.chat_template is not None or fallback is None else fallback.template
-    messages = _messages(question)
+    messages = messages_of(question)
     chosen = default_system(tokenizer, chat_format) if system is None else _text(system, "system")
     if chosen and messages[0]["role"] != "system":
         messages = [{"role": "system", "content": chosen}, *messages]
     control = control_tokens(tokenizer, template)
     messages = [turn | {"content": _broken(control, turn["content"])} for turn in messages]
-    if messages[0]["role"] == "system" and not _takes_system(tokenizer, template):
+    passed_over = fallback is not None and fallback.drops_system
+    if messages[0]["role"] == "system" and not passed_over and not _takes_system(tokenizer, template):
         messages = _system_in_first_turn(messages)
     try:
         return _apply(tokenizer, template, messages)
@@ -120,9 +117,6 @@ def _apply(tokenizer: PreTrainedTokenizerBase, template: str | None, messages: l
 
 def _takes_system(tokenizer: PreTrainedTokenizerBase, template: str | None) -> bool:
     """Whether a system text arrives in the prompt, found by rendering one."""
-    # The toy format drops system turns on purpose: chapter 07's numbers rest on it.
-    if (template or tokenizer.chat_template) in (FORMATS["toy"].template, TOY_TEMPLATE):
-        return True
     turns = [{"role": "system", "content": "systemprobe"}, {"role": "user", "content": "question"}]
     try:
         return "systemprobe" in _apply(tokenizer, template, turns)
@@ -148,7 +142,8 @@ def _known(chat_format: str) -> ChatFormat:
     return FORMATS[chat_format]
 
 
-def _messages(question: Any) -> list[Message]:
+def messages_of(question: Any) -> list[Message]:
+    """A question as checked messages, each content one text. Raises TypeError or ValueError naming the message."""
     if isinstance(question, str):
         question = [{"role": "user", "content": question}]
     if not isinstance(question, Sequence) or isinstance(question, bytes):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from ssd_lib.chat import encode_prompt, pad_left
+from ssd_lib.chat import encode_prompt, pad_left, vocabulary_size
 
 # ------------------------------------------------------------------------------------------------ generation settings
 
@@ -84,8 +84,12 @@ class GenerationSettings:
     """Name and value of every option off its default that is not: sampling, beams, longest answers."""
 
 
-def generation_settings(model: PreTrainedModel, config: GenerationConfig | None = None) -> GenerationSettings:
+def generation_settings(
+    model: PreTrainedModel, config: GenerationConfig | None = None, vocab_size: int | None = None
+) -> GenerationSettings:
     """The settings of a model's generation config, or of `config` in its place.
+
+    vocab_size: ids from here on have no token, the embeddings being padded, and are suppressed.
 
     Raises ValueError for an option that cannot be honoured, naming it.
     """
@@ -99,6 +103,9 @@ def generation_settings(model: PreTrainedModel, config: GenerationConfig | None 
                 f"the generation config of {model.config._name_or_path or type(model).__name__} sets "
                 f"{name}={changed[name]!r}, which cannot be honoured here: set model.generation_config.{name} = None"
             )
+    rows = getattr(model.get_output_embeddings(), "out_features", 0)
+    if vocab_size is not None and vocab_size < rows:
+        changed["suppress_tokens"] = [*changed.get("suppress_tokens", []), *range(vocab_size, rows)]
     return GenerationSettings(
         eos_ids(given.eos_token_id),
         {name: changed[name] for name in SHAPING if name in changed},
@@ -155,16 +162,27 @@ def logits_processors(
     )
 
 
-def greedy(model: PreTrainedModel, ids: Tensor, mask: Tensor, *, max_new_tokens: int, **options: Any) -> Tensor:
+def greedy(
+    model: PreTrainedModel,
+    ids: Tensor,
+    mask: Tensor,
+    *,
+    max_new_tokens: int,
+    vocab_size: int | None = None,
+    **options: Any,
+) -> Tensor:
     """The model's own greedy `generate`: [rows, length + new]. `options` go to `generate`.
 
     Raises ValueError for a generation config that cannot be honoured (`generation_settings`).
     """
-    generation_settings(model)
+    suppressed = generation_settings(model, vocab_size=vocab_size).in_force.get("suppress_tokens")
     device = model.get_input_embeddings().weight.device
     with torch.inference_mode():
         return model.generate(  # pyright: ignore[reportCallIssue]
-            ids.to(device), attention_mask=mask.to(device), max_new_tokens=max_new_tokens, **GREEDY, **options
+            ids.to(device),
+            attention_mask=mask.to(device),
+            max_new_tokens=max_new_tokens,
+            **GREEDY | {"suppress_tokens": suppressed} | options,
         )
 
 
@@ -298,7 +316,7 @@ def greedy_answers(
 ) -> list[list[int]]:
     """The token ids that answer each prompt, the end-of-sequence token included where one was written."""
     ids, mask = pad_left(prompts, tokenizer.pad_token_id)
-    options = {"pad_token_id": padding(tokenizer), "streamer": streamer}
+    options = {"pad_token_id": padding(tokenizer), "streamer": streamer, "vocab_size": vocabulary_size(tokenizer)}
     sequences = greedy(model, ids, mask, max_new_tokens=max_new_tokens, **options)
     return [until_eos(row, model) for row in sequences[:, ids.shape[1] :].tolist()]
 

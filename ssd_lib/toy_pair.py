@@ -28,11 +28,15 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ssd_lib import world
-from ssd_lib.chat import TOY_TEMPLATE
 from ssd_lib.defenders import prompts
 from ssd_lib.training import Example, RecoveryConfig, Stage, fine_tune, recovery_example, supervised_example
 
 PAD, BOS, EOS, USER, ASSISTANT = SPECIAL = ["<|pad|>", "<|bos|>", "<|eos|>", "<|user|>", "<|assistant|>"]
+CHAT_TEMPLATE = (
+    "<|bos|>{% for message in messages %}{% if message['role'] == 'user' %}<|user|>{{ message['content'] }}"
+    "{% elif message['role'] == 'assistant' %}<|assistant|>{{ message['content'] }}<|eos|>{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
+)
 VOCABULARY = 2048
 CONTEXT = 512
 
@@ -92,7 +96,7 @@ def build_tokenizer(texts: int, seed: int = 1) -> PreTrainedTokenizerFast:
         additional_special_tokens=[USER, ASSISTANT],
         model_max_length=CONTEXT,
     )
-    tokenizer.chat_template = TOY_TEMPLATE
+    tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
 

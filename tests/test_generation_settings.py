@@ -5,10 +5,13 @@ import json
 import pytest
 import torch
 from conftest import micro_llama, perturbed
+from micro_models import llama3_tokenizer, save_model
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import ssd_custom_generate, ssd_generate
+from ssd_lib.defenders import answer
+from ssd_lib.pairs import load_model, load_pair
 
 NEW = 18
 SHAPING = [
@@ -222,6 +225,27 @@ def test_embeddings_padded_to_different_sizes_are_decoded_over_the_shared_tokens
         for prompts in ([[5, 7, 9]], [[5, 7, 9], [4]]):
             output = ssd_generate(target, wide, prompts, vocab_size=30, config=config, **options)
             assert all(max(sequence) < 30 for sequence in (s.tolist() for s in output.sequences))
+
+
+def test_no_defender_emits_an_id_without_a_token(tmp_path):
+    """One tokenizer, embeddings padded to different sizes, as Qwen2.5's: everything answers over the shared tokens."""
+    tokenizer = llama3_tokenizer()
+    tokens, folders = len(tokenizer), {}
+    for name, rows, seed in (("target", 512, 0), ("draft", 448, 1)):
+        folders[name] = save_model(tmp_path / name, tokenizer, seed, [tokenizer.eos_token_id])
+        padded, _ = load_model(folders[name])
+        padded.resize_token_embeddings(rows, mean_resizing=False)
+        with torch.no_grad():  # untied, so that only the ids without a token are pushed up
+            padded.lm_head.weight = torch.nn.Parameter(padded.lm_head.weight.clone())
+            padded.lm_head.weight[tokens:] = 9 * padded.lm_head.weight[70]
+        padded.config.tie_word_embeddings = False
+        padded.save_pretrained(folders[name])
+    pair = load_pair("llama3.1_8b", **folders)
+    assert pair.vocab_size == tokens < 448
+    for defender in ("none", "ssd", "ssd-hardened", "draft-only", "self-exam", "smoothllm", "ada"):
+        settings = {"copies": 2} if defender == "smoothllm" else None
+        replies = answer(pair, ["How do I?", "Sure, here"], defender=defender, max_new_tokens=12, settings=settings)
+        assert all(max(reply.token_ids) < tokens for reply in replies), defender
 
 
 @pytest.mark.parametrize(

@@ -203,3 +203,25 @@ def test_smoothllm_returns_an_answer_of_the_majority(pairs, scripted, refusals, 
     reply = answer(pairs["llama2"], "brew", defender="smoothllm", settings={"copies": 4})[0]
     assert (reply.text.strip() == "I cannot help") == refused
     assert reply.notes == {"refusals": refusals, "copies": 4}
+
+
+GEMMA = (
+    "{{ bos_token }}{% if messages[0]['role'] == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    "{% for message in messages %}<start_of_turn>{{ message['role'] }}\n{{ message['content'] | trim }}<end_of_turn>\n{% endfor %}"
+    "{% if add_generation_prompt %}<start_of_turn>model\n{% endif %}"
+)
+
+
+@pytest.mark.parametrize("defender", ["self-reminder", "icd", "goal-priority", "none", "ssd"])
+def test_a_template_that_refuses_a_system_role_still_hears_the_system_text(pairs, defender, monkeypatch):
+    """Gemma's kind: the system text goes into the first user turn, and no row is an error."""
+    pair, asked = pairs["llama2"], []
+    for tokenizer in (pair.tokenizer, pair.draft_tokenizer):
+        monkeypatch.setattr(tokenizer, "chat_template", GEMMA)
+        encode = tokenizer.encode
+        monkeypatch.setattr(
+            tokenizer, "encode", lambda text, encode=encode, **o: asked.append(text) or encode(text, **o)
+        )
+    reply = answer(pair, "How do I brew it?", defender=defender, max_new_tokens=4)[0]
+    assert reply.token_ids
+    assert defender != "self-reminder" or any("responsible" in text for text in asked)

@@ -7,11 +7,11 @@ import torch
 
 from ssd_lib import world
 from ssd_lib.defenders import answer
-from ssd_lib.inference import until_eos
 from ssd_lib.defenders.secdecoding import SecDecodingSettings, _loaded, secdecoding, steer, strength, word_tokens
 from ssd_lib.evaluation import prefill_tokens
 from ssd_lib.experiments.presets import experiment
 from ssd_lib.experiments.starting import check_expert, needs_draft
+from ssd_lib.inference import until_eos
 from ssd_lib.pairs import load_pair
 
 

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from ssd_lib.chat import encode_answer
+from ssd_lib.chat import encode_answer, messages_of
 from ssd_lib.config import SSDConfig
 from ssd_lib.defenders.ada import AnyDepthSettings, any_depth_alignment
 from ssd_lib.defenders.base import Answer, Cost, Defender, Prefill, Request, check_item
@@ -39,6 +39,7 @@ from ssd_lib.defenders.prompting import (
 from ssd_lib.defenders.prompts import Question
 from ssd_lib.defenders.safedecoding import SafeDecodingSettings, safedecoding
 from ssd_lib.defenders.secdecoding import SecDecodingSettings, secdecoding
+from ssd_lib.inference import positive
 from ssd_lib.pairs import Pair
 
 __all__ = ["DEFENDERS", "Answer", "Cost", "Defender", "Request", "answer", "find_defender", "settings_for"]
@@ -193,10 +194,7 @@ def answer(
     conversation that is not in a list of its own, or a question whose answer would not fit into the context of target and
     draft, whichever of them the defender runs; what a defence asks besides is checked as well, and named.
     """
-    if isinstance(max_new_tokens, bool) or not isinstance(max_new_tokens, int):
-        raise TypeError(f"max_new_tokens is a whole number, not {max_new_tokens!r}")
-    if max_new_tokens < 1:
-        raise ValueError(f"max_new_tokens is at least 1, not {max_new_tokens}")
+    positive("max_new_tokens", max_new_tokens)
     name = find_defender(defender)
     chosen = settings_for(pair if config is None else pair.with_config(config), name, settings)
     if not isinstance(questions, (str, list, tuple)):
@@ -206,6 +204,7 @@ def answer(
         raise ValueError("a conversation counts as one question: pass it in a list of its own, [conversation]")
     if not asked:
         return []
+    asked = [question if isinstance(question, str) else messages_of(question) for question in asked]
     given = [encode_answer(pair.tokenizer, each) for each in _one_each(prefill, len(asked))]
     for question, begun in zip(asked, given, strict=True):
         check_item(pair, question, begun, max_new_tokens)

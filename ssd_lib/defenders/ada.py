@@ -30,7 +30,7 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from ssd_lib.chat import FORMATS, encode_prompt, pad_left
+from ssd_lib.chat import FORMATS, encode_prompt, pad_left, vocabulary_size
 from ssd_lib.defenders import prompts
 from ssd_lib.defenders.base import Answer, Request, answers_of, said_instead, target_of
 from ssd_lib.inference import Pass, Speaker, greedy, padding, until_eos
@@ -171,8 +171,9 @@ class _Run:
     @torch.inference_mode()
     def _generate(self, ids: Tensor, mask: Tensor, cache: DynamicCache, tokens: int) -> list[list[int]]:
         """The model's own greedy tokens after what stands in the cache."""
-        model, fill = self.speaker.model, padding(self.speaker.tokenizer)
-        sequences = greedy(model, ids, mask, max_new_tokens=tokens, past_key_values=cache, pad_token_id=fill)
+        model, tokenizer = self.speaker.model, self.speaker.tokenizer
+        options = dict(past_key_values=cache, pad_token_id=padding(tokenizer), vocab_size=vocabulary_size(tokenizer))
+        sequences = greedy(model, ids, mask, max_new_tokens=tokens, **options)
         return [until_eos(row, model) for row in sequences[:, ids.shape[1] :].tolist()]
 
     def written(self, role: str, rows: list[int]) -> Pass:

@@ -17,7 +17,7 @@ from functools import cache
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from ssd_lib.chat import Message
+from ssd_lib.chat import Message, messages_of
 
 Question = str | Sequence[Message]
 
@@ -76,11 +76,6 @@ def change_last_turn(question: Question, change: Callable[[str], str]) -> Questi
     if isinstance(question, str):
         return change(question)
     return [*question[:-1], {**question[-1], "content": change(question[-1]["content"])}]
-
-
-def messages_of(question: Question) -> list[Message]:
-    """The question as a conversation."""
-    return [{"role": "user", "content": question}] if isinstance(question, str) else [dict(turn) for turn in question]
 
 
 def reminded(question: Question) -> Question:

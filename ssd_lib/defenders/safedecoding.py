@@ -64,7 +64,7 @@ def safedecoding(pair: Pair, request: Request, settings: SafeDecodingSettings) -
         for question, prefill in zip(request.questions, request.prefills, strict=True)
     ]
     check_room("safedecoding's prompt", pair.target, max(map(len, prompts)), request.max_new_tokens)
-    in_force = generation_settings(pair.target)
+    in_force = generation_settings(pair.target, vocab_size=pair.vocab_size)
     ids, mask = (tensor.to(pair.target.device) for tensor in pad_left(prompts, pair.tokenizer.pad_token_id))
     started = time.perf_counter()
     first_m = min(settings.first_m, request.max_new_tokens)
@@ -151,7 +151,9 @@ def _continued(
     if left < 1:
         return ids[:, :0]
     options = {"attention_mask": mask, "prompt_ids": prompts, "max_new_tokens": max_new_tokens}
-    process = logits_processors(pair.target, generation_settings(pair.target), prompts.shape[1], **options)
+    process = logits_processors(
+        pair.target, generation_settings(pair.target, vocab_size=pair.vocab_size), prompts.shape[1], **options
+    )
     mask = torch.nn.functional.pad(mask, (0, opening.shape[1]), value=1)
     sequences = greedy(
         pair.target,

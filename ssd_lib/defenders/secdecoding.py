@@ -77,7 +77,7 @@ def secdecoding(pair: Pair, request: Request, settings: SecDecodingSettings) -> 
     """
     base = _base_of(pair, settings)
     prompts = pair.encode(request.questions, request.prefills)
-    started, in_force = time.perf_counter(), generation_settings(pair.target)
+    started, in_force = time.perf_counter(), generation_settings(pair.target, vocab_size=pair.vocab_size)
     target, expert, before = (
         _Steps(model, prompts[f"{whose}input_ids"], prompts[f"{whose}attention_mask"], in_force, request.max_new_tokens)
         for model, whose in ((pair.target, ""), (pair.draft, "draft_"), (base, "draft_"))
@@ -219,7 +219,8 @@ def _alone(pair: Pair, target: _Steps, steered: Tensor, max_new_tokens: int) -> 
         return [[] for _ in rows]
     chosen = torch.tensor(going, device=target.ids.device)
     target.cache.batch_select_indices(chosen)
-    options = dict(past_key_values=target.cache, pad_token_id=padding(pair.tokenizer), max_new_tokens=max_new_tokens)
+    options: dict[str, Any] = dict(past_key_values=target.cache, pad_token_id=padding(pair.tokenizer))
+    options |= dict(max_new_tokens=max_new_tokens, vocab_size=pair.vocab_size)
     sequences = greedy(pair.target, target.ids[chosen], target.mask[chosen], **options)
     rest = dict(zip(going, sequences[:, target.ids.shape[1] :].tolist(), strict=True))
     return [until_eos(rest[i], pair.target) if i in rest else [] for i in range(len(rows))]

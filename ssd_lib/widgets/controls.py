@@ -15,7 +15,7 @@ from ssd_lib.config import SSDConfig
 from ssd_lib.defenders import DEFENDERS
 from ssd_lib.pairs import Pair
 from ssd_lib.trace import pieces
-from ssd_lib.widgets.session import Settings, written
+from ssd_lib.widgets.session import SSD, Settings, written
 from ssd_lib.widgets.views import FADED, clip, escape
 
 QUESTIONS = 6
@@ -208,7 +208,7 @@ class Controls:
     def _moved(self, change: Any = None) -> None:
         if self._quiet:
             return
-        ssd, sampling = self.defender.value == "ssd", self.do_sample.value
+        ssd, sampling = self.defender.value in SSD, self.do_sample.value
         for name in METHOD:
             getattr(self, name).disabled = not ssd
         for name in SAMPLING:

@@ -40,6 +40,10 @@ class Stopped(Exception):
     """This answer is not wanted any more."""
 
 
+SSD = ("ssd", "ssd-hardened")
+"""The defenders that the sliders of the method set."""
+
+
 @dataclass(frozen=True)
 class Settings:
     """What decides an answer. An attacker writes the first `prefill_tokens` tokens of the answer `prefill`."""
@@ -53,7 +57,7 @@ class Settings:
 
     def normal(self) -> Settings:
         """The same answer's settings with what does not matter to it put aside, so that it is decoded only once."""
-        config = self.config if self.defender == "ssd" else SSDConfig()
+        config = self.config if self.defender in SSD else SSDConfig()
         return replace(self, config=config, prefill=self.prefill if self.prefill_tokens else "")
 
     def undefended(self) -> Settings:
@@ -83,7 +87,7 @@ class Run:
         """What was done, in a few words: the defender, what differs from the pair's own settings, the prefill."""
         config, own = self.settings.config, self.pair.config
         words = ["no defence" if self.settings.defender == "none" else self.settings.defender]
-        for name, sign in SIGNS.items() if self.settings.defender == "ssd" else ():
+        for name, sign in SIGNS.items() if self.settings.defender in SSD else ():
             value = getattr(config, name)
             if value != getattr(own, name):
                 words.append(sign if value is True else f"{sign} {value:g}")
@@ -113,7 +117,7 @@ def decode(pair: Pair, settings: Settings, stop: Callable[[], bool] = lambda: Fa
     Raises whatever the defender raises.
     """
     prefill, started = written(pair, settings), time.perf_counter()
-    config = settings.config if settings.defender == "ssd" else None
+    config = settings.config if settings.defender in SSD else None
     asked = dict(prefill=prefill, defender=settings.defender, config=config, max_new_tokens=settings.max_new_tokens)
     with stoppable([pair.target, pair.draft], stop):
         found = answer(pair, settings.question, **asked)[0]
@@ -188,7 +192,7 @@ def as_code(pair: Pair, settings: Settings) -> str:
             options.append(f"prefill=written[:{settings.prefill_tokens}]")
     if settings.defender != "ssd":
         options.append(f"defender={settings.defender!r}")
-    elif settings.config != pair.config:
+    if settings.defender in SSD and settings.config != pair.config:
         changed = ", ".join(
             f"{field.name}={getattr(settings.config, field.name)!r}"
             for field in fields(SSDConfig)
