@@ -141,5 +141,6 @@ class RowCache(Cache):
         for layer in self.row_layers:
             if layer.keys is not None and layer.values is not None:
                 for stored in (layer.keys, layer.values):
-                    stored[to, :, : self.visible] = stored[moved, :, : self.visible]
+                    here, there = to.to(stored.device), moved.to(stored.device)
+                    stored[here, :, : self.visible] = stored[there, :, : self.visible]
                 layer.keys, layer.values = layer.keys[: len(rows)], layer.values[: len(rows)]
