@@ -134,9 +134,13 @@ class RowCache(Cache):
         return view
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
-        """Only these rows stay, in this order; one copy, so to be called seldom."""
+        """Only these rows stay, in ascending order: what was read moves up in place, where it has to move."""
         self.lengths = self.lengths[rows.to(self.lengths.device)]
+        to = torch.arange(len(rows), device=rows.device)
+        moved, to = rows[rows != to], to[rows != to]
         for layer in self.row_layers:
             if layer.keys is not None and layer.values is not None:
-                at = rows.to(layer.keys.device)
-                layer.keys, layer.values = layer.keys[at], layer.values[at]
+                for stored in (layer.keys, layer.values):
+                    here, there = to.to(stored.device), moved.to(stored.device)
+                    stored[here, :, : self.visible] = stored[there, :, : self.visible]
+                layer.keys, layer.values = layer.keys[: len(rows)], layer.values[: len(rows)]

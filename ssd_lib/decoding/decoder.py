@@ -331,11 +331,19 @@ class Decoder:
         return Choice(tokens, matched, found.k, ~found.enough, found, scores)
 
     def choose_where_they_differ(self, scored: Scored, path: SwitchState, depth: int) -> Choice:
-        """The same, greedily and on a CPU, without a word about positions where both models' favourites agree."""
+        """The same, greedily and on a CPU, without a word about positions where both models' favourites agree.
+
+        Nor about those that a walk does not reach: first each row's first difference, then the others of rows that go on.
+        """
         tokens = scored.target_probs.argmax(dim=-1)
         k, short = torch.zeros_like(tokens), torch.zeros_like(self.finished).unsqueeze(-1).repeat(1, tokens.shape[1])
-        at = (tokens != scored.proposals).nonzero(as_tuple=True)
-        if len(at[0]):
+        open_ = (tokens != scored.proposals) & ~self.finished.unsqueeze(-1)
+        for last in (False, True):
+            stops = open_ if not last else (tokens != scored.guesses) & ~open_
+            before = stops.cumsum(dim=1) - stops.long()
+            at = (open_ & (before == 0)).nonzero(as_tuple=True)
+            if not len(at[0]):
+                break
             here = switching.SwitchState(*(values[at] for values in path))
             found = candidates(
                 scored.target_probs[at], scored.draft_probs[at], here.union, self.config.candidates, depth
@@ -345,6 +353,7 @@ class Decoder:
                 found.k,
                 ~found.enough,
             )
+            open_[at] = False
         return Choice(tokens, tokens == scored.proposals, k, short)
 
     # -------------------------------------------------------------------------------------------- settle
