@@ -96,7 +96,7 @@ def on_config(config: MkDocsConfig) -> None:
             ]
         },
         {"Measured": entries("benchmarks/*.md", "data/toy/*.md", "data/*.md")},
-        {"The library": ["api.md", *({room: f"api/{room}.md"} for room in rooms())]},
+        {"The library": ["api.md", {"The contract": "contract.md"}, *({room: f"api/{room}.md"} for room in rooms())]},
         {"Changes": "CHANGELOG.md"},
     ]
 
