@@ -10,7 +10,7 @@ target is about to comply and the draft refuses, hardly any do. After every b em
 
 The new scheme holds from the very next token. The state is one value a row and `update` is a pure function of it.
 
-Hardened switching (ours, off by default; built in notebooks/15_…): `threshold_floor` bounds the threshold's decay,
+Hardened switching (ours, off by default; docs/contract.md, chapter 15): `threshold_floor` bounds the threshold's decay,
 `count_prefill` lets the given beginning of an answer count as a bin (`start`), and `retract` takes a bin back that was
 decoded in Intersection and raises the alarm at its end (`to_take_back`), so that it is decoded again in Union.
 """

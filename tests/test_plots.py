@@ -12,6 +12,7 @@ from matplotlib.figure import Figure
 matplotlib.use("Agg")
 
 from ssd_lib import SSDConfig, paths, plots  # noqa: E402
+from ssd_lib.defenders import DEFENDERS  # noqa: E402
 from ssd_lib.evaluation import rates  # noqa: E402
 from ssd_lib.plots import style  # noqa: E402
 
@@ -32,6 +33,11 @@ def test_rates_by_prefill_draws_one_line_a_system_with_intervals():
     axes = figure.axes[0]
     assert [t.get_text() for t in axes.get_legend().get_texts()] == ["target alone", "SSD"]
     assert axes.get_xlabel() and axes.get_ylabel() == "share"
+
+
+def test_every_defender_has_a_look_of_its_own():
+    found = style.looks(DEFENDERS).values()
+    assert len({(look.color, look.mark) for look in found}) == len(DEFENDERS)
 
 
 def test_token_bars_grey_what_is_outside_the_sample_space():

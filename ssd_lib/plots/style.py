@@ -67,7 +67,7 @@ class Look(NamedTuple):
     hatch: str
 
 
-GREYS, OTHER_MARKS = ("#333333", "#777777", "#AAAAAA"), ("^", "v", "P", "X", "<", ">", "p", "h", "*")
+GREYS, OTHER_MARKS = ("#333333", "#777777", "#AAAAAA"), ("^", "v", "P", "X", "<", ">", "p", "h", "*", "d")
 OTHER_LINES, OTHER_HATCHES = (
     ((0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 2))),
     ("xxx", "\\\\\\", "ooo", "+++", "|||", "---"),
