@@ -91,7 +91,7 @@ def test_an_answer_is_never_longer_than_asked_for_and_ends_at_an_end(pair, items
             pair, ["Hello!", items[0].question], defender="ada", prefill=["", "Sure,"], max_new_tokens=tokens
         )
         assert all(0 < len(reply.token_ids) <= tokens for reply in replies)
-    with pytest.raises(ValueError, match="every ≥ 1"):
+    with pytest.raises(ValueError, match="every must be at least 1"):
         answer(pair, "Hello!", defender="ada", settings={"every": 0})
 
 

@@ -83,7 +83,7 @@ def test_turns_hand_the_answer_back_in_the_conversation(pair):
 
 def test_a_defences_own_words_end_the_asking(pair):
     (record,) = load_set("pieces-3", limit=1, tokenizer=pair.tokenizer)
-    reply = ask(pair, [record], defender="ppl", settings={"threshold": 0.0}, max_new_tokens=30)[0]
+    reply = ask(pair, [record], defender="ppl", settings={"threshold": 1e-6}, max_new_tokens=30)[0]
     assert reply.notes == {"calls": 1} and "cannot help" in reply.text
 
 

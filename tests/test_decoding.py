@@ -42,11 +42,12 @@ def random_prompt(rng, longest=9):
     return [rng.randrange(3, 24) for _ in range(rng.randint(1, longest))]
 
 
-def test_equals_the_plain_python_oracle_on_over_200_random_settings(pairs):
+@pytest.mark.parametrize("cases", [80, pytest.param(250, marks=pytest.mark.slow)])
+def test_equals_the_plain_python_oracle_on_random_settings(pairs, cases):
     rng = random.Random(0)
     seen = {"union": 0, "insisted": 0, "changed": 0, "eos": 0, "annealed": 0, "k is all": 0}
     ratios = []
-    for case in range(250):
+    for case in range(cases):
         target, draft = pairs[case % len(pairs)]
         config, prompt = random_config(rng), random_prompt(rng)
         draft_prompt = prompt if rng.random() < 0.6 else random_prompt(rng)
@@ -77,9 +78,9 @@ def test_equals_the_plain_python_oracle_on_over_200_random_settings(pairs):
         seen["eos"] += expected[-1] in eos
         seen["annealed"] += len({event[5] for event in events}) > 1
         seen["k is all"] += any(event[3] == 24 for event in events)
-    assert len(ratios) >= 200
-    assert min(seen.values()) >= 15, f"the settings do not exercise everything: {seen}"
-    assert min(ratios) < 0.2 and max(ratios) == 1 and sum(0.2 < r < 0.9 for r in ratios) > 40
+    assert len(ratios) >= 0.8 * cases
+    assert min(seen.values()) >= cases // 17, f"the settings do not exercise everything: {seen}"
+    assert min(ratios) < 0.2 and max(ratios) == 1 and sum(0.2 < r < 0.9 for r in ratios) > cases // 7
 
 
 def test_the_output_does_not_depend_on_the_lookahead(pairs):

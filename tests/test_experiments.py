@@ -134,7 +134,7 @@ def test_toml_says_the_same_as_python(tmp_path):
         ({"defenders": ["nope"]}, "unknown defender 'nope'"),
         ({"judges": ["nope"]}, "unknown judge 'nope'"),
         ({"defenders": ["ssd:alpha=1"]}, "has no setting alpha: it has alpha_intersection"),
-        ({"defenders": ["ssd:alpha_intersection=2"]}, "must lie between"),
+        ({"defenders": ["ssd:alpha_intersection=2"]}, "alpha_intersection must be at most 1"),
         ({"judges": ["refusal:which=mine"]}, "which must be 'gcg', 'individual' or 'api', not 'mine'"),
         ({"attacks": ["direct:file=x"]}, "'direct' has no setting file: it has path"),
         ({"seed": "one"}, "ExperimentConfig.seed must be a valid integer"),

@@ -51,11 +51,12 @@ class Collect:
         self.ended = True
 
 
-def test_equals_the_plain_oracle_on_over_200_random_settings(pairs):
+@pytest.mark.parametrize("cases", [60, pytest.param(260, marks=pytest.mark.slow)])
+def test_equals_the_plain_oracle_on_random_settings(pairs, cases):
     rng = random.Random(0)
     seen = dict.fromkeys(["retracted", "tail", "prefill", "twice", "streamed late", "stopped"], 0)
     compared = 0
-    for case in range(260):
+    for case in range(cases):
         target, draft = pairs[case % len(pairs)]
         config, prompt = random_config(rng), random_prompt(rng)
         draft_prompt = prompt if rng.random() < 0.5 else random_prompt(rng)
@@ -97,8 +98,8 @@ def test_equals_the_plain_oracle_on_over_200_random_settings(pairs):
         seen["twice"] += back > config.bin_size
         seen["stopped"] += len(stopped) < len(expected)
         seen["streamed late"] += back > 0
-    assert compared >= 200
-    assert min(seen.values()) >= 15, f"the settings do not exercise everything: {seen}"
+    assert compared >= 0.77 * cases
+    assert min(seen.values()) >= cases // 15, f"the settings do not exercise everything: {seen}"
 
 
 def test_the_output_does_not_depend_on_the_lookahead(pairs):

@@ -70,6 +70,7 @@ def test_the_rest_is_the_targets_own_continuation(models):
     class Pair:
         tokenizer = type("Tokenizer", (), {"pad_token_id": 0, "eos_token_id": 2})
         target = models[0]
+        vocab_size = models[0].config.vocab_size
 
     with expert_on(target, folder) as model, torch.inference_mode():
         opening, cache = _steered(model, ids, mask, 2, SafeDecodingSettings())
@@ -132,6 +133,7 @@ def test_without_steering_it_is_generate_under_the_targets_generation_config(mod
     class Pair:
         tokenizer = type("Tokenizer", (), {"pad_token_id": 0, "eos_token_id": 2})
         target = models[0]
+        vocab_size = models[0].config.vocab_size
 
     settings = SafeDecodingSettings(alpha=0.0, num_common_tokens=40)
     with expert_on(target, folder) as model, torch.inference_mode():

@@ -271,8 +271,13 @@ def test_control_c_stops_an_answer_clears_a_line_and_twice_ends(terminal):
     terminal.wait("> ")
     terminal.type("not this")
     terminal.wait("not this")
+    time.sleep(1)  # readline must be listening: before, CPython handles an interrupt at the next key only
     terminal.type("\x03")
-    terminal.wait("Ctrl-C again ends")
+    try:
+        terminal.wait("Ctrl-C again ends", seconds=10)
+    except AssertionError:
+        terminal.type(" ")
+        terminal.wait("Ctrl-C again ends")
     terminal.wait("> ")
     terminal.type("Hello!\n")
     terminal.wait("match ratio")
