@@ -51,7 +51,7 @@ class Collect:
         self.ended = True
 
 
-@pytest.mark.parametrize("cases", [60, pytest.param(260, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("cases", [40, pytest.param(260, marks=pytest.mark.slow)])
 def test_equals_the_plain_oracle_on_random_settings(pairs, cases):
     rng = random.Random(0)
     seen = dict.fromkeys(["retracted", "tail", "prefill", "twice", "streamed late", "stopped"], 0)
@@ -107,7 +107,7 @@ def test_the_output_does_not_depend_on_the_lookahead(pairs):
     for target, draft in pairs:
         prompt, config = random_prompt(rng), random_config(rng)
         lines = []
-        for lookahead in (*range(1, 9), "auto"):
+        for lookahead in (1, 2, 3, 5, 8, "auto"):
             output = ssd_generate(
                 target, draft, [prompt], config=replace(config, retract=True, lookahead=lookahead), max_new_tokens=NEW,
                 prefilled=len(prompt) - 1, trace=True,
@@ -120,7 +120,7 @@ def test_the_output_does_not_depend_on_the_lookahead(pairs):
 @pytest.mark.parametrize("rows", [None, 2])
 def test_ragged_rows_equal_those_rows_alone(pairs, rows):
     rng, retracted = random.Random(2), 0
-    for target, draft in pairs:
+    for target, draft in pairs[1:4]:
         config = replace(random_config(rng), retract=True, count_prefill=True, bin_size=3)
         prompts, draft_prompts = ([random_prompt(rng) for _ in range(6)] for _ in range(2))
         prefilled = [rng.randint(0, min(map(len, both))) for both in zip(prompts, draft_prompts, strict=True)]
@@ -141,7 +141,7 @@ def test_ragged_rows_equal_those_rows_alone(pairs, rows):
             columns = ["token", "scheme", "threshold", "retracted"]
             assert together.trace.row(row).lines[columns].equals(alone.trace.lines[columns])
             retracted += alone.stats.retracted
-    assert retracted > 50
+    assert retracted > 20
 
 
 def test_off_is_the_published_method_and_each_addition_does_something(pairs):
@@ -188,7 +188,7 @@ def assert_bounds(output, config):
 def test_a_bin_is_decoded_at_most_twice_however_the_models_disagree(pairs):
     rng, most = random.Random(5), 0.0
     for target, draft in pairs:
-        for _ in range(10):
+        for _ in range(4):
             config = replace(random_config(rng), retract=True)
             output = ssd_generate(
                 target, draft, [random_prompt(rng)], config=config, max_new_tokens=40, eos_token_id=[], trace=True

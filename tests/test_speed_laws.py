@@ -80,7 +80,7 @@ def test_the_output_does_not_depend_on_auto_lookahead_or_on_lookup(pairs):
     rng = random.Random(1)
     looked_up = 0
     for target, draft in pairs:
-        for _ in range(4):
+        for _ in range(2):
             prompt = [rng.randrange(3, 24) for _ in range(6)]
             ids, config = torch.tensor([prompt * 3]), SSDConfig(candidates=5, bin_size=4)
             first, *others = (
@@ -92,7 +92,7 @@ def test_the_output_does_not_depend_on_auto_lookahead_or_on_lookup(pairs):
                 assert torch.equal(other.sequences[0], first.sequences[0])
                 assert other.trace.frame[columns].equals(first.trace.frame[columns])
             looked_up += sum(steps == 1 < positions for positions, steps, _ in others[1].stats.schedule)
-    assert looked_up > 5, "lookup never guessed: the law was not tested"
+    assert looked_up > 3, "lookup never guessed: the law was not tested"
 
 
 @pytest.mark.parametrize("right", [True, False])
@@ -232,8 +232,9 @@ def test_a_conversation_survives_an_interruption(pairs):
 def test_long_prompts_are_read_in_chunks(pairs, monkeypatch):
     target, draft = pairs[2]
     ids = torch.randint(3, 24, (2, 61), generator=torch.Generator().manual_seed(0))
-    whole = ssd_generate(target, draft, ids, max_new_tokens=NEW)
+    options = dict(config=SSDConfig(lookahead=3), max_new_tokens=NEW)
+    whole = ssd_generate(target, draft, ids, **options)
     monkeypatch.setattr("ssd_lib.decoding.cached_model.CHUNK", 16)
-    chunked = ssd_generate(target, draft, ids, max_new_tokens=NEW)
+    chunked = ssd_generate(target, draft, ids, **options)
     assert chunked.stats.target_forwards == whole.stats.target_forwards + 3
     assert all(torch.equal(a, b) for a, b in zip(whole.sequences, chunked.sequences, strict=True))

@@ -35,6 +35,7 @@ from ssd_lib.defenders import Answer, answer
 from ssd_lib.defenders.base import draft_of, target_of
 from ssd_lib.pairs import Pair, load_pair
 from ssd_lib.paths import data_dir
+from ssd_lib.settings import Count, Positive, settings
 
 OPENINGS = (
     "To cast the {}, wait until",
