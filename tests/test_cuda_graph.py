@@ -14,38 +14,11 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import micro_llama, perturbed
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
+from benchmarks.replay import record
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import Conversation, cuda_graph, decoder, generate, ssd_generate
 from ssd_lib.decoding.lookahead import RECORDED
-
-
-class Recording(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.operations = []
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        result = function(*args, **(kwargs or {}))
-        assert function is not torch.ops.aten._local_scalar_dense.default, "a wait for the host"
-        self.operations.append((function, args, kwargs or {}, result))
-        return result
-
-    def replay(self):
-        for function, args, kwargs, result in self.operations:
-            again = function(*args, **kwargs)
-            for old, new in zip(tree_leaves(result), tree_leaves(again), strict=True):
-                if isinstance(old, torch.Tensor) and old.data_ptr() != new.data_ptr():
-                    old.copy_(new)
-
-
-def record(run):
-    recording = Recording()
-    with recording:
-        run()
-    return recording
 
 
 @pytest.fixture

@@ -7,9 +7,9 @@ maps to a causal language model, is in the slow tier.
 import pytest
 import torch
 from families import NOT_MICRO, micro_model, sharp_model
-from test_cuda_graph import record
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from benchmarks.replay import record
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding.cached_model import CachedModel, check_supported
 from ssd_lib.decoding.generate import ssd_generate

@@ -82,6 +82,14 @@ def test_where_only_whole_rounds_are_timed_their_sum_is_right():
     assert costs(3, 3) == pytest.approx(7.0) and costs.step == pytest.approx(0.25 * costs.target(1))
 
 
+def test_recorded_rounds_have_costs_of_their_own():
+    chooses = controller()
+    for _ in range(3):
+        chooses.observe([[True]], 3, 3, 9.0, 1.0)
+    chooses.record()
+    assert chooses.costs.timed and not chooses.costs.pass_seconds and set(chooses.choices) < set(CHOICES)
+
+
 def test_untimed_costs_stay_what_the_weights_say():
     costs = Costs(draft=0.2, timed=False)
     costs.add(3, 2, 10.0, 7.0), costs.add(3, 2, 10.0, 7.0)

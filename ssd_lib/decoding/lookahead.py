@@ -183,17 +183,20 @@ class Known:
     """Positions and tokens of the last rounds; the first entry is a guess."""
 
 
-_known: WeakKeyDictionary[PreTrainedModel, WeakKeyDictionary[PreTrainedModel, dict[int, Known]]] = WeakKeyDictionary()
+_known: WeakKeyDictionary[PreTrainedModel, WeakKeyDictionary[PreTrainedModel, dict[tuple[int, bool], Known]]]
+_known = WeakKeyDictionary()
 
 
-def known_of(target: PreTrainedModel, draft: PreTrainedModel, rows: int, timed: bool = True) -> Known:
+def known_of(
+    target: PreTrainedModel, draft: PreTrainedModel, rows: int, timed: bool = True, recorded: bool = False
+) -> Known:
     """What is known of this pair at this batch size; nothing but the numbers of weights where nothing may be timed."""
     if not timed:
         return Known(Costs(weights_read(draft) / weights_read(target), timed=False))
     of_pair = _known.setdefault(target, WeakKeyDictionary()).setdefault(draft, {})
-    if rows not in of_pair:
-        of_pair[rows] = Known(Costs(weights_read(draft) / weights_read(target)))
-    return of_pair[rows]
+    if (rows, recorded) not in of_pair:
+        of_pair[rows, recorded] = Known(Costs(weights_read(draft) / weights_read(target)))
+    return of_pair[rows, recorded]
 
 
 # ------------------------------------------------------------------------------------------------ the controller
@@ -216,7 +219,8 @@ class Lookahead:
         stepwise: bool = False,
         timed: bool = True,
     ):
-        self.known = known_of(target, draft, len(prompts), timed and not config.do_sample)
+        self.pair = target, draft, len(prompts), timed and not config.do_sample
+        self.known = known_of(*self.pair)
         self.costs, self.fixed = self.known.costs, None if config.lookahead == "auto" else config.lookahead
         self.stepwise = stepwise and self.fixed is None
         self.text = ContextLookup(prompts[0]) if config.lookup and len(prompts) == 1 and not config.do_sample else None
@@ -253,8 +257,9 @@ class Lookahead:
         return max(self.choices, key=lambda t: self.promise(t, match_ratio, drafted))
 
     def record(self) -> None:
-        """Rounds are recorded from now on, one recording for each lookahead: a few are enough."""
+        """Rounds are recorded from now on, one recording for each lookahead: a few are enough. They have costs of their own."""
         self.choices, self.stepwise = RECORDED, False
+        self.costs = known_of(*self.pair, recorded=True).costs
 
     def promise(self, lookahead: int, match_ratio: float, drafted: bool) -> float:
         """Tokens a second of rounds of this T, whose guesses take a draft step each, or one for all."""
