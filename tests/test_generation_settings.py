@@ -276,14 +276,15 @@ def test_bad_arguments_are_named_before_any_forward(model, ids, options, error):
     assert not forwards
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_in_half_precision_the_lookahead_changes_tokens_at_rounding_ties_only(dtype):
     """A pass over T tokens may round differently from T passes: where the two best tokens tie, either may come out.
 
-    Over 16 seeds: how often T = 1 and T = 6 part, and that each parting is such a tie.
+    Over 40 seeds: how often T = 1 and T = 6 part, and that each parting is such a tie.
     """
     parted = []
-    for seed in range(16):
+    for seed in range(40):
         target = micro_llama(seed, layers=2)
         draft = perturbed(target, seed, 0.15).to(dtype)
         exact, target = target, target.to(dtype)
@@ -312,4 +313,4 @@ def test_in_half_precision_the_lookahead_changes_tokens_at_rounding_ties_only(dt
         parted.append(min(map(abs, [*gaps, *tops])))
         assert parted[-1] < 40 * torch.finfo(dtype).eps, f"seed {seed}: parted without a tie"
         del exact
-    assert len(parted) <= 4, f"{len(parted)} of 16 answers depend on the lookahead"
+    assert len(parted) <= 8, f"{len(parted)} of 40 answers depend on the lookahead"

@@ -102,6 +102,7 @@ def test_equals_the_plain_oracle_on_random_settings(pairs, cases):
     assert min(seen.values()) >= cases // 15, f"the settings do not exercise everything: {seen}"
 
 
+@pytest.mark.slow
 def test_the_output_does_not_depend_on_the_lookahead(pairs):
     rng = random.Random(1)
     for target, draft in pairs:
@@ -117,7 +118,7 @@ def test_the_output_does_not_depend_on_the_lookahead(pairs):
         assert all(each.equals(lines[0]) for each in lines)
 
 
-@pytest.mark.parametrize("rows", [None, 2])
+@pytest.mark.parametrize("rows", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_ragged_rows_equal_those_rows_alone(pairs, rows):
     rng, retracted = random.Random(2), 0
     for target, draft in pairs[1:4]:
