@@ -73,3 +73,16 @@ def perturbed_pairs():
         target = micro_llama(seed, layers=2)
         pairs.append((target, perturbed(target, seed, amount)))
     return pairs
+
+
+class Collect:
+    """A streamer that keeps what it is given."""
+
+    def __init__(self):
+        self.parts, self.ended = [], False
+
+    def put(self, value):
+        self.parts.append(value.reshape(-1).tolist())
+
+    def end(self):
+        self.ended = True

@@ -15,9 +15,9 @@ import pytest
 import torch
 from conftest import micro_llama, perturbed
 
-from benchmarks.replay import record
+from benchmarks.replay import as_if_on_cuda, record
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import Conversation, cuda_graph, decoder, generate, ssd_generate
+from ssd_lib.decoding import Conversation, cuda_graph, decoder, ssd_generate
 from ssd_lib.decoding.lookahead import RECORDED
 
 
@@ -25,11 +25,9 @@ from ssd_lib.decoding.lookahead import RECORDED
 def replayed(monkeypatch):
     """The public call on the CPU as if it were a CUDA device: its rounds are recorded and replayed."""
     recordings = []
-    monkeypatch.setattr(cuda_graph, "record", lambda run: recordings.append(record(run)) or recordings[-1])
-    monkeypatch.setattr(cuda_graph, "hindrance", lambda made: None)
-    monkeypatch.setattr(decoder.Decoder, "sparse", False)
-    monkeypatch.setattr(generate, "StepwiseDecoder", decoder.Decoder)  # an accelerator has no rounds that look
-    return recordings
+    with as_if_on_cuda(), monkeypatch.context() as patch:
+        patch.setattr(cuda_graph, "record", lambda run: recordings.append(record(run)) or recordings[-1])
+        yield recordings
 
 
 @pytest.fixture(scope="module")

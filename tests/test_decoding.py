@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import micro_llama, perturbed
+from conftest import Collect, micro_llama, perturbed
 from jaxtyping import TypeCheckError
 from oracle import decode
 from transformers import StoppingCriteria, TextStreamer
@@ -195,17 +195,6 @@ def test_every_end_of_sequence_id_of_the_generation_config_ends_an_answer(pairs)
 
 
 # ------------------------------------------------------------------------------------------------ streaming and generate
-
-
-class Collect:
-    def __init__(self):
-        self.parts, self.ended = [], False
-
-    def put(self, value):
-        self.parts.append(value.reshape(-1).tolist())
-
-    def end(self):
-        self.ended = True
 
 
 def test_a_streamer_gets_the_prompt_and_then_every_token(pairs):

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from conftest import micro_llama, perturbed, perturbed_pairs
+from conftest import Collect, micro_llama, perturbed, perturbed_pairs
 from oracle import decode
 
 from ssd_lib.config import SSDConfig
@@ -38,17 +38,6 @@ def random_config(rng):
 
 def random_prompt(rng, longest=12):
     return [rng.randrange(3, 24) for _ in range(rng.randint(1, longest))]
-
-
-class Collect:
-    def __init__(self):
-        self.parts, self.ended = [], False
-
-    def put(self, value):
-        self.parts.append(value.reshape(-1).tolist())
-
-    def end(self):
-        self.ended = True
 
 
 @pytest.mark.parametrize("cases", [40, pytest.param(260, marks=pytest.mark.slow)])

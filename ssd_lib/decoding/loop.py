@@ -77,10 +77,10 @@ class Loop:
             self.recorded = RecordedRounds(decoder)
             pace.record()
         lengths = [len(self.answers[index]) for row, index in enumerate(decoder.indices) if row not in self.idle]
-        room = decoder.max_new_tokens - min(
-            lengths
-        )  # a recording does not care: the caches have room for its whole round
-        lookahead, guesses = pace.next(room if self.recorded is None else longest_lookahead(decoder.config))
+        room = decoder.max_new_tokens - min(lengths)
+        if self.recorded is not None:  # its shapes are fixed, and the caches have room for its whole round
+            room = longest_lookahead(decoder.config)
+        lookahead, guesses = pace.next(room)
         recorded = self.recorded is not None and guesses is None
         if not recorded:
             self._show(lookahead)
