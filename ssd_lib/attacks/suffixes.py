@@ -150,10 +150,13 @@ def main(
     draft_weight: float = 0.0,
     aim: str = "begin",
     bins: int = 1,
+    target: str | None = None,
+    draft: str | None = None,
 ) -> None:
     """Optimise suffixes against the embedded target (with --draft-weight: and its draft) and write them to a file.
 
-    Without --out that is data/toy/suffixes.json, which holds the suffixes against the target alone.
+    Without --out that is data/toy/suffixes.json, which holds the suffixes against the target alone. --target and --draft
+    take the place of the shipped models (another training of the pair, say), and need --out.
     """
     import typer
 
@@ -161,9 +164,11 @@ def main(
         raise typer.BadParameter("--draft-weight needs --out: the default file is for the target alone")
     if aim not in get_args(DraftAim) or (aim != "begin" and not draft_weight):
         raise typer.BadParameter(f"--aim is one of {', '.join(get_args(DraftAim))}, and needs a --draft-weight")
-    config = replace(TOY, steps=steps)
+    if (target or draft) and out is None:
+        raise typer.BadParameter("--target and --draft need --out: the default file is for the shipped pair")
+    config, pair = replace(TOY, steps=steps), load_pair("toy", target=target, draft=draft, device="cpu")
     options: Any = {"seed": seed, "draft_weight": draft_weight, "aim": aim, "bins": bins}
-    made = build_suffixes(out, count, config=config, attempts=attempts, **options)
+    made = build_suffixes(out, count, pair=pair, config=config, attempts=attempts, **options)
     worked, asked = sum(entry.get("complied", entry.get("slowed")) for entry in made["suffixes"]), "the bare target"
     what = "SSD fall into Union" if aim == "fail" else f"{'SSD' if draft_weight else asked} tell a forbidden fact"
     typer.echo(f"{worked} of {len(made['suffixes'])} suffixes make {what}")

@@ -29,8 +29,8 @@ from ssd_lib.pairs import Pair, PairSpec, Quantization, find_pair
 from ssd_lib.settings import Positive, settings
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-ATTACK_SETTINGS = ("path", "seed", "target_model")
-"""What `load_set` takes from a choice; the rest comes from the experiment."""
+ATTACK_SETTINGS = ("path", "seed", "target_model", "limit")
+"""What `load_set` takes from a choice, in the place of the experiment's own."""
 
 
 @settings
@@ -60,8 +60,6 @@ class ExperimentConfig:
     """Rows decoded together; default: what the device's memory holds. Fixed when a run starts."""
     seed: int = 0
     judges: tuple[Choice, ...] = ()
-    trace: bool = False
-    """Store the match ratio of SSD's answers; recording it costs time, so speed is measured without."""
 
     def table(self) -> dict[str, Any]:
         """The config as plain values that JSON holds, as the store keeps it."""
@@ -152,6 +150,9 @@ def _check_settings(config: ExperimentConfig) -> ExperimentConfig:
             raise ValueError(
                 f"the set {attack.name!r} has no setting {unknown[0]}: it has {', '.join(ATTACK_SETTINGS)}"
             )
+        limit = dict(attack.settings).get("limit", 1)
+        if type(limit) is not int or limit < 1:
+            raise ValueError(f"the set {attack.name!r} has limit={limit!r}: it counts items, and is at least 1")
     for each in config.judges:
         judge(each.name, [], [], **dict(each.settings))  # over nothing: checks the options
     return replace(config, defenders=tuple(dict.fromkeys(defenders)))

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import try_to_load_from_cache
 from tokenizers import Tokenizer, models
@@ -146,7 +146,8 @@ def _clip(text: str) -> str:
 
 def _describe_set(attack: Choice, config: ExperimentConfig, warnings: list[str]) -> tuple[int | None, str]:
     """How many items would be asked (None if unknown), and a line about the set."""
-    known, path = find_set(attack.name), dict(attack.settings).get("path")
+    known, given = find_set(attack.name), cast(dict[str, Any], dict(attack.settings))
+    path, limit = given.get("path"), given.get("limit", config.limit)
     size = known.size
     if path is not None or (known.kind == "embedded" and size is None):
         size = _count(known, path, config, warnings)
@@ -154,8 +155,8 @@ def _describe_set(attack: Choice, config: ExperimentConfig, warnings: list[str])
         warnings.append(f"{attack.name} is a file: give {attack.name}:path=FILE, or --data FOLDER. {known.note}")
     elif known.hub is not None and known.hub.gated:
         warnings.append(f"{attack.name} is gated: ask once for access at {known.hub.page}")
-    if config.limit is not None and size is not None:
-        size = config.limit if known.kind == "embedded" and known.size else min(size, config.limit)
+    if limit is not None and size is not None:
+        size = limit if known.kind == "embedded" and known.size else min(size, limit)
     where = str(path) if path else f"{known.hub.repo}@{known.hub.revision[:10]}" if known.hub else known.kind
     return size, f"{attack.label}: {'unknown' if size is None else size} items, {where}, licence {known.licence}"
 

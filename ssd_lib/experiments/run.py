@@ -55,8 +55,8 @@ def run_experiment(
 
 def load_records(attack: Choice, config: ExperimentConfig, pair: Pair) -> list[Record]:
     """The items of a set, cut and optimised for the pair's target where the set depends on it."""
-    options: dict[str, Any] = {"seed": config.seed, "target_model": config.pair.name} | dict(attack.settings)
-    return load_set(attack.name, limit=config.limit, tokenizer=pair.tokenizer, **options)
+    options: dict[str, Any] = {"seed": config.seed, "target_model": config.pair.name, "limit": config.limit}
+    return load_set(attack.name, tokenizer=pair.tokenizer, **options | dict(attack.settings))
 
 
 # ------------------------------------------------------------------------------------------------ generating

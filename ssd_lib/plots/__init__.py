@@ -5,7 +5,7 @@ marks, `decoding` draws one answer, `experiments` draws a report, `method` draws
 """
 
 from ssd_lib.plots.decoding import lines_with_bands, rates_by_prefill, switching, token_bars
-from ssd_lib.plots.experiments import alpha_map, bars, by_prefill, report_figures, tradeoff, tradeoff_points
+from ssd_lib.plots.experiments import alpha_map, bars, by_prefill, front, report_figures, tradeoff, tradeoff_points
 from ssd_lib.plots.method import method_map, scheduler_map
 from ssd_lib.plots.style import COLORS, HATCHES, LINES, MARKS, Look, looks, png, role, save, use_book_style
 
@@ -18,6 +18,7 @@ __all__ = [
     "alpha_map",
     "bars",
     "by_prefill",
+    "front",
     "lines_with_bands",
     "looks",
     "method_map",
