@@ -1,7 +1,7 @@
 """Drafts that agree less with their target, in steps: what hardened switching is worth where match ratios are lower.
 
-    python -m ssd_lib.experiments.weaker noise 2.0 --out runs/weak/noise-2      # noise on the shipped draft's logits
-    python -m ssd_lib.experiments.weaker steps 300 --out runs/weak/steps-300    # a draft with fewer base steps
+    python -m ssd_lib.experiments.weaker noise 2.0 runs/weak/noise-2      # noise on the shipped draft's logits
+    python -m ssd_lib.experiments.weaker steps 300 runs/weak/steps-300    # a draft with fewer base steps
     ssd run --preset hardened-agreement --draft runs/weak/noise-2 --out runs/noise-2
 
 The noise is a fixed random map of the last hidden state, added to the output matrix: logits are what they were plus noise of
