@@ -7,15 +7,18 @@ import re
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
+from ssd_lib import switching
 from ssd_lib.attacks import Record
+from ssd_lib.config import SSDConfig
 from ssd_lib.evaluation import wilson
 from ssd_lib.experiments import Choice
 from ssd_lib.experiments.frames import load_run
 from ssd_lib.experiments.store import Row, Store
 from ssd_lib.judges import Verdict
 from ssd_lib.report import PAGES, build_report, mcnemar, prefill_length, report_html, report_markdown, write_report
-from ssd_lib.report.hardened import goals_table, paired_table, plain_names
+from ssd_lib.report.hardened import alarm_table, goals_table, paired_table, plain_names
 
 ABOUT = {
     "pair": {"target": "t", "draft": "d"},
@@ -351,3 +354,15 @@ def test_pages_hold_every_set_and_setting(reports):
     assert "| prefill-10 (n = 100) | 45 / 90% [83, 94] | 20 / 40% [31, 50] | 0 / 1% [0, 5] |" in page
     assert "| benign (n = 100) |" in page and "1.10 [1.08, 1.12]; 1.00; 0.40; 20" in page
     assert lines.count("\n| toy | ") == 3 and "prefill-10 (n = 100): facts / any" in lines
+
+
+def test_alarms_are_what_the_scheduler_raises():
+    """A bin raises an alarm where matches / b lies below the floor, in floats as the scheduler computes it."""
+    table = alarm_table(ratios=(0.5,), floors=(0.2, 0.3, 0.4), bins=(5, 10)).set_index(["bin", "floor"])["match 0.5"]
+    for (size, floor), shown in table.items():
+        config = SSDConfig(threshold=floor, bin_size=size)
+        yes = torch.ones(2**size, dtype=torch.bool)
+        state, every = switching.start(2**size, config), torch.arange(2**size)
+        for place in range(size):
+            state = switching.update(state, (every >> place) % 2 == 1, yes, config)
+        assert shown == f"{100 * state.union.double().mean():.1f}%"

@@ -9,7 +9,7 @@ every number, never guessed; which judge a number is from stands in its title.
 """
 
 from ssd_lib.report.comparing import mcnemar
-from ssd_lib.report.hardened import hardened_page, settings_page
+from ssd_lib.report.hardened import agreement_page, hardened_page, settings_page
 from ssd_lib.report.numbers import MEASURES, Line, Measure, groups
 from ssd_lib.report.pages import MAIN_TABLES, Report, build_report, report_html, report_markdown, write_report
 from ssd_lib.report.tables import Section, prefill_length
@@ -18,7 +18,7 @@ PAGES = {
     "main": lambda report: report_markdown(report, MAIN_TABLES),
     "hardened": hardened_page,
     "sweep": settings_page,
-    "agreement": settings_page,
+    "agreement": agreement_page,
 }
 """What `ssd report` prints and puts into a Markdown page, by name: functions of a `Report`."""
 

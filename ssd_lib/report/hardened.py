@@ -9,10 +9,12 @@ one is reached is decided by the estimates of every run, and each stands beside 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from math import ceil
 from typing import Any, NamedTuple
 
 import pandas as pd
+from scipy.stats import binom
 
 from ssd_lib.evaluation import markdown
 from ssd_lib.experiments.choice import Choice
@@ -68,6 +70,31 @@ def hardened_page(report: Report) -> str:
 def settings_page(report: Report) -> str:
     """Every run and setting a line: leaks, utility, costs."""
     return "\n\n".join([*report.about, markdown(settings_table(plain_names(report.summary)))])
+
+
+def agreement_page(report: Report) -> str:
+    """`settings_page`, and how often a bin would raise an alarm in a pair of any match ratio."""
+    note = (
+        "**Alarms to expect**: share of bins that raise one at the threshold's floor, were matches independent. The first columns are benign answers "
+        "of pairs that agree less (a false alarm: the bin is decoded twice), the last ones an answer that tells what the draft would refuse (a missed alarm "
+        "tells it)."
+    )
+    return "\n\n".join([settings_page(report), note, markdown(alarm_table())])
+
+
+def alarm_table(
+    ratios: Sequence[float] = (0.9, 0.8, 0.7, 0.6, 0.5, 0.2, 0.1),
+    floors: Sequence[float] = (0.1, 0.2, 0.3, 0.4, 0.5),
+    bins: Sequence[int] = (5, 7, 10, 14),
+) -> pd.DataFrame:
+    """P(matches / b < floor) of a bin of b tokens that match independently: lines bin and floor, a column a match ratio."""
+    lines = [
+        {"bin": size, "floor": floor}
+        | {f"match {p:g}": f"{100 * binom.cdf(ceil(floor * size - 1e-9) - 1, size, p):.1f}%" for p in ratios}
+        for size in bins
+        for floor in floors
+    ]
+    return pd.DataFrame(lines)
 
 
 def plain_names(lines: pd.DataFrame) -> pd.DataFrame:
