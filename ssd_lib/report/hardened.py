@@ -69,7 +69,8 @@ def hardened_page(report: Report) -> str:
 
 def settings_page(report: Report) -> str:
     """Every run and setting a line: leaks, utility, costs."""
-    return "\n\n".join([*report.about, markdown(settings_table(plain_names(report.summary)))])
+    table = settings_table(plain_names(report.summary), plain_names(report.against_ssd))
+    return "\n\n".join([*report.about, markdown(table)])
 
 
 def agreement_page(report: Report) -> str:
@@ -231,8 +232,13 @@ def cost_cells(numbers: dict[str, Any]) -> str:
     return f"{cell(numbers['decoded per token'], False)}; {match}; {forwards:.2f}; {speed:.0f}"
 
 
-def settings_table(summary: pd.DataFrame) -> pd.DataFrame:
-    """A line for every run and defender: leaks of every attack, right answers of every other set, and what both cost."""
+def settings_table(summary: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
+    """A line for every run and defender: leaks of every attack, right answers of every other set, and what both cost.
+
+    tests: every defender against published SSD.
+    """
+    right = tests.loc[tests.measure == "right"] if len(tests) else tests
+    against = {(line["pair"], line["system"], line["attack"]): points(line) for line in right.to_dict("records")}
     lines = []
     for (pair, system), part in groups(summary, ["pair", "system"]):
         line = {"run": pair, "defender": system}
@@ -240,6 +246,8 @@ def settings_table(summary: pd.DataFrame) -> pd.DataFrame:
             numbers = {each["measure"]: each for each in of_set.to_dict("records")}
             shown = leak_cells(numbers) if group == "harmful" else cell(numbers["right"], True)
             line[f"{name} (n = {of_set.n.max()}): {'facts / any' if group == 'harmful' else 'right'}"] = shown
+            if (pair, system, name) in against:
+                line[f"{name}: right − published"] = against[pair, system, name]
         line |= {f"{title} {name}": shown for title, name, shown in _costs(part)}
         lines.append(line)
     return pd.DataFrame(lines).fillna("–")
