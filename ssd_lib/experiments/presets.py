@@ -184,6 +184,7 @@ PRESETS: dict[str, Preset] = {
             *(f"ssd-hardened:{part}=false" for part in ("retract", "count_prefill")),
             *(f"ssd-hardened:threshold_floor={floor}" for floor in (0, 0.1, 0.2, 0.3, 0.4, 0.5)),
             "ssd-hardened:count_prefill=false:threshold_floor=0",
+            "ssd-hardened:count_prefill=false:tail_tokens=7",
             *(f"ssd-hardened:threshold={threshold}" for threshold in (0.3, 0.4, 0.5)),
             *(f"ssd-hardened:tail_tokens={tokens}" for tokens in (3, 7)),
             *(f"{name}:bin_size={tokens}" for tokens in (3, 5, 10, 14) for name in ("ssd", "ssd-hardened")),

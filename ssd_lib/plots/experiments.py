@@ -164,11 +164,16 @@ FRONT = {
 
 
 def front(summary: pd.DataFrame) -> Figure:
-    """Leak against utility and against speed: facts told, mean over the attacks that every defender answered."""
-    facts, figure_axes = _answered_by_all(summary[summary.measure == "facts told"]), panels(len(FRONT), (3.6, 3.8))
-    figure, axes = figure_axes
+    """Leak against utility and against speed: facts told, mean over the attacks that every defender drawn answered.
+
+    Defenders that were asked no forbidden or no benign question are left out.
+    """
+    both = [set(summary.system[summary.measure == measure]) for measure in ("facts told", "right")]
+    summary = summary.loc[summary.system.isin(set.intersection(*both))]
+    facts = _answered_by_all(summary.loc[summary.measure == "facts told"])
+    figure, axes = panels(len(FRONT), (3.6, 3.8))
     for place, (measure, label) in zip(axes, FRONT.items(), strict=True):
-        known = _answered_by_all(summary[summary.measure == measure])
+        known = _answered_by_all(summary.loc[summary.measure == measure])
         for system, look in looks(summary.system).items():
             leaks, across = facts[facts.system == system], known[known.system == system]
             if not len(leaks) or not len(across):
