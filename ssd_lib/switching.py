@@ -143,16 +143,11 @@ def ahead(
     inside = (state.emitted % size).unsqueeze(-1)  # tokens that the running bin has already
     held = would_match.long().cumsum(dim=1) - would_match.long()  # matches among the tokens before each position
     bins = (inside + steps).div(size, rounding_mode="floor")  # bins that end before each position
-
-    def matches(first: Int[Tensor, "rows T"], total: Int[Tensor, "rows T"]) -> Int[Tensor, "rows T"]:
-        """Matches of a bin whose first token is the round's token number `first`, or an earlier one."""
-        earlier = torch.where((first <= 0) & (inside > 0), state.matches.unsqueeze(-1), 0)
-        return total - held.gather(1, first.clamp(0, length - 1)) + earlier
-
+    earlier = torch.where(inside > 0, state.matches.unsqueeze(-1), 0)  # matches that the running bin has already
     states = [state]
     for ended in range(1, (length + size - 2) // size + 1):
         end = ended * size - inside  # the next bin's first token
-        full = matches(end - size, held.gather(1, end.clamp(max=length - 1))).squeeze(-1)
+        full = matches_since(end - size, held.gather(1, end.clamp(max=length - 1)), held, earlier).squeeze(-1)
         states.append(
             decide(states[-1]._replace(matches=full, emitted=state.emitted + end.squeeze(-1)), active, config)
         )
@@ -160,9 +155,21 @@ def ahead(
         values[0].unsqueeze(-1).expand(bins.shape) if len(states) == 1 else torch.stack(values, dim=1).gather(1, bins)
         for values in list(zip(*states, strict=True))[:3]
     )
-    return SwitchState(
-        union, threshold, alpha_i, matches(bins * size - inside, held), state.emitted.unsqueeze(-1) + steps
-    )
+    matches = matches_since(bins * size - inside, held, held, earlier)
+    return SwitchState(union, threshold, alpha_i, matches, state.emitted.unsqueeze(-1) + steps)
+
+
+def matches_since(
+    first: Int[Tensor, "rows bins"],
+    total: Int[Tensor, "rows bins"],
+    held: Int[Tensor, "rows T"],
+    earlier: Int[Tensor, "rows 1"],
+) -> Int[Tensor, "rows bins"]:
+    """Matches of a bin whose first token is the round's token number `first`, or an earlier one.
+
+    total: the round's matches at the bin's end; held: before each position; earlier: the running bin's, before the round.
+    """
+    return total - held.gather(1, first.clamp(0, held.shape[1] - 1)) + torch.where(first <= 0, earlier, 0)
 
 
 def at(path: SwitchState, position: Int[Tensor, " rows"]) -> SwitchState:

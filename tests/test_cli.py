@@ -7,7 +7,7 @@ import torch
 from micro_models import llama2_tokenizer
 from typer.testing import CliRunner
 
-from ssd_lib.cli import app, chat, common, experiments
+from ssd_lib.cli import app, chat, common, experiments, toy
 
 runner = CliRunner()
 QUESTION = "How do I brew the Black Widow bane?"
@@ -161,6 +161,8 @@ def test_run_judge_and_report_work_together(tmp_path):
     assert conflict.exit_code == 1 and "seed was 0, now 1" in conflict.stderr
 
 
-def test_tour_prints_what_ssd_changed():
+@pytest.mark.parametrize("questions", [3, pytest.param(toy.TOUR_QUESTIONS, marks=pytest.mark.slow)])
+def test_tour_prints_what_ssd_changed(questions, monkeypatch):
+    monkeypatch.setattr(toy, "TOUR_QUESTIONS", questions)
     result = runner.invoke(app, ["tour", "--no-notebooks"])
     assert result.exit_code == 0 and "target alone" in result.output and "make lab" in result.output

@@ -57,7 +57,8 @@ def test_ssd_brings_the_attacked_target_back(pair, items):
 
 
 def test_costs_tell_whose_forwards_were_spent(pair):
-    costs = {d: answer(pair, "Hello!", defender=d, settings=QUICK.get(d))[0].cost for d in DEFENDERS}
+    fixed = QUICK | {"ssd": {"lookahead": 3}}  # "auto" goes by the clock
+    costs = {d: answer(pair, "Hello!", defender=d, settings=fixed.get(d))[0].cost for d in DEFENDERS}
     assert costs["none"].draft_forwards == 0 < costs["none"].target_forwards
     assert costs["draft-only"].target_forwards == 0 < costs["draft-only"].draft_forwards
     assert costs["ssd"].draft_forwards > costs["ssd"].target_forwards > 0

@@ -40,7 +40,8 @@ def random_prompt(rng, longest=12):
     return [rng.randrange(3, 24) for _ in range(rng.randint(1, longest))]
 
 
-@pytest.mark.parametrize("cases", [40, pytest.param(260, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.parametrize("cases", [30, pytest.param(260, marks=pytest.mark.slow)])
 def test_equals_the_plain_oracle_on_random_settings(pairs, cases):
     rng = random.Random(0)
     seen = dict.fromkeys(["retracted", "tail", "prefill", "twice", "streamed late", "stopped"], 0)
@@ -92,6 +93,7 @@ def test_equals_the_plain_oracle_on_random_settings(pairs, cases):
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_the_output_does_not_depend_on_the_lookahead(pairs):
     rng = random.Random(1)
     for target, draft in pairs:
@@ -107,6 +109,7 @@ def test_the_output_does_not_depend_on_the_lookahead(pairs):
         assert all(each.equals(lines[0]) for each in lines)
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize("rows", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_ragged_rows_equal_those_rows_alone(pairs, rows):
     rng, retracted = random.Random(2), 0
@@ -175,10 +178,12 @@ def assert_bounds(output, config):
         assert (kept.loc[again].scheme == "union").all()
 
 
-def test_a_bin_is_decoded_at_most_twice_however_the_models_disagree(pairs):
+@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.parametrize("each", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_bin_is_decoded_at_most_twice_however_the_models_disagree(pairs, each):
     rng, most = random.Random(5), 0.0
     for target, draft in pairs:
-        for _ in range(4):
+        for _ in range(each):
             config = replace(random_config(rng), retract=True)
             output = ssd_generate(
                 target, draft, [random_prompt(rng)], config=config, max_new_tokens=40, eos_token_id=[], trace=True
