@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import micro_llama
+from micro_models import llama2_tokenizer, llama3_tokenizer
 from typer import BadParameter
 
 from ssd_lib import world
@@ -19,8 +21,6 @@ from ssd_lib.attacks.suffixes import TOY, build_suffixes, wanted_beginning
 from ssd_lib.chat import encode_prompt
 from ssd_lib.pairs import load_pair
 from ssd_lib.paths import data_dir
-from tests.conftest import micro_llama
-from tests.micro_models import llama2_tokenizer, llama3_tokenizer
 
 QUESTION, WANTED = "How do I brew the Silver Courage cordial?", "Sure, here is how."
 SMALL = GCGConfig(steps=8, candidates=16, top_k=16, start="! ! ! !", batch=5, stop_early=False)
