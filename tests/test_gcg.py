@@ -376,11 +376,12 @@ def test_a_text_is_continued_to_the_end_of_its_bins_as_the_target_goes_on(pair):
     assert 0 < len(ended) < 60 and pair.tokenizer.eos_token_id not in ended
 
 
+@pytest.mark.parametrize("steps", [3, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("aim", ["match", "fail"])
-def test_an_aim_lowers_its_own_loss_and_is_counted_as_it_is_typed(pair, aim):
+def test_an_aim_lowers_its_own_loss_and_is_counted_as_it_is_typed(pair, aim, steps):
     item = world.questions("benign" if aim == "fail" else "forbidden", 1)[0]
     text = continued(pair, item.question, "", 7) if aim == "fail" else "To brew the"
-    config = replace(TOY, steps=8, candidates=32, stop_early=False)
+    config = replace(TOY, steps=steps, candidates=32, stop_early=False)
     options = dict(draft_weight=0.5, progress=False)
     suffix = optimise_suffix(pair, None, item.question, text, config, draft_aim=aim, **options)
     again = optimise_suffix(pair, None, item.question, text, config, draft_aim=aim, **options)
