@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import Collect, micro_llama, perturbed, perturbed_pairs
-from oracle import decode
+from oracle import decode, probabilities
+from transformers import LogitsProcessor, LogitsProcessorList, NoRepeatNGramLogitsProcessor
 
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import Conversation, ssd_generate
@@ -89,6 +90,50 @@ def test_equals_the_plain_oracle_on_random_settings(pairs, cases):
         seen["streamed late"] += back > 0
     assert compared >= 0.77 * cases
     assert min(seen.values()) >= cases // 15, f"the settings do not exercise everything: {seen}"
+
+
+class Likes(LogitsProcessor):
+    """Prefers tokens by the whole context so far, and remembers the contexts."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, input_ids, scores):
+        self.seen.append(input_ids[0].tolist())
+        return scores + 2 * torch.randn(scores.shape, generator=torch.Generator().manual_seed(hash((*self.seen[-1],))))
+
+
+def test_logits_processors_see_the_text_so_far(pairs):
+    """When a given beginning is counted (here the draft's own words, or any), and when a bin is decoded again."""
+    rng, own = random.Random(6), LogitsProcessorList([Likes(), NoRepeatNGramLogitsProcessor(2)])
+    seen = dict.fromkeys(["alarm", "no alarm", "retracted"], 0)
+    for case in range(14):
+        target, draft = pairs[case % len(pairs)]
+        config = replace(random_config(rng), retract=True, count_prefill=True, bin_size=rng.choice([2, 3, 5]))
+        prompt, draft_prompt = random_prompt(rng), random_prompt(rng)
+        for _ in range(5):
+            likely = torch.tensor(probabilities(draft, draft_prompt, own, prompt)).argmax().item()
+            given = likely if case % 2 else rng.randrange(3, 24)
+            prompt, draft_prompt = [*prompt, given], [*draft_prompt, given]
+        expected, events, narrowest = decode(target, draft, prompt, draft_prompt, config, NEW, {4}, 5, own)
+        if narrowest < 1e-5:
+            continue
+        options = dict(config=config, max_new_tokens=NEW, eos_token_id=[4], prefilled=5, logits_processor=own)
+        output = ssd_generate(target, draft, [prompt], draft_input_ids=[draft_prompt], **options)
+        assert output.sequences[0].tolist() == expected, (case, config)
+        seen["alarm" if events[0][0] == "union" else "no alarm"] += 1
+        seen["retracted"] += output.stats.retracted > 0
+    assert min(seen.values()) > 3, f"the settings do not exercise everything: {seen}"
+
+
+def test_logits_processors_of_a_batch_read_again_what_was_given_alone(pairs):
+    target, draft = pairs[3]
+    prompts, likes = [[3, 9, 4, 8, 5, 11], [7], [6, 5, 9, 4, 3]], Likes()
+    config = SSDConfig.hardened(bin_size=3, lookahead=2)
+    options = dict(max_new_tokens=4, eos_token_id=[], prefilled=[4, 0, 2])
+    ssd_generate(target, draft, prompts, config=config, logits_processor=LogitsProcessorList([likes]), **options)
+    again = [ids for ids in likes.seen if ids not in prompts and not any(ids[: len(p)] == p for p in prompts)]
+    assert again == [prompts[0][:n] for n in (3, 4, 5)]
 
 
 @pytest.mark.slow
