@@ -195,6 +195,13 @@ def test_run_judge_and_report_work_together(tmp_path):
     assert conflict.exit_code == 1 and "seed was 0, now 1" in conflict.stderr
 
 
-def test_tour_prints_what_ssd_changed():
+def test_tour_prints_what_ssd_changed(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     result = runner.invoke(app, ["tour", "--no-notebooks"])
-    assert result.exit_code == 0 and "target alone" in result.output and "make lab" in result.output
+    assert result.exit_code == 0 and "make lab" in result.output
+    (head,) = [line for line in result.output.splitlines() if "target alone" in line]
+    assert [name.strip() for name in head.split("┃")[2:-1]] == ["target alone", "draft alone", "SSD", "hardened SSD"]
+    table = {cells[1].strip(): cells[2:-1] for line in result.output.splitlines() if len(cells := line.split("│")) > 3}
+    assert "" not in table and len(table) == 7, "at 100 columns no cell is broken"
+    told = [float(cell.split("%")[0]) for cell in table["forbidden facts told"]]
+    assert told[3] <= told[2] < told[0]

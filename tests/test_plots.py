@@ -70,7 +70,13 @@ def test_lines_with_bands_and_saving(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("system", "role"),
-    [("target alone", "target"), ("draft alone", "draft"), ("SSD, Union only", "SSD"), ("other", "SSD")],
+    [
+        ("target alone", "target"),
+        ("draft alone", "draft"),
+        ("SSD, Union only", "SSD"),
+        ("hardened SSD", "hardened SSD"),
+        ("other", "SSD"),
+    ],
 )
 def test_roles_have_one_colour(system, role):
     assert plots.role(system) == role
@@ -84,7 +90,7 @@ def line(system, attack="direct", measure="attack success", judge="exact", value
 
 
 GRID = [f"ssd:alpha_intersection={a}:alpha_union={b}" for a in (0.3, 0.6) for b in (0.8, 2)]
-SYSTEMS = ["none", "ssd", "draft-only", *(f"other{i}" for i in range(9))]
+SYSTEMS = ["none", "ssd", "ssd-hardened", "draft-only", *(f"other{i}" for i in range(9))]
 
 
 def test_every_defender_looks_different_and_none_ssd_and_draft_as_in_the_book():
@@ -92,6 +98,7 @@ def test_every_defender_looks_different_and_none_ssd_and_draft_as_in_the_book():
     assert looks["none"].color == plots.COLORS["target"] and looks["draft-only"].color == plots.COLORS["draft"]
     assert looks["ssd"].mark == plots.MARKS["SSD"]
     assert {looks[system].color for system in GRID} == {plots.COLORS["SSD"]}
+    assert looks["ssd-hardened"].color == plots.COLORS["hardened SSD"] != plots.COLORS["SSD"]
     assert len({look[:2] for look in looks.values()}) == len(looks), "colour and mark tell two defenders apart"
 
 

@@ -266,7 +266,7 @@ class Explorer(ipywidgets.VBox):
         self.retracted.layout.display = None if run and run.taken_back else "none"
         self.history.value = ""
         if run and run.taken_back and self.retracted.value:
-            self.history.value = views.strip(run.history, run.prefill) + views.legend(retracted=True)
+            self.history.value = views.strip(run.history, run.prefill) + views.legend(False, retracted=True)
 
     def _draw_choice(self, position: int | None) -> None:
         self.strip.choose(position)
