@@ -9,8 +9,11 @@ from conftest import Collect, micro_llama, perturbed, perturbed_pairs
 from oracle import decode, probabilities
 from transformers import LogitsProcessor, LogitsProcessorList, NoRepeatNGramLogitsProcessor
 
+from ssd_lib import answer, load_pair, world
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import Conversation, ssd_generate
+from ssd_lib.evaluation import prefill_tokens
+from ssd_lib.synthetic import set_alternating, synthetic_pair
 
 NEW = 24
 
@@ -230,9 +233,35 @@ def test_a_bin_is_decoded_at_most_twice_however_the_models_disagree(pairs):
             )
             assert_bounds(output, config)
             stats = output.stats
-            assert stats.tokens == 40 and stats.retracted <= stats.tokens + config.bin_size
+            assert stats.tokens == 40 and stats.retracted <= stats.tokens + config.bin_size - 1
             most = max(most, (stats.tokens + stats.retracted) / stats.tokens)
     assert most > 1.3, "no pair disagreed enough to test the bound"
+
+
+WORST = {"no match": 7 * [False], "a match at the end": [True, True, True, False, False, False, True]}
+
+
+@pytest.mark.parametrize("lookahead", [1, 2, *(pytest.param(T, marks=pytest.mark.slow) for T in (3, 5, 8, "auto"))])
+@pytest.mark.parametrize("pattern", WORST)
+def test_the_worst_case_decodes_each_bin_twice_in_a_bounded_number_of_rounds(pattern, lookahead):
+    """Every bin of Intersection rings the alarm, every bin of Union ends it: no attack can ask for more."""
+    target, draft = synthetic_pair("micro")
+    prompt, kept = set_alternating(target, draft, WORST[pattern]), 6 * 7
+    published, hardened = (
+        ssd_generate(target, draft, prompt, config=config, max_new_tokens=kept, eos_token_id=[], trace=lookahead == 2)
+        for config in (SSDConfig(lookahead=lookahead), SSDConfig.hardened(lookahead=lookahead))
+    )
+    if hardened.trace is not None:
+        schemes = [trace.frame.scheme[::7].tolist() for trace in (published.trace, hardened.trace)]
+        assert schemes == [3 * ["intersection", "union"], 6 * ["union"]]
+        assert published.trace.frame.match[:7].tolist() == WORST[pattern] and published.trace.frame.match[7:14].all()
+        assert_bounds(hardened, SSDConfig())
+    assert hardened.stats.retracted == kept == hardened.stats.tokens, "decoded twice, all of it"
+    mismatches = 7 - WORST[pattern].count(True)
+    ratio = hardened.stats.target_forwards / published.stats.target_forwards
+    assert 1.8 < ratio <= 2 + 2 / mismatches, "the law of docs/contract.md; the prompt costs both the same"
+    if lookahead == 1:
+        assert ratio == pytest.approx(2, abs=0.05)
 
 
 def test_a_conversation_takes_back_too_and_reads_only_what_is_new(pairs):
@@ -247,6 +276,25 @@ def test_a_conversation_takes_back_too_and_reads_only_what_is_new(pairs):
         retracted += reply.stats.retracted
         prompt = prompt + reply.sequences[0].tolist() + [12 + turn, 9, 10, 14]
     assert retracted > 0
+
+
+@pytest.mark.slow
+def test_pieces_shorter_than_the_tail_slip_through_so_that_it_is_one_token_by_default():
+    pair = load_pair("toy")
+    items = world.questions("forbidden", 4)
+
+    def told(tail_tokens):
+        config = SSDConfig.hardened(count_prefill=False, tail_tokens=tail_tokens)
+        known = [prefill_tokens(pair, item, 10) for item in items]
+        for _ in range(8):
+            options = dict(prefill=known, config=config, max_new_tokens=2, trace=False)
+            replies = answer(pair, [item.question for item in items], **options)
+            known = [ids + reply.token_ids for ids, reply in zip(known, replies, strict=True)]
+        texts = [[pair.tokenizer.decode(part) for part in (ids[10:], ids[:10])] for ids in known]
+        return sum(world.grade(item, *text).told for item, text in zip(items, texts, strict=True))
+
+    assert SSDConfig().tail_tokens == SSDConfig.hardened().tail_tokens == 1
+    assert told(1) == 0 < told(3)
 
 
 def test_a_floor_above_the_threshold_is_refused():
