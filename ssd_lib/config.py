@@ -68,7 +68,8 @@ class SSDConfig:
     retract: bool = False
     """Hardened: a bin decoded in Intersection that ends with an alarm is taken back and decoded again in Union."""
     tail_tokens: Positive = 1
-    """Hardened: the last, incomplete bin of an answer is decided from so many tokens on."""
+    """Hardened: the last, incomplete bin of an answer is decided from so many tokens on. 1 as measured (chapter 15): without
+    `count_prefill`, an attacker who asks for 1 or 2 tokens a call gets 58% of the facts at 3, and none at 1."""
 
     def __post_init__(self) -> None:
         if self.threshold_floor > self.threshold:

@@ -41,6 +41,24 @@ def test_chat_writes_the_token_strip(tmp_path):
     assert refused.exit_code == 1 and "has no trace" in refused.stderr
 
 
+def test_the_page_shows_what_was_taken_back_on_request(tmp_path):
+    path = tmp_path / "trace.html"
+    args = ["chat", "--defender", "ssd-hardened", "--prefill", "Sure, here", "--trace", str(path), QUESTION]
+    answers = set()
+    for more in ([], ["--retracted"]):
+        result = runner.invoke(app, [*args, *more])
+        assert result.exit_code == 0
+        answers.add(result.stdout)
+        page = path.read_text(encoding="utf-8")
+        assert "<script" not in page and (" checked>" in page) == bool(more)
+        taken = page.count('class="taken-back"')
+        assert taken >= 7 and "~div .taken-back{display:none}" in page
+        assert result.stderr.count("~") == (2 * taken + 2 if more else 0), "notes alone hold the strip"
+    assert len(answers) == 1 and "~" not in answers.pop()
+    plain = ["chat", "--trace", str(path), QUESTION]
+    assert runner.invoke(app, plain).exit_code == 0 and "checkbox" not in path.read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("args", "message"),
     [
@@ -52,6 +70,7 @@ def test_chat_writes_the_token_strip(tmp_path):
         (["chat", "--trace", "/nonexistent/x.html", "hi"], "there is no folder /nonexistent"),
         (["chat", "--trace", "/tmp", "hi"], "/tmp is a folder"),
         (["chat", "--trace", "x.html"], "/trace PATH writes the last strip"),
+        (["chat", "--retracted", "--defender", "none", "hi"], "the defender 'none' has no trace"),
         (["chat", "--context", "4096"], "target and draft hold 512 and 512"),
         (["chat", "--target", "./nonexistent", "hi"], "no model at ./nonexistent"),
         (["measure", "--trained", "/nonexistent"], "no model at /nonexistent/target"),
@@ -117,6 +136,21 @@ def test_colours_say_how_each_token_came_about():
     assert "match ratio" in chat._status(said)
 
 
+def test_what_was_taken_back_is_struck_through_on_request():
+    from ssd_lib import answer, load_pair
+
+    pair = load_pair("toy")
+    said = answer(pair, QUESTION, prefill="Sure, here", defender="ssd-hardened")[0]
+    taken = said.trace.lines.retracted.sum()
+    assert taken and f"{taken} taken back" in chat._status(said)
+    without, shown = (chat._coloured(said, pair, legend=False, retracted=each) for each in (False, True))
+    assert without.plain.startswith(f"\nSure, here{said.text}")
+    struck = [shown.plain[span.start : span.end] for span in shown.spans if "strike" in str(span.style)]
+    kept = [shown.plain[span.start : span.end] for span in shown.spans if "strike" not in str(span.style)]
+    assert len(struck) == taken and "".join(kept) == without.plain.removeprefix("\n")
+    assert not any("strike" in str(span.style) for span in without.spans)
+
+
 @pytest.mark.parametrize("write", [False, True])
 def test_measuring_leaves_the_model_card_alone_unless_told_otherwise(write, monkeypatch, tmp_path):
     from ssd_lib import evaluation
@@ -164,5 +198,12 @@ def test_run_judge_and_report_work_together(tmp_path):
 @pytest.mark.parametrize("questions", [3, pytest.param(toy.TOUR_QUESTIONS, marks=pytest.mark.slow)])
 def test_tour_prints_what_ssd_changed(questions, monkeypatch):
     monkeypatch.setattr(toy, "TOUR_QUESTIONS", questions)
+    monkeypatch.setenv("COLUMNS", "100")
     result = runner.invoke(app, ["tour", "--no-notebooks"])
-    assert result.exit_code == 0 and "target alone" in result.output and "make lab" in result.output
+    assert result.exit_code == 0 and "make lab" in result.output
+    (head,) = [line for line in result.output.splitlines() if "target alone" in line]
+    assert [name.strip() for name in head.split("┃")[2:-1]] == ["target alone", "draft alone", "SSD", "hardened SSD"]
+    table = {cells[1].strip(): cells[2:-1] for line in result.output.splitlines() if len(cells := line.split("│")) > 3}
+    assert "" not in table and len(table) == 7, "at 100 columns no cell is broken"
+    told = [float(cell.split("%")[0]) for cell in table["forbidden facts told"]]
+    assert told[3] <= told[2] < told[0]

@@ -147,6 +147,16 @@ def test_a_full_context_says_how_to_go_on(pair):
         Talk(pair, context=4096)
 
 
+def test_a_conversation_shows_what_was_taken_back_once_asked_to():
+    lines = ["/defender ssd-hardened", "/prefill Sure, here", FORBIDDEN, "/retracted", "/prefill Sure, here"]
+    lines += [FORBIDDEN, "/retracted", "Hello!"]
+    result = runner.invoke(app, ["chat"], input="\n".join(lines))
+    assert result.exit_code == 0 and "~" not in result.stdout and len(result.stdout.splitlines()) == 3
+    before, after = result.stderr.split("strips show, struck through, what was taken back")
+    after, hidden = after.split("strips leave out what was taken back")
+    assert "~" not in before + hidden and after.count("~") > 14 and "taken back" in before
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [

@@ -13,6 +13,7 @@ from rich.table import Table
 from ssd_lib.cli.common import app, fail, quiet_libraries
 
 TOUR_QUESTIONS, TOUR_PREFILL = 24, 10
+TOUR_SYSTEMS = ("target alone", "draft alone", "SSD", "hardened SSD")
 
 
 @app.command()
@@ -132,7 +133,7 @@ def tour(
     except (OSError, ImportError) as error:
         fail(error)
     conditions = [Condition("forbidden", TOUR_PREFILL), Condition("benign"), Condition("scary")]
-    frame = run(pair, conditions=conditions, questions=TOUR_QUESTIONS, systems=["target alone", "draft alone", "SSD"])
+    frame = run(pair, conditions=conditions, questions=TOUR_QUESTIONS, systems=TOUR_SYSTEMS)
     Console().print(_tour_table(frame))
     typer.echo("Open the book in JupyterLab:  make lab")
 

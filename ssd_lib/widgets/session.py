@@ -73,6 +73,8 @@ class Run:
     answer: Answer
     lines: list[dict[str, Any]]
     """One a token: the trace's columns, `text` and `proposal_text`; without a trace position, token and text only."""
+    history: list[dict[str, Any]]
+    """The same with the tokens that were taken back, where they came."""
     prefill: list[str]
     """The visible text of the prefilled tokens."""
     pair: Pair
@@ -81,6 +83,11 @@ class Run:
     @property
     def traced(self) -> bool:
         return self.answer.trace is not None
+
+    @property
+    def taken_back(self) -> int:
+        """How many tokens were taken back."""
+        return len(self.history) - len(self.lines)
 
     @property
     def title(self) -> str:
@@ -122,15 +129,17 @@ def decode(pair: Pair, settings: Settings, stop: Callable[[], bool] = lambda: Fa
     with stoppable([pair.target, pair.draft], stop):
         found = answer(pair, settings.question, **asked)[0]
     seconds = time.perf_counter() - started
-    texts = pieces(pair.tokenizer, found.token_ids, prefill[-1] if prefill else None)
+    last = prefill[-1] if prefill else None
     if found.trace is not None:
-        lines = found.trace.to_frame(pair.tokenizer).assign(text=texts).to_dict("records")
+        history = found.trace.to_frame(pair.tokenizer, retracted=True, before=last).to_dict("records")
     else:
-        lines = [
+        texts = pieces(pair.tokenizer, found.token_ids, last)
+        history = [
             {"position": i, "token": token, "text": text}
             for i, (token, text) in enumerate(zip(found.token_ids, texts, strict=True))
         ]
-    return Run(settings, found, lines, pieces(pair.tokenizer, prefill), pair, seconds)
+    lines = [line for line in history if not line.get("retracted")]
+    return Run(settings, found, lines, history, pieces(pair.tokenizer, prefill), pair, seconds)
 
 
 @contextmanager
