@@ -22,8 +22,8 @@ from ssd_lib.config import SSDConfig
 from ssd_lib.synthetic import set_alternating, set_match_ratio, synthetic_pair, synthetic_prompt
 
 PUBLISHED, HARDENED = "published SSD", "hardened SSD"
-WORST = {"no match": 7 * [False], "a match at the end": [True, True, True, False, False, False, True]}
-"""Matches of a bin of Intersection: most rounds, and most rounds more than published SSD makes (at a large T)."""
+WORST = {"no match": 7 * [False], "the alarm comes last": [*4 * [True], *3 * [False]]}
+"""Matches of a bin of Intersection: most rounds, and most tokens decoded twice."""
 
 
 def hardened(plan: Plan) -> pd.DataFrame:

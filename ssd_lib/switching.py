@@ -78,12 +78,16 @@ def decide(
 ) -> SwitchState:
     """At the end of a bin: choose the next scheme and anneal, for the active rows.
 
-    ends: the answer ends with this token. With `retract` its last bin is decided, too, over the tokens that it has.
+    ends: the answer ends with this token. With `retract` its last bin is decided, too, over the tokens that it has; and a
+    bin of Intersection as soon as its alarm is certain, whatever the tokens that it lacks would be.
     """
     in_bin = (state.emitted - 1) % config.bin_size + 1
     decides = active & (in_bin == config.bin_size)
-    if ends is not None and config.retract:
-        decides = decides | (active & ends & (in_bin >= config.tail_tokens))
+    if config.retract and not config.fixed_scheme:
+        best = (state.matches + config.bin_size - in_bin).double() / config.bin_size
+        settled = ~state.union & (best < state.threshold)
+        settled = settled if ends is None else settled | ends
+        decides = decides | (active & settled & (in_bin >= config.tail_tokens))
     union = state.union if config.fixed_scheme else state.matches.double() / in_bin < state.threshold
     same = union == state.union
     lower_threshold = (state.threshold - config.threshold_decay).clamp(min=config.threshold_floor)

@@ -83,8 +83,9 @@ def decode(target, draft, prompt, draft_prompt, config, max_new_tokens, eos, pre
         matches.append(matched)
         in_bin = (len(matches) - 1) % config.bin_size + 1
         ended = token in eos or len(answer) == max_new_tokens
+        certain = not union and (sum(matches[-in_bin:]) + config.bin_size - in_bin) / config.bin_size < threshold
         if config.fixed_scheme or not (
-            in_bin == config.bin_size or (config.retract and ended and in_bin >= config.tail_tokens)
+            in_bin == config.bin_size or (config.retract and (ended or certain) and in_bin >= config.tail_tokens)
         ):
             continue
         before, union = union, sum(matches[-in_bin:]) / in_bin < threshold

@@ -119,14 +119,14 @@ def test_the_page_gets_its_tables_between_the_markers(tmp_path):
     assert "measured: make bench" in tables.PAGE.read_text(), "the committed page has a place for them"
 
 
-def test_hardened_and_published_take_turns_and_the_worst_case_decodes_all_twice(tmp_path, monkeypatch):
+def test_hardened_and_published_take_turns_and_the_worst_case_decodes_all_twice_at_most(tmp_path, monkeypatch):
     monkeypatch.setattr(cpu, "RESULTS", tmp_path)
     monkeypatch.setattr(cpu, "WARM_UPS", 1)
     frame = hardened.hardened(replace(cpu.QUICK, match_ratios=(1.0,), new_tokens=14))
     assert len(frame) == 2 * (1 + len(hardened.WORST))
     ours, published = (frame[frame.peer == name].reset_index() for name in (hardened.HARDENED, hardened.PUBLISHED))
-    assert ours.decoded.tolist() == [14, 28, 28] and published.decoded.tolist() == [14] * 3
-    assert (ours.target_forwards[1:] > 1.5 * published.target_forwards[1:]).all()
+    assert ours.decoded.tolist() == [14, 20, 28] and published.decoded.tolist() == [14] * 3
+    assert (ours.target_forwards[1:] > 1.2 * published.target_forwards[1:]).all()
     assert (ours.first_ms > 0).all() and ours.first_times_published.notna().all()
     assert (tmp_path / "hardened.csv").exists()
 

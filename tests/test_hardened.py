@@ -243,7 +243,7 @@ def test_a_bin_is_decoded_at_most_twice_however_the_models_disagree(pairs, each)
     assert most > 1.3, "no pair disagreed enough to test the bound"
 
 
-WORST = {"no match": 7 * [False], "a match at the end": [True, True, True, False, False, False, True]}
+WORST = {"no match": 7 * [False], "the alarm comes last": [*4 * [True], *3 * [False]]}
 
 
 @pytest.mark.parametrize("lookahead", [1, 2, *(pytest.param(T, marks=pytest.mark.slow) for T in (3, 5, 8, "auto"))])
@@ -261,12 +261,9 @@ def test_the_worst_case_decodes_each_bin_twice_in_a_bounded_number_of_rounds(pat
         assert schemes == [3 * ["intersection", "union"], 6 * ["union"]]
         assert published.trace.frame.match[:7].tolist() == WORST[pattern] and published.trace.frame.match[7:14].all()
         assert_bounds(hardened, SSDConfig())
-    assert hardened.stats.retracted == kept == hardened.stats.tokens, "decoded twice, all of it"
-    mismatches = 7 - WORST[pattern].count(True)
-    ratio = hardened.stats.target_forwards / published.stats.target_forwards
-    assert 1.8 < ratio <= 2 + 2 / mismatches, "the law of docs/contract.md; the prompt costs both the same"
-    if lookahead == 1:
-        assert ratio == pytest.approx(2, abs=0.05)
+    third = [place for place, match in enumerate(WORST[pattern], 1) if not match][2]  # the alarm is certain
+    assert hardened.stats.retracted == 6 * third and hardened.stats.tokens == kept
+    assert 1.2 < hardened.stats.target_forwards / published.stats.target_forwards <= 2, "the law of docs/contract.md"
 
 
 def test_a_conversation_takes_back_too_and_reads_only_what_is_new(pairs):
