@@ -24,9 +24,7 @@ PATIENCE = 30.0
 
 def default_file() -> Path:
     """Where replies are kept unless told otherwise: the user's cache folder."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("ssd_lib") / FILE
+    return cache_dir() / FILE
 
 
 def request_key(request: dict[str, Any]) -> str:
