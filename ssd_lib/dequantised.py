@@ -129,8 +129,9 @@ def _quantised(source: Path, name: str) -> bool:
 
 def _read(folder: str, file: str) -> PreTrainedModel:
     """The file's model in 32 bits, without the quantization in its config that keeps it from being saved."""
-    options: dict[str, Any] = dict(dtype=torch.float32, output_loading_info=True)
-    read, info = AutoModelForCausalLM.from_pretrained(folder, gguf_file=file, **options)
+    options: dict[str, Any] = dict(gguf_file=file, dtype=torch.float32, output_loading_info=True)
+    loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **options)
+    read, info = loaded
     if info["missing_keys"]:
         raise ValueError(f"it has no weights for {', '.join(sorted(info['missing_keys'])[:3])}")
     config = read.config

@@ -248,7 +248,7 @@ def choose_pair(
     if target is None:
         raise ValueError(f"a pair of your own needs target=; or name one of {', '.join(PAIRS)}")
     label = "+".join(_short(model) for model in (target, draft) if model)
-    own = PairSpec(label, target, None, None, None, SSDConfig(), "a pair of your own has the draft that you name")
+    own = PairSpec(label, target, None, None, None, SSDConfig(), "name your small, deeply aligned model")
     return replace(own, **given)
 
 
@@ -323,7 +323,7 @@ def load_model(
         options["quantization_config"] = _quantized(quantization, dtype)
         if device is not None and on_gpu:
             options["device_map"] = {"": device}  # quantized weights cannot be moved afterwards
-    base = _base_of_adapter(source)
+    base = base_of_adapter(source)
     own = base is None or (Path(source) / "tokenizer_config.json").exists()
     model = _from_pretrained(base or source, options)
     if base is not None:
@@ -426,7 +426,7 @@ def adapter_at(name: str | None) -> str:
     return locate(name)
 
 
-def _base_of_adapter(source: str) -> str | None:
+def base_of_adapter(source: str) -> str | None:
     """For a folder that holds only an adapter: the model it belongs on, read relative to that folder."""
     config = Path(source) / "adapter_config.json"
     if not config.exists():

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import gguf
 import pytest
@@ -40,7 +41,7 @@ def test_a_gguf_file_is_the_model_that_it_was_made_of(saved, tmp_path, cache):
     torch.testing.assert_close(loaded(ids).logits, model(ids).logits)
     (folder,) = [path for path in cache.iterdir() if path.is_dir()]
     about = json.loads((folder / RECORD).read_text())
-    assert about["sha256"] == hashlib.sha256(open(file, "rb").read()).hexdigest() and about["dtype"] == "torch.float32"
+    assert about["sha256"] == hashlib.sha256(Path(file).read_bytes()).hexdigest() and about["dtype"] == "torch.float32"
 
 
 def test_quantised_weights_are_gguf_s_own_to_16_bits(saved, tmp_path):
@@ -90,7 +91,7 @@ def test_a_pair_of_a_gguf_target_and_an_adapter_on_it(saved, tmp_path):
 
 def test_what_cannot_be_read_says_so(saved, tmp_path, cache, monkeypatch):
     file = write_gguf(tmp_path / "micro.gguf", *saved[1:])
-    whole = open(file, "rb").read()
+    whole = Path(file).read_bytes()
     cases = {
         "cut.gguf": whole[: len(whole) // 2],
         "other.gguf": whole.replace(b"llama", b"zebra"),

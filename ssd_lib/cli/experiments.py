@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ssd_lib.cli.common import app, fail, plain, quiet_libraries
+from ssd_lib.cli.common import FORMAT_HELP, TARGET_HELP, app, fail, plain, quiet_libraries
 
 
 def spread(args: Iterable[str], names: Iterable[str]) -> Iterator[str]:
@@ -44,7 +44,9 @@ class ListCommand(TyperCommand):
 def run(
     config: Annotated[Path | None, typer.Option(help="The experiment as a TOML file.")] = None,
     preset: Annotated[str | None, typer.Option(help="paper-prefill, paper-gsm8k, paper-attacks, embedded, …")] = None,
-    pair: Annotated[str | None, typer.Option("--pair", "--model_name", help="toy, llama2, vicuna, …")] = None,
+    pair: Annotated[
+        str | None, typer.Option("--pair", "--model_name", help="toy, llama2, vicuna, …; none: --target and --draft.")
+    ] = None,
     attacks: Annotated[
         list[str] | None,
         typer.Option("--attacks", "--attacker", help="Sets: direct prefill-20 gsm8k custom:path=FILE …"),
@@ -55,8 +57,10 @@ def run(
     judges: Annotated[list[str] | None, typer.Option(help="exact refusal gsm8k qwen …")] = None,
     limit: Annotated[int | None, typer.Option(help="Items of each set.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; run again to resume.")] = None,
-    target: Annotated[str | None, typer.Option(help="Another target: Hub id or path.")] = None,
-    draft: Annotated[str | None, typer.Option(help="Another draft: Hub id or path.")] = None,
+    target: Annotated[str | None, typer.Option(help=TARGET_HELP)] = None,
+    draft: Annotated[str | None, typer.Option(help="Another draft, likewise.")] = None,
+    target_format: Annotated[str | None, typer.Option(help=FORMAT_HELP)] = None,
+    draft_format: Annotated[str | None, typer.Option(help="For the draft, likewise.")] = None,
     expert: Annotated[str | None, typer.Option(help="SafeDecoding's adapter.")] = None,
     data: Annotated[Path | None, typer.Option(help="A folder with the sets that are files.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; default: what there is.")] = None,
@@ -87,6 +91,8 @@ def run(
         "name": pair,
         "target": target,
         "draft": draft,
+        "target_format": target_format,
+        "draft_format": draft_format,
         "device": device,
         "dtype": dtype,
         "quantization": quantization,

@@ -55,7 +55,7 @@ def run_experiment(
 
 def load_records(attack: Choice, config: ExperimentConfig, pair: Pair) -> list[Record]:
     """The items of a set, cut and optimised for the pair's target where the set depends on it."""
-    options: dict[str, Any] = {"seed": config.seed, "target_model": config.pair.name} | dict(attack.settings)
+    options: dict[str, Any] = {"seed": config.seed, "target_model": config.pair.spec.name} | dict(attack.settings)
     return load_set(attack.name, limit=config.limit, tokenizer=pair.tokenizer, **options)
 
 
@@ -89,7 +89,7 @@ class _Run:
                     bar.update(len(batch))
 
     def _missing(self, attack: Choice, defender: Choice) -> set[str]:
-        stored = self.store.answered(self.config.pair.name, attack.label, defender, errors=not self.retry_errors)
+        stored = self.store.answered(self.config.pair.spec.name, attack.label, defender, errors=not self.retry_errors)
         return {record.id for record in self.sets[attack]} - stored
 
     def _batches(self, attack: Choice, items: set[str]) -> Iterator[list[Record]]:
@@ -103,7 +103,9 @@ class _Run:
     def _write_batch(self, attack: Choice, defender: Choice, batch: list[Record]) -> list[Row]:
         size = self.store.size(attack.label, defender, self.config.batch or 1)
         rows, size = answer_rows(self.pair, batch, defender, self.config, size)
-        self.store.add_answers(self.config.pair.name, attack.label, defender, rows, session=self.session, size=size)
+        self.store.add_answers(
+            self.config.pair.spec.name, attack.label, defender, rows, session=self.session, size=size
+        )
         return rows
 
 

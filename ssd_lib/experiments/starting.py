@@ -13,7 +13,7 @@ from ssd_lib.defenders.secdecoding import base_name
 from ssd_lib.experiments.about import fingerprint
 from ssd_lib.experiments.config import ExperimentConfig, continued, defender_settings, differences
 from ssd_lib.experiments.store import Store
-from ssd_lib.pairs import Pair, adapter_at, find_pair, load_model, load_pair, locate
+from ssd_lib.pairs import Pair, adapter_at, check_template, load_model, load_pair, locate
 
 
 @dataclass(frozen=True)
@@ -43,20 +43,20 @@ def agreed(store: Store, config: ExperimentConfig) -> ExperimentConfig:
 
 def load(config: ExperimentConfig) -> Pair:
     """The pair of an experiment, loaded; the target alone where no defender needs the draft and none is to be had."""
-    settings, spec = config.pair, find_pair(config.pair.name)
+    settings, spec = config.pair, config.pair.spec
     dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
     options: dict[str, Any] = asdict(settings) | {"dtype": dtype}
-    if settings.draft or spec.draft or needs_draft(config):
+    if spec.draft or needs_draft(config):
         return load_pair(**options)
-    name = settings.target or spec.target
     loading = {key: options[key] for key in ("device", "dtype", "quantization")}
-    model, tokenizer = load_model(name, **loading)
-    return Pair(model, model, tokenizer, tokenizer, replace(spec, target=name))
+    model, tokenizer = load_model(spec.target, **loading)
+    check_template(tokenizer, spec, "target")
+    return Pair(model, model, tokenizer, tokenizer, spec)
 
 
 def check_expert(config: ExperimentConfig) -> None:
     """Raise ValueError or OSError, with what to do, where SafeDecoding has no expert, or SecDecoding no base, for the pair."""
-    spec = find_pair(config.pair.name)
+    spec = config.pair.spec
     for defender in config.defenders:
         needs = DEFENDERS[defender.name].needs
         if needs == "expert":
@@ -91,12 +91,12 @@ def default_batch(pair: Pair, max_new_tokens: int, memory: Memory = Memory()) ->
     """Rows whose key-value caches fit into the free memory of the target's device; at least 1."""
     on_gpu = pair.target.device.type == "cuda"
     free = torch.cuda.mem_get_info(pair.target.device)[0] if on_gpu else psutil.virtual_memory().available
-    row = sum(map(_cache_bytes_per_token, (pair.target, pair.draft))) * (memory.prompt_tokens + max_new_tokens)
+    row = sum(map(cache_bytes_per_token, (pair.target, pair.draft))) * (memory.prompt_tokens + max_new_tokens)
     fits = int(memory.share * free / (memory.working_set * row))
     return max(1, min(fits, memory.cap_gpu if on_gpu else memory.cap_cpu))
 
 
-def _cache_bytes_per_token(model: Any) -> int:
+def cache_bytes_per_token(model: Any) -> int:
     """Bytes of keys and values for one token: 2 · layers · key-value heads · head size · bytes a number."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_lib.judges.base import Reply
+from ssd_lib.paths import cache_dir
 
 FILE = "judge-replies.sqlite3"
 PATIENCE = 30.0
