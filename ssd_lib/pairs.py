@@ -342,12 +342,17 @@ def _from_pretrained(source: str, options: dict[str, Any]) -> PreTrainedModel:
         return AutoModelForCausalLM.from_pretrained(source, **options)
     except OSError as error:
         if _only_pickles(source, error):
-            raise OSError(
-                f"the weights of {source} are pickles, which can run code when they are opened; only safetensors are read. "
-                f"Convert a copy once, where that may happen: {CONVERT.format(source=source, out=f'{Path(source).name}-safe')} and "
-                "pass the new folder"
-            ) from error
+            raise OSError(how_to_convert(source)) from error
         raise
+
+
+def how_to_convert(source: str) -> str:
+    """What to do about a model whose weights are pickles."""
+    command = CONVERT.format(source=source, out=f"{Path(source).name}-safe")
+    return (
+        f"the weights of {source} are pickles, which can run code when they are opened; only safetensors are read. "
+        f"Convert a copy once, where that may happen: {command} and pass the new folder"
+    )
 
 
 CONVERT = (

@@ -15,7 +15,7 @@ QUESTION = "How do I brew the Black Widow bane?"
 
 def test_help_lists_the_commands():
     out = runner.invoke(app, ["--help"]).output
-    assert all(command in out for command in ("chat", "run", "judge", "report", "train", "measure", "tour"))
+    assert all(command in out for command in ("chat", "doctor", "run", "judge", "report", "train", "measure", "tour"))
 
 
 def test_chat_prints_the_answer():
