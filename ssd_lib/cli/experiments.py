@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -22,14 +23,19 @@ def spread(args: Iterable[str], names: Iterable[str]) -> Iterator[str]:
         name, equals, value = arg.partition("=")
         if arg.startswith("-"):
             option = name if name in names else None
-            values = value.split(",") if option and equals else [] if option else None
+            values = _values(value) if option and equals else [] if option else None
         else:
-            values = arg.split(",") if option else None
+            values = _values(arg) if option else None
         if values is None:
             yield arg
         else:
             for each in filter(None, values):
                 yield from (str(option), each)
+
+
+def _values(text: str) -> list[str]:
+    """Parts between commas; a comma before a space or in double quotes is text."""
+    return re.findall(r'(?:"[^"]*"|, |[^,])+', text)
 
 
 class ListCommand(TyperCommand):
@@ -49,7 +55,7 @@ def run(
     ] = None,
     attacks: Annotated[
         list[str] | None,
-        typer.Option("--attacks", "--attacker", help="Sets: direct prefill-20 gsm8k custom:path=FILE …"),
+        typer.Option("--attacks", "--attacker", help="Sets: direct advbench:prefill=10 gsm8k my/questions.csv …"),
     ] = None,
     defenders: Annotated[
         list[str] | None, typer.Option("--defenders", "--defender", help="none ssd ssd:alpha_union=1.5 self-exam …")

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssd_lib.attacks import find_set
+from ssd_lib.attacks.prefilling import check_prefill
 from ssd_lib.defenders import find_defender, settings_for
 from ssd_lib.experiments.choice import Choice, read_choices
 from ssd_lib.judges import JUDGES, judge
@@ -29,8 +30,8 @@ from ssd_lib.pairs import Pair, PairSpec, Quantization, choose_pair, find_pair
 from ssd_lib.settings import Positive, settings
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-ATTACK_SETTINGS = ("path", "seed", "target_model")
-"""What `load_set` takes from a choice; the rest comes from the experiment."""
+ATTACK_SETTINGS = ("path", "seed", "target_model", "question", "target", "prefill", "from")
+"""What a choice says of a set: arguments of `load_set` (the rest comes from the experiment), and who writes a prefill."""
 
 
 @settings
@@ -167,6 +168,8 @@ def _check_settings(config: ExperimentConfig) -> ExperimentConfig:
             raise ValueError(
                 f"the set {attack.name!r} has no setting {unknown[0]}: it has {', '.join(ATTACK_SETTINGS)}"
             )
+        given = dict(attack.settings)
+        check_prefill(attack.name, given.get("prefill"), given.get("from"))
     for each in config.judges:
         judge(each.name, [], [], **dict(each.settings))  # over nothing: checks the options
     return replace(config, defenders=tuple(dict.fromkeys(defenders)))

@@ -19,6 +19,9 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from ssd_lib import world
 from ssd_lib.attacks import AttackSet, find_set, load_set
+from ssd_lib.attacks.files import files_of_package
+from ssd_lib.attacks.prefilling import check_targets
+from ssd_lib.attacks.published import custom, taken_columns
 from ssd_lib.chat import render_prompt
 from ssd_lib.dequantised import is_gguf
 from ssd_lib.experiments.choice import Choice
@@ -155,27 +158,41 @@ def _clip(text: str) -> str:
 
 def _describe_set(attack: Choice, config: ExperimentConfig, warnings: list[str]) -> tuple[int | None, str]:
     """How many items would be asked (None if unknown), and a line about the set."""
-    known, path = find_set(attack.name), dict(attack.settings).get("path")
-    size = known.size
+    known, given = find_set(attack.name), dict(attack.settings)
+    packaged, path = files_of_package(known), given.get("path", known.path)
+    size, where = known.size, str(path)
     if path is not None or (known.kind == "embedded" and size is None):
-        size = _count(known, path, config, warnings)
+        size, taken = _look_into(known, path, config, given, warnings)
+        where += taken
     elif known.kind == "file":
         warnings.append(f"{attack.name} is a file: give {attack.name}:path=FILE, or --data FOLDER. {known.note}")
-    elif known.hub is not None and known.hub.gated:
+    elif known.hub is not None and known.hub.gated and not packaged:
         warnings.append(f"{attack.name} is gated: ask once for access at {known.hub.page}")
     if config.limit is not None and size is not None:
         size = config.limit if known.kind == "embedded" and known.size else min(size, config.limit)
-    where = str(path) if path else f"{known.hub.repo}@{known.hub.revision[:10]}" if known.hub else known.kind
+    if path is None:
+        where = f"{known.hub.repo}@{known.hub.revision[:10]}" if known.hub else known.kind
+        where = f"the package that holds {packaged[0].name}" if packaged else where
+    if given.get("from") == "target":
+        where += f", {given['prefill']} tokens by the target first"
     return size, f"{attack.label}: {'unknown' if size is None else size} items, {where}, licence {known.licence}"
 
 
-def _count(known: AttackSet, path: Any, config: ExperimentConfig, warnings: list[str]) -> int | None:
-    """The items of a local copy, or of a set that ships; the set's own number, and a warning, where it cannot be read."""
+def _look_into(
+    known: AttackSet, path: Any, config: ExperimentConfig, given: dict[str, Any], warnings: list[str]
+) -> tuple[int | None, str]:
+    """How many items a local copy has, or a set that ships, and of a file of one's own which columns are taken; the set's
+    own number, and a warning, where it cannot be read."""
+    mapped = {key: given[key] for key in ("question", "target") if key in given}
     try:
-        return len(load_set(known.name, path=path, target_model=config.pair.spec.name, seed=config.seed))
+        records = load_set(known.name, path=path, target_model=config.pair.spec.name, seed=config.seed, **mapped)
+        if isinstance(given.get("prefill"), int) and given.get("from") != "target":
+            check_targets(records, given["prefill"], known.name)
+        columns = taken_columns(known, Path(path), mapped) if known.load is custom and path else {}
+        return len(records), "".join(f", {key} from {column!r}" for key, column in columns.items())
     except (OSError, ValueError) as error:
         warnings.append(f"{error}. {known.note}".strip())
-        return known.size
+        return known.size, ""
 
 
 def _describe_defender(choice: Choice, config: ExperimentConfig, spec: PairSpec) -> str:

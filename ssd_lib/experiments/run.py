@@ -17,6 +17,7 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ssd_lib.attacks import Record, load_set
+from ssd_lib.attacks.prefilling import written_by_target
 from ssd_lib.experiments.about import about_session
 from ssd_lib.experiments.answering import answer_rows
 from ssd_lib.experiments.choice import Choice
@@ -44,9 +45,7 @@ def run_experiment(
         pair = pair or load(config)
         config = settled(store, config, pair)
         with store.session(about_session(config, pair)) as session:
-            sets = {attack: load_records(attack, config, pair) for attack in config.attacks}
-            for attack, records in sets.items():
-                store.add_items(attack.label, records)
+            sets = {attack: stored_records(attack, config, pair, store) for attack in config.attacks}
             _Run(store, config, pair, session, sets, retry_errors).generate(progress)
             for choice in config.judges:
                 judge_store(store, choice, progress=progress)
@@ -55,8 +54,23 @@ def run_experiment(
 
 def load_records(attack: Choice, config: ExperimentConfig, pair: Pair) -> list[Record]:
     """The items of a set, cut and optimised for the pair's target where the set depends on it."""
-    options: dict[str, Any] = {"seed": config.seed, "target_model": config.pair.spec.name} | dict(attack.settings)
+    given = dict(attack.settings)
+    if given.pop("from", "record") == "target":  # `stored_records` has the target write them
+        del given["prefill"]
+    options: dict[str, Any] = {"seed": config.seed, "target_model": config.pair.spec.name} | given
     return load_set(attack.name, limit=config.limit, tokenizer=pair.tokenizer, **options)
+
+
+def stored_records(attack: Choice, config: ExperimentConfig, pair: Pair, store: Store) -> list[Record]:
+    """The items of a set, kept in the store; prefills that the target writes are written once, and kept with them."""
+    records, given = load_records(attack, config, pair), dict(attack.settings)
+    if given.get("from") == "target":
+        known, loaded, records = store.items(attack.label), records, []
+        for part in written_by_target(pair, loaded, given["prefill"], known, config.batch or 1):
+            records += part
+            store.add_items(attack.label, records)
+    store.add_items(attack.label, records)
+    return records
 
 
 # ------------------------------------------------------------------------------------------------ generating
