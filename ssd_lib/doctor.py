@@ -192,7 +192,7 @@ def _vocabulary(target: Side, draft: Side) -> Iterator[Finding]:
 
 
 def _templates(*sides: Side) -> Iterator[Finding]:
-    """Each has a template that holds the question, with BOS once and in front."""
+    """Each has a template that holds the question, and begins with BOS once at most."""
     cells = ["its own" if side.tokenizer.chat_template else str(side.chat_format) for side in sides]
     yield Finding("chat template", *cells)
     for side in sides:
@@ -201,9 +201,9 @@ def _templates(*sides: Side) -> Iterator[Finding]:
             yield Finding(
                 "chat template", *_at(side.role, "loses the question"), "fault", "the question is not in the prompt"
             )
-        if bos is not None and bos != side.tokenizer.eos_token_id and bos in prompt[1:]:
+        if bos is not None and prompt[:2] == [bos, bos]:  # further on it may open every turn, as SmolLM2's does
             yield Finding(
-                "chat template", *_at(side.role, "BOS twice"), "look", "BOS stands once, in front, or not at all"
+                "chat template", *_at(side.role, "BOS twice"), "look", "the prompt begins with BOS once, or without"
             )
 
 

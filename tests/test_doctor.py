@@ -60,7 +60,7 @@ def spoil_vocabulary(folder):
 
 def spoil_template(folder):
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    tokenizer.chat_template = "{% for m in messages %}{{ bos_token }}{{ m.content }}{{ bos_token }}{% endfor %}"
+    tokenizer.chat_template = "{% for m in messages %}{{ bos_token }}{{ bos_token }}{{ m.content }}{% endfor %}"
     tokenizer.save_pretrained(folder)
 
 
@@ -70,7 +70,7 @@ def spoil_weights(folder):
 
 SPOILED = [
     (spoil_vocabulary, {"vocabulary": "fault", "rows of logits": "fault"}, "tokens differ|resize"),
-    (spoil_template, {"chat template": "look", "end of a turn": "look"}, "BOS stands once|run on"),
+    (spoil_template, {"chat template": "look", "end of a turn": "look"}, "begins with BOS once|run on"),
     (spoil_weights, {"weights": "fault"}, "Convert a copy once"),
     (lambda f: change(f, "generation_config.json", eos_token_id=[1]), {"end tokens": "look", "end of a turn": "look"}, "as the target does|run on"),
     (lambda f: change(f, "generation_config.json", eos_token_id=None), {"end tokens": "fault"}, "ever end"),
