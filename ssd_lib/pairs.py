@@ -366,7 +366,7 @@ def _only_pickles(source: str, error: OSError) -> bool:
     """Whether that is why a model could not be read: its folder holds pickles, or the Hub has no safetensors of it."""
     if Path(source).is_dir():
         return not any(Path(source).glob("*.safetensors")) and any(Path(source).glob("*model*.bin"))
-    return "model.safetensors" in str(error)
+    return "cannot be loaded with `safetensors`" in str(error)
 
 
 def _resize_for_adapter(model: PreTrainedModel, folder: Path) -> None:

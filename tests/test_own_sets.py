@@ -65,7 +65,7 @@ def test_a_file_is_a_set_by_its_usual_columns(kind, column, tmp_path):
     records = load_set(path)
     assert [r.question for r in records] == [r.prompt for r in records] == ASKED
     assert [r.target for r in records] == ["Sure.", "Yes.", "Here."] and "sha256" in records[0].source
-    assert records == load_set("custom", path=path) and find_set(path).name == path
+    assert records == load_set("custom", path=path) == load_set(Path(path)) and find_set(path).name == path
     line = plan(config_from(table(path, ("out", tmp_path / "run")))).sets[0]
     assert f"question from '{column}', target from 'Target'" in line and "2 items" in line
 
@@ -138,6 +138,22 @@ def test_lists_are_lists_whoever_wrote_them(kind, tmp_path):
 def test_lists_in_csv_are_json_or_bars(tmp_path):
     path = write({"question": ASKED, "facts": ['["a", "b"]', "a | b", ""]}, tmp_path / "mine.csv")
     assert [r.facts for r in load_set(path)] == [("a", "b"), ("a", "b"), ()]
+
+
+@pytest.mark.parametrize(
+    ("name", "reason"),
+    [
+        ("nope.csv", "no file at"),
+        ("mine.csv:question=Nope", "no column 'Nope'"),
+        ("mine.csv:prefill=3", "have no target string"),
+    ],
+)
+def test_a_file_is_looked_into_before_a_model_is_loaded(name, reason, tmp_path, monkeypatch):
+    write({"question": ASKED}, tmp_path / "mine.csv")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, "load", lambda config: pytest.fail("a model was loaded"))
+    result = CliRunner().invoke(app, ["run", "--attacks", name, "--defenders", "none", "--out", "run"])
+    assert result.exit_code == 1 and reason in result.stderr and result.stderr.count("\n") == 1
 
 
 # ------------------------------------------------------------------------------------------------ prefilled

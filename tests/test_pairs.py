@@ -137,6 +137,22 @@ def test_pickled_weights_are_not_loaded_and_the_error_converts_them(saved, tmp_p
     assert torch.equal(converted.get_input_embeddings().weight, model.get_input_embeddings().weight)
 
 
+def test_a_model_of_the_hub_without_safetensors_says_how_to_convert(monkeypatch):
+    said = "x/y does not appear to have a file named model.safetensors and thus cannot be loaded with `safetensors`."
+
+    def from_pretrained(source, **options):
+        raise OSError(said)
+
+    monkeypatch.setattr(pairs.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    with pytest.raises(
+        OSError, match=r"the weights of x/y are pickles.*from_pretrained\('x/y'\).save_pretrained\('y-safe'\)"
+    ):
+        load_model("x/y", device="cpu")
+    said = "We couldn't connect to the Hub to load model.safetensors"
+    with pytest.raises(OSError, match="couldn't connect"):
+        load_model("x/y", device="cpu")
+
+
 def test_pickled_adapters_are_not_loaded(saved, tmp_path):
     config = {"base_model_name_or_path": saved["llama2"][0], "peft_type": "LORA"}
     (tmp_path / "adapter_config.json").write_text(json.dumps(config))

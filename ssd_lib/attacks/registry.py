@@ -247,12 +247,13 @@ FOR_ANY_LENGTH = {
 }
 
 
-def find_set(name: str) -> AttackSet:
+def find_set(name: str | Path) -> AttackSet:
     """The set of this name or alias, in any case, or the file of your own at this path. Raises ValueError that lists all
     names."""
+    name = str(name).strip()
     if Path(name).suffix.lower() in READERS:
-        return replace(SETS["custom"], name=name.strip(), path=Path(name.strip()).expanduser())
-    wanted = name.strip().lower()
+        return replace(SETS["custom"], name=name, path=Path(name).expanduser())
+    wanted = name.lower()
     for found in SETS.values():
         if wanted in (found.name, *(alias.lower() for alias in found.aliases)):
             return found
@@ -267,7 +268,7 @@ def find_set(name: str) -> AttackSet:
 
 
 def load_set(
-    name: str,
+    name: str | Path,
     *,
     limit: int | None = None,
     path: str | Path | None = None,

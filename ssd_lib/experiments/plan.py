@@ -18,15 +18,13 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ssd_lib import world
-from ssd_lib.attacks import AttackSet, find_set, load_set
+from ssd_lib.attacks import AttackSet, find_set
 from ssd_lib.attacks.files import files_of_package
-from ssd_lib.attacks.prefilling import check_targets
-from ssd_lib.attacks.published import custom, taken_columns
 from ssd_lib.chat import render_prompt
 from ssd_lib.dequantised import is_gguf
 from ssd_lib.experiments.choice import Choice
 from ssd_lib.experiments.config import ExperimentConfig, defender_settings
-from ssd_lib.experiments.starting import check_expert, needs_draft
+from ssd_lib.experiments.starting import check_expert, look_into, needs_draft
 from ssd_lib.pairs import PairSpec, check_template, locate
 
 HERE, CACHED, MISSING, TO_DOWNLOAD = "on this machine", "in the cache", "missing", "to be downloaded from the Hub"
@@ -183,13 +181,9 @@ def _look_into(
 ) -> tuple[int | None, str]:
     """How many items a local copy has, or a set that ships, and of a file of one's own which columns are taken; the set's
     own number, and a warning, where it cannot be read."""
-    mapped = {key: given[key] for key in ("question", "target") if key in given}
     try:
-        records = load_set(known.name, path=path, target_model=config.pair.spec.name, seed=config.seed, **mapped)
-        if isinstance(given.get("prefill"), int) and given.get("from") != "target":
-            check_targets(records, given["prefill"], known.name)
-        columns = taken_columns(known, Path(path), mapped) if known.load is custom and path else {}
-        return len(records), "".join(f", {key} from {column!r}" for key, column in columns.items())
+        count, columns = look_into(known, path, given, config)
+        return count, "".join(f", {key} from {column!r}" for key, column in columns.items())
     except (OSError, ValueError) as error:
         warnings.append(f"{error}. {known.note}".strip())
         return known.size, ""

@@ -23,7 +23,7 @@ from ssd_lib.experiments.answering import answer_rows
 from ssd_lib.experiments.choice import Choice
 from ssd_lib.experiments.config import ExperimentConfig
 from ssd_lib.experiments.judging import can_judge, judge_store
-from ssd_lib.experiments.starting import agreed, check_expert, load, settled
+from ssd_lib.experiments.starting import agreed, check_expert, check_files, load, settled
 from ssd_lib.experiments.store import Row, Store
 from ssd_lib.judges import judge
 from ssd_lib.pairs import Pair
@@ -42,6 +42,7 @@ def run_experiment(
     with Store.open(config.out) as store:
         config = agreed(store, config)
         check_expert(config)
+        check_files(config)
         pair = pair or load(config)
         config = settled(store, config, pair)
         with store.session(about_session(config, pair)) as session:

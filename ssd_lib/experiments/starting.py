@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
+from ssd_lib.attacks import AttackSet, find_set, load_set
+from ssd_lib.attacks.prefilling import check_targets
+from ssd_lib.attacks.published import custom, taken_columns
 from ssd_lib.defenders import DEFENDERS
 from ssd_lib.defenders.secdecoding import base_name
 from ssd_lib.experiments.about import fingerprint
@@ -63,6 +68,26 @@ def check_expert(config: ExperimentConfig) -> None:
             adapter_at(defender_settings(defender, config, spec).expert or spec.expert)
         elif needs == "base":
             locate(base_name(spec, defender_settings(defender, config, spec)))
+
+
+def look_into(
+    known: AttackSet, path: Any, given: Mapping[str, Any], config: ExperimentConfig
+) -> tuple[int, dict[str, str]]:
+    """How many items a set has that is here, and of a file of one's own which columns are taken. Raises as `load_set`."""
+    mapped = {key: given[key] for key in ("question", "target") if key in given}
+    records = load_set(known.name, path=path, target_model=config.pair.spec.name, seed=config.seed, **mapped)
+    if isinstance(given.get("prefill"), int) and given.get("from") != "target":
+        check_targets(records, given["prefill"], known.name)
+    return len(records), taken_columns(known, Path(path), mapped) if known.load is custom and path else {}
+
+
+def check_files(config: ExperimentConfig) -> None:
+    """Raise ValueError or OSError, before a model is loaded, where a file of one's own cannot be read."""
+    for attack in config.attacks:
+        known, given = find_set(attack.name), dict(attack.settings)
+        path = given.get("path", known.path)
+        if path is not None and known.load is custom:
+            look_into(known, path, given, config)
 
 
 def needs_draft(config: ExperimentConfig) -> bool:
