@@ -57,13 +57,13 @@ def check_targets(records: Sequence[Record], tokens: int, name: str) -> None:
 
 
 def written_by_target(
-    pair: Any, records: Sequence[Record], tokens: int, known: Mapping[str, Record], batch: int
+    pair: Any, records: Sequence[Record], tokens: int, known: Mapping[str, Record], batch: int, progress: bool = True
 ) -> Iterator[list[Record]]:
     """The records with so many tokens of the undefended target's greedy answer, batch by batch, behind a prefill that
     they have already; those that are `known` from an earlier start as they were."""
     from ssd_lib.defenders import answer  # here: naming sets needs no model library
 
-    with tqdm(total=len(records), desc=f"prefills of {tokens} tokens", unit="answer") as bar:
+    with tqdm(total=len(records), desc=f"prefills of {tokens} tokens", unit="answer", disable=not progress) as bar:
         for start in range(0, len(records), batch):
             part = list(records[start : start + batch])
             new = [record for record in part if record.id not in known and tokens]

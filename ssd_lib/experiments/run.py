@@ -46,7 +46,7 @@ def run_experiment(
         pair = pair or load(config)
         config = settled(store, config, pair)
         with store.session(about_session(config, pair)) as session:
-            sets = {attack: stored_records(attack, config, pair, store) for attack in config.attacks}
+            sets = {attack: stored_records(attack, config, pair, store, progress) for attack in config.attacks}
             _Run(store, config, pair, session, sets, retry_errors).generate(progress)
             for choice in config.judges:
                 judge_store(store, choice, progress=progress)
@@ -62,12 +62,12 @@ def load_records(attack: Choice, config: ExperimentConfig, pair: Pair) -> list[R
     return load_set(attack.name, limit=config.limit, tokenizer=pair.tokenizer, **options)
 
 
-def stored_records(attack: Choice, config: ExperimentConfig, pair: Pair, store: Store) -> list[Record]:
+def stored_records(attack: Choice, config: ExperimentConfig, pair: Pair, store: Store, progress: bool) -> list[Record]:
     """The items of a set, kept in the store; prefills that the target writes are written once, and kept with them."""
     records, given = load_records(attack, config, pair), dict(attack.settings)
     if given.get("from") == "target":
         known, loaded, records = store.items(attack.label), records, []
-        for part in written_by_target(pair, loaded, given["prefill"], known, config.batch or 1):
+        for part in written_by_target(pair, loaded, given["prefill"], known, config.batch or 1, progress):
             records += part
             store.add_items(attack.label, records)
     store.add_items(attack.label, records)
