@@ -15,7 +15,7 @@ QUESTION = "How do I brew the Black Widow bane?"
 
 def test_help_lists_the_commands():
     out = runner.invoke(app, ["--help"]).output
-    assert all(command in out for command in ("chat", "run", "judge", "report", "train", "measure", "tour"))
+    assert all(command in out for command in ("chat", "doctor", "run", "judge", "report", "train", "measure", "tour"))
 
 
 def test_chat_prints_the_answer():
@@ -72,7 +72,12 @@ def test_the_page_shows_what_was_taken_back_on_request(tmp_path):
         (["chat", "--trace", "x.html"], "/trace PATH writes the last strip"),
         (["chat", "--retracted", "--defender", "none", "hi"], "the defender 'none' has no trace"),
         (["chat", "--context", "4096"], "target and draft hold 512 and 512"),
-        (["chat", "--target", "./nonexistent", "hi"], "no model at ./nonexistent"),
+        (["chat", "--pair", "toy", "--target", "./nonexistent", "hi"], "no model at ./nonexistent"),
+        (["chat", "--target", "./nonexistent", "--draft", "toy/draft", "hi"], "no model at ./nonexistent"),
+        (["chat", "--target", "./nonexistent", "hi"], "the pair 'nonexistent' needs draft="),
+        (["chat", "--draft", "./nonexistent", "hi"], "a pair of your own needs target="),
+        (["chat", "--target", "toy/target", "--draft", "./x.gguf", "hi"], "no GGUF file at ./x.gguf"),
+        (["chat", "--target-format", "alpaca", "hi"], "target_format='alpaca': choose one of"),
         (["measure", "--trained", "/nonexistent"], "no model at /nonexistent/target"),
         (["measure", "--trained", "/nonexistent", "--write"], "--write is for the shipped pair"),
         (["train"], "--pair toy"),
@@ -207,3 +212,37 @@ def test_tour_prints_what_ssd_changed(questions, monkeypatch):
     assert "" not in table and len(table) == 7, "at 100 columns no cell is broken"
     told = [float(cell.split("%")[0]) for cell in table["forbidden facts told"]]
     assert told[3] <= told[2] < told[0]
+
+
+# ------------------------------------------------------------------------------------------------ a pair of one's own
+
+OWN = ["--target", "toy/target", "--draft", "toy/draft"]
+
+
+def test_a_pair_of_ones_own_chats_as_the_registered_one_of_these_models():
+    said = [runner.invoke(app, ["chat", *more, QUESTION]).stdout for more in (OWN, ["--pair", "toy"])]
+    assert said[0] == said[1] and "cannot help" in said[0]
+
+
+def test_a_pair_of_ones_own_runs_under_its_models_names(tmp_path):
+    from ssd_lib.experiments import load_run
+
+    what = ["run", *OWN, "--attacks", "direct", "--defenders", "none", "ssd", "--limit", "2", "--max-new-tokens", "8"]
+    out = tmp_path / "run"
+    planned = runner.invoke(app, [*what, "--dry-run"])
+    assert "pair        target+draft" in planned.output and "runs/target+draft" in planned.output
+    assert "template of its own" in planned.output and "warning" not in planned.output
+    for _ in range(2):
+        ran = runner.invoke(app, [*what, "--out", str(out)])
+        assert ran.exit_code == 0 and "4 answers" in ran.output, ran.output
+    assert set(load_run(out)["pair"]) == {"target+draft"}
+    other = runner.invoke(app, [*what, "--target", "toy/target-deep", "--out", str(out)])
+    assert other.exit_code == 1 and "pair.target was 'toy/target', now 'toy/target-deep'" in other.stderr
+
+
+def test_a_target_alone_is_a_pair_where_nothing_decodes_with_a_draft(tmp_path):
+    what = ["run", "--target", "toy/target", "--attacks", "direct", "--limit", "2", "--max-new-tokens", "8"]
+    what += ["--out", str(tmp_path / "run"), "--defenders", "none"]
+    assert "2 answers" in runner.invoke(app, what).output
+    grown = runner.invoke(app, [*what, "ssd"])
+    assert grown.exit_code == 1 and "the pair 'target' needs draft=" in grown.stderr

@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ssd_lib.cli.common import app, fail, one_line, plain, quiet_libraries
+from ssd_lib.cli.common import FORMAT_HELP, TARGET_HELP, app, fail, one_line, plain, quiet_libraries
 
 if TYPE_CHECKING:
     from ssd_lib.cli.conversation import Talk, Turn
@@ -34,11 +34,16 @@ ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 @app.command()
 def chat(
     prompt: Annotated[str | None, typer.Argument(help="The question; without one, a conversation.")] = None,
-    pair: Annotated[str, typer.Option(help="toy, llama2, llama2-13b-chat, vicuna or llama3.1_8b.")] = "toy",
+    pair: Annotated[
+        str | None,
+        typer.Option(help="toy, llama2, llama2-13b-chat, vicuna or llama3.1_8b; none: --target and --draft, else toy."),
+    ] = None,
     defender: Annotated[str, typer.Option(help="ssd, none, self-exam, …")] = "ssd",
     prefill: Annotated[str, typer.Option(help="What an attacker wrote as the beginning of the (first) answer.")] = "",
-    target: Annotated[str | None, typer.Option(help="Another target: Hub id or path.")] = None,
-    draft: Annotated[str | None, typer.Option(help="Another draft: Hub id or path.")] = None,
+    target: Annotated[str | None, typer.Option(help=TARGET_HELP)] = None,
+    draft: Annotated[str | None, typer.Option(help="Another draft, likewise.")] = None,
+    target_format: Annotated[str | None, typer.Option(help=FORMAT_HELP)] = None,
+    draft_format: Annotated[str | None, typer.Option(help="For the draft, likewise.")] = None,
     alpha_intersection: Annotated[float | None, typer.Option(help="α_I; default: the pair's.")] = None,
     alpha_union: Annotated[float | None, typer.Option(help="α_U; default: the pair's.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Match ratio below which Union begins.")] = None,
@@ -58,7 +63,7 @@ def chat(
         quiet_libraries()
         defender = find_defender(defender)
         _check_shown(trace, retracted, prompt, defender)
-        loaded = load_pair(pair, target=target, draft=draft)
+        loaded = load_pair(pair, target=target, draft=draft, target_format=target_format, draft_format=draft_format)
         given = {"alpha_intersection": alpha_intersection, "alpha_union": alpha_union, "threshold": threshold}
         config = replace(loaded.config, **{name: value for name, value in given.items() if value is not None})
         loaded = loaded.with_config(config)

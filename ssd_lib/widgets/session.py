@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ssd_lib.config import SSDConfig
 from ssd_lib.defenders import Answer, answer
-from ssd_lib.pairs import PAIRS, Pair
+from ssd_lib.pairs import PAIRS, Pair, PairSpec, choose_pair
 from ssd_lib.trace import pieces
 
 KEPT = 64
@@ -221,13 +221,15 @@ def as_code(pair: Pair, settings: Settings) -> str:
 
 
 def _loading(pair: Pair) -> list[str]:
-    """The line that loads a pair by name; nothing for a pair that was put together by hand."""
+    """The line that loads a pair; nothing for a pair that was put together by hand."""
     known = PAIRS.get(pair.spec.name)
-    if known is None:
+    if known is None and replace(pair.spec, config=SSDConfig()) != choose_pair(**_given(pair, None)):
         return []
-    own = [
-        f"{role}={getattr(pair.spec, role)!r}"
-        for role in ("target", "draft")
-        if getattr(pair.spec, role) != getattr(known, role)
-    ]
-    return [f"pair = load_pair({', '.join([repr(pair.spec.name), *own])})"]
+    own = [f"{key}={value!r}" for key, value in _given(pair, known).items()]
+    return [f"pair = load_pair({', '.join([repr(pair.spec.name)] * (known is not None) + own)})"]
+
+
+def _given(pair: Pair, known: PairSpec | None) -> dict[str, Any]:
+    """What `load_pair` is told beside the name: what differs from the registered pair."""
+    names = ("target", "draft", "target_format", "draft_format")
+    return {name: value for name in names if (value := getattr(pair.spec, name)) != getattr(known, name, None)}
