@@ -277,7 +277,7 @@ def test_the_rounds_emit_the_answer(fresh):
 def test_what_was_taken_back_is_shown_on_request_and_in_its_rounds(fresh):
     fresh.set(defender="ssd-hardened", prefill_tokens=5)
     run, decoded = fresh.run, fresh.session.decoded
-    assert run.taken_back >= run.settings.config.bin_size and f"{run.taken_back} taken back" in fresh.status.value
+    assert run.taken_back >= 3 and f"{run.taken_back} taken back" in fresh.status.value
     assert len(words(fresh)) == len(run.lines) == len(run.answer.token_ids)
     assert "<s " not in views.strip(run.lines) and fresh.history.value == "" and fresh.retracted.layout.display is None
     fresh.retracted.value = True
