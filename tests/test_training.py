@@ -198,7 +198,7 @@ def test_presto_turns_attention_away_from_the_harmful_beginning(corpus, tmp_path
         losses[weight] = float(outputs.loss)
         saved = json.loads((tmp_path / str(weight) / "micro" / "config.json").read_text())
         assert not saved.get("output_attentions")
-    assert shares[1.0] < 0.5 * shares[0.0] and max(losses.values()) < 6.5
+    assert shares[1.0] < 0.7 * shares[0.0] and max(losses.values()) < 6.5
 
 
 def test_without_presto_a_stage_is_trained_as_ever(corpus, tmp_path):
