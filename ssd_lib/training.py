@@ -139,7 +139,7 @@ def fine_tune(
         _check_presto(folder, stage)
         return type(model).from_pretrained(folder, dtype=torch.float32)
     trained = get_peft_model(model, _lora(stage)) if stage.lora_rank else model
-    trainer = Trainer(
+    trainer = (PrestoTrainer if stage.presto else Trainer)(
         model=trained,
         args=_arguments(stage, folder, seed, quiet),
         train_dataset=[labelled(example, stage) for example in examples],  # type: ignore[arg-type]
@@ -149,7 +149,7 @@ def fine_tune(
     )
     if quiet:
         trainer.remove_callback(PrinterCallback)  # takes the progress bar's place
-    with shown_attention(model) if stage.presto else nullcontext():
+    with plain_attention(model) if stage.presto else nullcontext():
         outcome = trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
     if isinstance(trained, PeftModel):
         trained.save_pretrained(folder / "adapter")
@@ -218,16 +218,21 @@ def prefill_attention(
     return 2 * sum((share * answer[:, None, :]).sum() for share in shares) / len(shown)
 
 
+class PrestoTrainer(Trainer):
+    """A Trainer whose loss function also gets the attention weights."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+        return super().compute_loss(model, inputs | {"output_attentions": True}, *args, **options)
+
+
 @contextmanager
-def shown_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Let the model return its attention weights, which only the plain implementation computes."""
+def plain_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Attention as plain products: the other implementations do not compute the weights."""
     before = model.config._attn_implementation
     model.set_attn_implementation("eager")
-    model.config.output_attentions = True
     try:
         yield
     finally:
-        model.config.output_attentions = False
         model.set_attn_implementation(before)
 
 

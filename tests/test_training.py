@@ -21,10 +21,10 @@ from ssd_lib.training import (
     draw_depth,
     fine_tune,
     labelled,
+    plain_attention,
     presto_loss,
     read_lines,
     recovery_example,
-    shown_attention,
     supervised_example,
     train_deep_alignment,
     train_expert,
@@ -158,9 +158,9 @@ def test_prestos_loss_is_that_of_the_published_code_written_out(corpus, side):
     batch = collate([labelled(example, stage) for example in bare])
     corpus.tokenizer.padding_side = "right"
     model = toy_pair.new_model("draft", corpus.tokenizer, 0)
-    with shown_attention(model):
-        outputs = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"])
-    assert model(batch["input_ids"]).attentions is None and model.config._attn_implementation == "sdpa"
+    with plain_attention(model):
+        outputs = model(**(dict(batch) | {"labels": None}), output_attentions=True)
+    assert model.config._attn_implementation == "sdpa"
 
     depth = bare[0]["prefilled"][0]
     assert depth and [example.get("prefilled", [0])[0] for example in bare[1:]] == [0, 0]
@@ -192,12 +192,11 @@ def test_presto_turns_attention_away_from_the_harmful_beginning(corpus, tmp_path
         model = toy_pair.new_model("draft", corpus.tokenizer, 0)
         model = fine_tune(model, corpus.tokenizer, examples, stage, tmp_path / str(weight), quiet=True).eval()
         learned = batch["labels"].masked_fill(batch["labels"] == PREFILLED, IGNORED)
-        with shown_attention(model), torch.no_grad():
-            outputs = model(**(dict(batch) | {"labels": learned}))
+        with plain_attention(model), torch.no_grad():
+            outputs = model(**(dict(batch) | {"labels": learned}), output_attentions=True)
         shares[weight] = float(training.prefill_attention(outputs.attentions, batch["labels"]))
         losses[weight] = float(outputs.loss)
-        saved = json.loads((tmp_path / str(weight) / "micro" / "config.json").read_text())
-        assert not saved.get("output_attentions")
+        assert model.config._attn_implementation == "sdpa"
     assert shares[1.0] < 0.7 * shares[0.0] and max(losses.values()) < 6.5
 
 
