@@ -22,6 +22,10 @@ earlier version, and that the weight is not given); the rest is `deep_safety_ali
 github.com/uiuc-focal-lab/push-forward-alignment, commit e551767: the + 1 that makes 0 the least value, the sum over
 heads, the mean over L layers, λ = 1, and that all terms are divided by the number of tokens that carry any.
 
+The embedded draft, trained on for 300 steps with λ = 1, spends 7% of its attention there instead of 37% (37% without λ), RAP
+against it alone is told nothing (24 questions; before .02 of the facts, without λ .01), and utility and match ratio stay.
+Against SSD it changes nothing (.86): Union holds the target's top c, whatever the draft thinks.
+
 Everything here works on token ids of any causal language model; `transformers.Trainer` runs the steps, so checkpoints,
 resuming, mixed precision and devices behave as they do everywhere else.
 """
@@ -215,7 +219,7 @@ def prefill_attention(
     prefill = labels == PREFILLED
     answer = (labels != IGNORED) & prefill.any(dim=1, keepdim=True)
     shares = [(layer.float() * prefill[:, None, None, :]).sum(dim=-1) for layer in shown]
-    return 2 * sum((share * answer[:, None, :]).sum() for share in shares) / len(shown)
+    return 2 * torch.stack([(share * answer[:, None, :]).sum() for share in shares]).mean()
 
 
 class PrestoTrainer(Trainer):

@@ -58,6 +58,10 @@ def test_chat_writes_the_token_strip(tmp_path):
         (["measure", "--trained", "/nonexistent", "--write"], "--write is for the shipped pair"),
         (["train"], "--pair toy"),
         (
+            ["train", "--model", "m", "--harmful", "h", "--benign", "b", "--expert", "--presto", "1"],
+            "--presto is for a deep draft",
+        ),
+        (
             ["train", "--model", "m", "--harmful", "h", "--benign", "b", "--expert", "--lora-rank", "4"],
             "leave --lora-rank out",
         ),
