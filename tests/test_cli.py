@@ -82,6 +82,10 @@ def test_the_page_shows_what_was_taken_back_on_request(tmp_path):
         (["measure", "--trained", "/nonexistent", "--write"], "--write is for the shipped pair"),
         (["train"], "--pair toy"),
         (
+            ["train", "--model", "m", "--harmful", "h", "--benign", "b", "--expert", "--presto", "1"],
+            "--presto is for a deep draft",
+        ),
+        (
             ["train", "--model", "m", "--harmful", "h", "--benign", "b", "--expert", "--lora-rank", "4"],
             "leave --lora-rank out",
         ),

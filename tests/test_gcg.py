@@ -191,6 +191,19 @@ def test_the_joint_loss_and_gradient_are_the_weighted_sums(joint):
     torch.testing.assert_close(joint.gradient(joint.start), expected)
 
 
+def test_a_projected_gradient_is_the_drafts_and_leaves_the_targets_loss_alone(joint):
+    (target, _), (draft, _) = joint.parts
+    ours, theirs = target.gradient(joint.start), draft.gradient(joint.start)
+    joint.project = True
+    projected = joint.gradient(joint.start)
+    cosine = lambda a, b: float(F.cosine_similarity(a.flatten(), b.flatten(), dim=0))  # noqa: E731
+    assert abs(cosine(theirs, ours)) > 0.02 and abs(cosine(projected, ours)) < 1e-4
+    along = (theirs * ours).sum() / ours.square().sum()
+    torch.testing.assert_close(projected + along * ours, theirs, atol=1e-5, rtol=1e-4)
+    target.gradient = lambda suffix: torch.zeros_like(ours)  # a flat loss keeps nothing away
+    torch.testing.assert_close(joint.gradient(joint.start), theirs)
+
+
 def test_a_joint_suffix_counts_only_where_both_models_begin_with_the_text(joint):
     (target, _), (draft, _) = joint.parts
     for ours, theirs in [(True, True), (True, False), (False, True)]:
@@ -229,6 +242,8 @@ def test_a_joint_suffix_is_worth_its_loss_when_it_is_typed(pair):
 def test_weights_that_mean_nothing_are_refused(pair, joint):
     with pytest.raises(ValueError, match="between 0 and 1, not 1.5"):
         optimise_suffix(pair, None, QUESTION, WANTED, SMALL, draft_weight=1.5)
+    with pytest.raises(ValueError, match="project needs a draft_weight"):
+        optimise_suffix(pair, None, QUESTION, WANTED, SMALL, project=True)
     with pytest.raises(ValueError, match="needs a pair"):
         optimise_suffix(pair.target, pair.tokenizer, QUESTION, WANTED, draft_weight=0.5)
     (target, _), (draft, _) = joint.parts
@@ -403,8 +418,10 @@ def test_a_slow_file_is_made_of_benign_questions_and_begins_anew_for_another_aim
     records = load_set("slow", path=out)
     assert [r.group for r in records] == ["benign"] * 2 and records[0].prompt.startswith(items[0].question)
     assert len(quick) == 2 and build_suffixes(out, 2, aim="fail", bins=2, **options) == made and len(quick) == 2
-    build_suffixes(out, 1, aim="match", bins=2, **options)
-    assert len(quick) == 3
+    for aim, project in [("match", False), ("match", True), ("match", False), ("begin", False)]:
+        asked = len(quick)
+        build_suffixes(out, 1, aim=aim, bins=2, project=project, **options)
+        assert len(quick) == asked + 1, "made anew where any setting differs, one that is left out too"
 
 
 @pytest.mark.parametrize(("name", "aim"), [("slow", "fail"), ("suffix-match", "match")])
@@ -421,8 +438,9 @@ def test_a_search_of_another_kind_needs_a_file_of_its_own(tmp_path):
         {"draft_weight": 0.5},
         {"aim": "match", "out": tmp_path / "s"},
         {"aim": "x", "out": tmp_path / "s"},
+        {"project": True, "out": tmp_path / "s"},
     ):
-        with pytest.raises(BadParameter, match="--out|--aim"):
+        with pytest.raises(BadParameter, match="--out|--aim|--project"):
             suffixes.main(**options)
     with pytest.raises(BadParameter, match="needs --out"):
         agreeing.main(defender="none")
