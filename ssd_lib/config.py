@@ -15,7 +15,7 @@ from ssd_lib.settings import AboveZero, Count, NotNegative, Positive, Share, set
 
 Scheme = Literal["intersection", "union"]
 
-HARDENED: dict[str, Any] = {"threshold_floor": 0.3, "count_prefill": True, "retract": True}
+HARDENED: dict[str, Any] = {"threshold_floor": 0.3, "count_prefill": True, "retract": True, "alpha_union": 1.5}
 """Hardened switching (ours, beyond the paper): what `SSDConfig.hardened` turns on. Measured in data/toy/README.md."""
 
 
@@ -83,8 +83,15 @@ class SSDConfig:
         return cls(**(HARDENED | changes))
 
     def harden(self) -> SSDConfig:
-        """These settings with hardened switching turned on."""
-        return replace(self, **HARDENED | {"threshold_floor": min(HARDENED["threshold_floor"], self.threshold)})
+        """These settings with hardened switching turned on; a threshold below its floor, and a larger α_U, stay."""
+        return replace(
+            self,
+            **HARDENED
+            | {
+                "threshold_floor": min(HARDENED["threshold_floor"], self.threshold),
+                "alpha_union": max(HARDENED["alpha_union"], self.alpha_union),
+            },
+        )
 
     @property
     def first_scheme(self) -> Scheme:

@@ -263,7 +263,8 @@ def test_the_worst_case_decodes_each_bin_twice_in_a_bounded_number_of_rounds(pat
         assert_bounds(hardened, SSDConfig())
     third = [place for place, match in enumerate(WORST[pattern], 1) if not match][2]  # the alarm is certain
     assert hardened.stats.retracted == 6 * third and hardened.stats.tokens == kept
-    assert 1.1 < hardened.stats.target_forwards / published.stats.target_forwards <= 2, "the law of docs/contract.md"
+    ratio = hardened.stats.target_forwards / published.stats.target_forwards
+    assert (1.3 if pattern == "the alarm comes last" else 0) < ratio <= 2, "the law of docs/contract.md"
 
 
 def test_a_conversation_takes_back_too_and_reads_only_what_is_new(pairs):
@@ -302,3 +303,9 @@ def test_pieces_shorter_than_the_tail_slip_through_so_that_it_is_one_token_by_de
 def test_a_floor_above_the_threshold_is_refused():
     with pytest.raises(ValueError, match="threshold_floor"):
         SSDConfig(threshold=0.2, threshold_floor=0.3)
+
+
+def test_a_pair_keeps_what_is_stricter_than_hardening_and_its_own_threshold():
+    assert SSDConfig().harden() == SSDConfig.hardened()
+    vicuna = SSDConfig(alpha_union=2.0, threshold=0.2).harden()
+    assert (vicuna.alpha_union, vicuna.threshold, vicuna.threshold_floor) == (2.0, 0.2, 0.2) and vicuna.retract
