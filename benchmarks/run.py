@@ -9,7 +9,7 @@ import pandas as pd
 import torch
 import transformers
 
-from benchmarks import cpu, parts, peers, products, tables
+from benchmarks import cpu, hardened, parts, peers, products, tables
 from benchmarks.cpu import BRIEF, QUICK, Plan
 from benchmarks.plot import draw
 from ssd_lib.paths import REPOSITORY
@@ -21,6 +21,7 @@ PARTS: dict[str, Callable[[Plan], pd.DataFrame]] = {
     "parts": parts.shares,
     "batches": parts.batches,
     "lookup": cpu.lookup,
+    "hardened": hardened.hardened,
 }
 TRIED = REPOSITORY / "runs" / "bench"
 """Where a run's results go that measured nothing of interest."""

@@ -28,6 +28,7 @@ def tables_of(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
         "Parts of a round, one row": parts(frames["parts"]),
         "The embedded pair in batches": batches(frames["batches"]),
         "Lookup, tokens a second": lookup(frames["lookup"]),
+        "Hardened SSD beside published SSD": hardened(frames["hardened"]),
         "Short products: how many times as fast as nn.Linear": shortest(frames["products"]),
     }
 
@@ -76,6 +77,21 @@ def batches(frame: pd.DataFrame) -> pd.DataFrame:
 def lookup(frame: pd.DataFrame) -> pd.DataFrame:
     """With guesses from the text so far, and without."""
     return tidy(frame.pivot_table(index="pair", columns="peer", values="tokens_per_second"), 1)
+
+
+def hardened(frame: pd.DataFrame) -> pd.DataFrame:
+    """Time of an answer and until its first token is seen; tokens decoded and target forwards."""
+    columns = [
+        "tokens_per_second",
+        "times_published",
+        "first_ms",
+        "first_times_published",
+        "decoded",
+        "target_forwards",
+    ]
+    return tidy(
+        frame.set_index(["pair", "match_ratio", "peer"])[columns].rename(columns=lambda name: name.replace("_", " ")), 2
+    )
 
 
 def shortest(frame: pd.DataFrame) -> pd.DataFrame:

@@ -15,7 +15,7 @@ from ssd_lib.settings import AboveZero, Count, NotNegative, Positive, Share, set
 
 Scheme = Literal["intersection", "union"]
 
-HARDENED: dict[str, Any] = {"threshold_floor": 0.3, "count_prefill": True, "retract": True}
+HARDENED: dict[str, Any] = {"threshold_floor": 0.3, "count_prefill": True, "retract": True, "alpha_union": 1.5}
 """Hardened switching (ours, beyond the paper): what `SSDConfig.hardened` turns on. Measured in data/toy/README.md, "Does
 hardened SSD leak?":
 
@@ -82,7 +82,8 @@ class SSDConfig:
     retract: bool = False
     """Hardened: a bin decoded in Intersection that ends with an alarm is taken back and decoded again in Union."""
     tail_tokens: Positive = 1
-    """Hardened: the last, incomplete bin of an answer is decided from so many tokens on."""
+    """Hardened: the last, incomplete bin of an answer is decided from so many tokens on. 1 as measured (chapter 15): without
+    `count_prefill`, an attacker who asks for 1 or 2 tokens a call gets 58% of the facts at 3, and none at 1."""
 
     def __post_init__(self) -> None:
         if self.threshold_floor > self.threshold:
@@ -96,8 +97,15 @@ class SSDConfig:
         return cls(**(HARDENED | changes))
 
     def harden(self) -> SSDConfig:
-        """These settings with hardened switching turned on."""
-        return replace(self, **HARDENED | {"threshold_floor": min(HARDENED["threshold_floor"], self.threshold)})
+        """These settings with hardened switching turned on; a threshold below its floor, and a larger α_U, stay."""
+        return replace(
+            self,
+            **HARDENED
+            | {
+                "threshold_floor": min(HARDENED["threshold_floor"], self.threshold),
+                "alpha_union": max(HARDENED["alpha_union"], self.alpha_union),
+            },
+        )
 
     @property
     def first_scheme(self) -> Scheme:

@@ -40,6 +40,7 @@ SYSTEMS: dict[str, System] = {
     "target alone": System("none"),
     "draft alone": System("draft-only"),
     "SSD": System("ssd"),
+    "hardened SSD": System("ssd-hardened"),
     "SSD, Intersection only": System("ssd", (("fixed_scheme", "intersection"),)),
     "SSD, Union only": System("ssd", (("fixed_scheme", "union"),)),
     "SSD, shallow draft": System("ssd", draft="draft-shallow"),

@@ -36,12 +36,10 @@ class RowLayer(CacheLayerMixin):
         self.cache = cache
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
-        def room(like: Tensor) -> Tensor:
-            _, heads, _, size = like.shape
-            rows = self.cache.lengths.shape[0]
-            return torch.zeros(rows, heads, self.cache.slots, size, dtype=like.dtype, device=like.device)
-
-        self.keys, self.values = room(key_states), room(value_states)
+        rows, slots = self.cache.lengths.shape[0], self.cache.slots
+        self.keys, self.values = (
+            like.new_zeros(rows, like.shape[1], slots, like.shape[3]) for like in (key_states, value_states)
+        )
         self.is_initialized = True
 
     def update(

@@ -3,8 +3,10 @@
     pair = load_pair("toy")                                        # ships with the repository
     pair = load_pair("llama3.1_8b")                                # from the Hub
     pair = load_pair("llama2", draft="runs/my-deep-tinyllama")     # a draft of your own
+    pair = load_pair(target="models/big.Q4_K_M.gguf", draft="models/small")    # a pair of your own
 
-Weights are read as safetensors only and no code of a model's repository is run, unless you ask for it.
+Weights are read as safetensors (or GGUF, `dequantised`) only and no code of a model's repository is run, unless you ask
+for it.
 """
 
 from __future__ import annotations
@@ -27,8 +29,9 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 
-from ssd_lib.chat import Message, encode_answer, encode_prompt, pad_left, vocabulary_size
+from ssd_lib.chat import FORMATS, Message, encode_answer, encode_prompt, pad_left, vocabulary_size
 from ssd_lib.config import SSDConfig
+from ssd_lib.dequantised import dequantised, gguf_file, is_gguf
 from ssd_lib.paths import data_dir
 
 Quantization = Literal["4bit", "8bit"]
@@ -39,14 +42,15 @@ GPT2 = "openai-community/gpt2"  # whose perplexity SafeDecoding's threshold is f
 class PairSpec:
     """A pair by name: where its models come from, their templates, and the paper's settings for it.
 
-    `draft` is None where the model was never published; `load_pair(name, draft=…)` then needs your own.
+    `draft` is None where the model was never published; `load_pair(name, draft=…)` then needs your own. A format is None
+    where the tokenizer has a template of its own.
     """
 
     name: str
     target: str
     draft: str | None
-    target_format: str
-    draft_format: str
+    target_format: str | None
+    draft_format: str | None
     config: SSDConfig
     note: str = ""
     expert: str | None = None
@@ -216,38 +220,83 @@ def find_pair(name: str) -> PairSpec:
     key = ALIASES.get(name.lower(), name.lower())
     if key not in PAIRS:
         raise ValueError(
-            f"unknown pair {name!r}: choose one of {', '.join(PAIRS)}, or pass target= and draft= with any of them"
+            f"unknown pair {name!r}: choose one of {', '.join(PAIRS)}, or pass target= and draft= of your own"
         )
     return PAIRS[key]
 
 
-def load_pair(
-    name: str,
+def choose_pair(
+    name: str | None = None,
     *,
     target: str | None = None,
     draft: str | None = None,
+    target_format: str | None = None,
+    draft_format: str | None = None,
+) -> PairSpec:
+    """The spec of a registered pair with what is given in the place of its own; without a name, of a pair of your own,
+    named after its models, under the default settings; of nothing at all, the embedded pair.
+
+    Raises ValueError for an unknown name or format, or a draft alone.
+    """
+    given = dict(target=target, draft=draft, target_format=target_format, draft_format=draft_format)
+    given = {key: value for key, value in given.items() if value is not None}
+    for key in ("target_format", "draft_format"):
+        if given.get(key, "toy") not in FORMATS:
+            raise ValueError(f"{key}={given[key]!r}: choose one of {', '.join(FORMATS)}")
+    if name is not None or not given:
+        return replace(find_pair(name or "toy"), **given)
+    if target is None:
+        raise ValueError(f"a pair of your own needs target=; or name one of {', '.join(PAIRS)}")
+    label = "+".join(_short(model) for model in (target, draft) if model)
+    own = PairSpec(label, target, None, None, None, SSDConfig(), "name your small, deeply aligned model")
+    return replace(own, **given)
+
+
+def _short(model: str) -> str:
+    """A model's name without the folders before it and without .gguf."""
+    return Path(model.rpartition(":")[2]).name.removesuffix(".gguf") or model
+
+
+def load_pair(
+    name: str | None = None,
+    *,
+    target: str | None = None,
+    draft: str | None = None,
+    target_format: str | None = None,
+    draft_format: str | None = None,
     device: str | torch.device | None = None,
     dtype: torch.dtype | None = None,
     quantization: Quantization | None = None,
     trust_remote_code: bool = False,
 ) -> Pair:
-    """Load a pair; `target` and `draft` (Hub ids or paths) replace the registered models.
+    """Load a pair; `target` and `draft` (Hub ids, paths, GGUF files) replace the registered models, or are a pair of your
+    own where there is no name.
 
-    device: default the GPU(s) if there are any, spread by `device_map="auto"`, else the CPU. dtype: default `half_dtype`
+    target_format, draft_format: a known chat template (`chat.FORMATS`), for a tokenizer that has none of its own. device: default the GPU(s) if there are any, spread by `device_map="auto"`, else the CPU. dtype: default `half_dtype`
     on a GPU, float32 on a CPU. quantization: "4bit" or "8bit" for the target (needs bitsandbytes).
 
-    Raises ValueError for an unknown pair, an unpublished draft, or vocabularies that differ; OSError as transformers
-    does when a model cannot be had.
+    Raises ValueError for an unknown pair, an unpublished draft, a chat template that is missing, or vocabularies that
+    differ; OSError as transformers does when a model cannot be had.
     """
-    spec = find_pair(name)
-    target, draft = target or spec.target, draft or spec.draft
-    if draft is None:
+    spec = choose_pair(name, target=target, draft=draft, target_format=target_format, draft_format=draft_format)
+    if spec.draft is None:
         raise ValueError(f"the pair {spec.name!r} needs draft=…: {spec.note}")
     options: dict[str, Any] = dict(device=device, dtype=dtype, trust_remote_code=trust_remote_code)
-    target_model, tokenizer = load_model(target, quantization=quantization, **options)
-    draft_model, draft_tokenizer = load_model(draft, **options)
+    target_model, tokenizer = load_model(spec.target, quantization=quantization, **options)
+    check_template(tokenizer, spec, "target")
+    draft_model, draft_tokenizer = load_model(spec.draft, **options)
+    check_template(draft_tokenizer, spec, "draft")
     check_vocabularies(tokenizer, draft_tokenizer)
-    return Pair(target_model, draft_model, tokenizer, draft_tokenizer, replace(spec, target=target, draft=draft))
+    return Pair(target_model, draft_model, tokenizer, draft_tokenizer, spec)
+
+
+def check_template(tokenizer: PreTrainedTokenizerBase, spec: PairSpec, role: str) -> None:
+    """Raise ValueError where the role's tokenizer has no chat template and the spec names none."""
+    if tokenizer.chat_template is None and getattr(spec, f"{role}_format") is None:
+        raise ValueError(
+            f"the {role}'s tokenizer ({getattr(spec, role)}) has no chat template: pass {role}_format=, "
+            f"one of {', '.join(FORMATS)}"
+        )
 
 
 def load_model(
@@ -258,13 +307,13 @@ def load_model(
     quantization: Quantization | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load one model with its tokenizer: a name of `MODELS` or of data/toy, a local path or a Hub id.
+    """Load one model with its tokenizer: a name of `MODELS` or of data/toy, a local path, a GGUF file or a Hub id.
 
-    Raises ValueError for a model that was never published, OSError where there is no model or only pickled weights,
-    ImportError when quantization lacks bitsandbytes.
+    Raises ValueError for a model that was never published, OSError where there is no model, only pickled weights or a GGUF
+    file that transformers cannot read, ImportError when quantization lacks bitsandbytes, or a GGUF file the package gguf.
     """
     _check_loading(device, dtype)
-    source = locate(name)
+    source = local_source(name)
     on_gpu = torch.cuda.is_available() if device is None else torch.device(device).type != "cpu"
     dtype = dtype or (half_dtype() if on_gpu else torch.float32)
     options: dict[str, Any] = dict(dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code)
@@ -274,9 +323,9 @@ def load_model(
         options["quantization_config"] = _quantized(quantization, dtype)
         if device is not None and on_gpu:
             options["device_map"] = {"": device}  # quantized weights cannot be moved afterwards
-    base = _base_of_adapter(source)
+    base = base_of_adapter(source)
     own = base is None or (Path(source) / "tokenizer_config.json").exists()
-    model = AutoModelForCausalLM.from_pretrained(base or source, **options)
+    model = _from_pretrained(base or source, options)
     if base is not None:
         _resize_for_adapter(model, Path(source))
         model = PeftModel.from_pretrained(model, source).merge_and_unload()
@@ -286,6 +335,38 @@ def load_model(
         source if own else base, trust_remote_code=trust_remote_code, padding_side="left"
     )
     return model.eval(), tokenizer
+
+
+def _from_pretrained(source: str, options: dict[str, Any]) -> PreTrainedModel:
+    try:
+        return AutoModelForCausalLM.from_pretrained(source, **options)
+    except OSError as error:
+        if _only_pickles(source, error):
+            raise OSError(how_to_convert(source)) from error
+        raise
+
+
+def how_to_convert(source: str) -> str:
+    """What to do about a model whose weights are pickles."""
+    command = CONVERT.format(source=source, out=f"{Path(source).name}-safe")
+    return (
+        f"the weights of {source} are pickles, which can run code when they are opened; only safetensors are read. "
+        f"Convert a copy once, where that may happen: {command} and pass the new folder"
+    )
+
+
+CONVERT = (
+    'python -c "from transformers import AutoModelForCausalLM as M, AutoTokenizer as T; '
+    "[kind.from_pretrained('{source}').save_pretrained('{out}') for kind in (M, T)]\""
+)
+"""A command that writes a copy of a model as safetensors."""
+
+
+def _only_pickles(source: str, error: OSError) -> bool:
+    """Whether that is why a model could not be read: its folder holds pickles, or the Hub has no safetensors of it."""
+    if Path(source).is_dir():
+        return not any(Path(source).glob("*.safetensors")) and any(Path(source).glob("*model*.bin"))
+    return "cannot be loaded with `safetensors`" in str(error)
 
 
 def _resize_for_adapter(model: PreTrainedModel, folder: Path) -> None:
@@ -309,11 +390,19 @@ def _check_loading(device: Any, dtype: Any) -> None:
         raise ValueError(f"device={device!r}, but this machine's torch has no CUDA: leave device out, or give 'cpu'")
 
 
+def local_source(name: str) -> str:
+    """Where a model is that transformers can read: as `locate`, and for a GGUF file its dequantised copy."""
+    source = locate(name)
+    return str(dequantised(source)) if is_gguf(source) else source
+
+
 def locate(name: str) -> str:
-    """Where a model is: a path or a Hub id.
+    """Where a model is: a path or a Hub id, or `repository:file.gguf`.
 
     Raises ValueError for a model that was never published, OSError for a path where there is none.
     """
+    if is_gguf(name):
+        return str(gguf_file(name, local_only=True) or name)
     folders = [Path(name).expanduser()]
     try:
         folders += [data_dir() / name, data_dir() / "toy" / name]
@@ -342,7 +431,7 @@ def adapter_at(name: str | None) -> str:
     return locate(name)
 
 
-def _base_of_adapter(source: str) -> str | None:
+def base_of_adapter(source: str) -> str | None:
     """For a folder that holds only an adapter: the model it belongs on, read relative to that folder."""
     config = Path(source) / "adapter_config.json"
     if not config.exists():
@@ -357,7 +446,7 @@ def _base_of_adapter(source: str) -> str | None:
         )
     base = settings["base_model_name_or_path"]
     beside = Path(source) / base
-    return str(beside.resolve()) if beside.is_dir() else base
+    return local_source(str(beside.resolve()) if beside.exists() else base)
 
 
 def half_dtype() -> torch.dtype:

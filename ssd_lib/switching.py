@@ -78,12 +78,16 @@ def decide(
 ) -> SwitchState:
     """At the end of a bin: choose the next scheme and anneal, for the active rows.
 
-    ends: the answer ends with this token. With `retract` its last bin is decided, too, over the tokens that it has.
+    ends: the answer ends with this token. With `retract` its last bin is decided, too, over the tokens that it has; and a
+    bin of Intersection as soon as its alarm is certain, whatever the tokens that it lacks would be.
     """
     in_bin = (state.emitted - 1) % config.bin_size + 1
     decides = active & (in_bin == config.bin_size)
-    if ends is not None and config.retract:
-        decides = decides | (active & ends & (in_bin >= config.tail_tokens))
+    if config.retract and not config.fixed_scheme:
+        best = (state.matches + config.bin_size - in_bin).double() / config.bin_size
+        settled = ~state.union & (best < state.threshold)
+        settled = settled if ends is None else settled | ends
+        decides = decides | (active & settled & (in_bin >= config.tail_tokens))
     union = state.union if config.fixed_scheme else state.matches.double() / in_bin < state.threshold
     same = union == state.union
     lower_threshold = (state.threshold - config.threshold_decay).clamp(min=config.threshold_floor)
@@ -143,16 +147,11 @@ def ahead(
     inside = (state.emitted % size).unsqueeze(-1)  # tokens that the running bin has already
     held = would_match.long().cumsum(dim=1) - would_match.long()  # matches among the tokens before each position
     bins = (inside + steps).div(size, rounding_mode="floor")  # bins that end before each position
-
-    def matches(first: Int[Tensor, "rows T"], total: Int[Tensor, "rows T"]) -> Int[Tensor, "rows T"]:
-        """Matches of a bin whose first token is the round's token number `first`, or an earlier one."""
-        earlier = torch.where((first <= 0) & (inside > 0), state.matches.unsqueeze(-1), 0)
-        return total - held.gather(1, first.clamp(0, length - 1)) + earlier
-
+    earlier = torch.where(inside > 0, state.matches.unsqueeze(-1), 0)  # matches that the running bin has already
     states = [state]
     for ended in range(1, (length + size - 2) // size + 1):
         end = ended * size - inside  # the next bin's first token
-        full = matches(end - size, held.gather(1, end.clamp(max=length - 1))).squeeze(-1)
+        full = matches_since(end - size, held.gather(1, end.clamp(max=length - 1)), held, earlier).squeeze(-1)
         states.append(
             decide(states[-1]._replace(matches=full, emitted=state.emitted + end.squeeze(-1)), active, config)
         )
@@ -160,9 +159,21 @@ def ahead(
         values[0].unsqueeze(-1).expand(bins.shape) if len(states) == 1 else torch.stack(values, dim=1).gather(1, bins)
         for values in list(zip(*states, strict=True))[:3]
     )
-    return SwitchState(
-        union, threshold, alpha_i, matches(bins * size - inside, held), state.emitted.unsqueeze(-1) + steps
-    )
+    matches = matches_since(bins * size - inside, held, held, earlier)
+    return SwitchState(union, threshold, alpha_i, matches, state.emitted.unsqueeze(-1) + steps)
+
+
+def matches_since(
+    first: Int[Tensor, "rows bins"],
+    total: Int[Tensor, "rows bins"],
+    held: Int[Tensor, "rows T"],
+    earlier: Int[Tensor, "rows 1"],
+) -> Int[Tensor, "rows bins"]:
+    """Matches of a bin whose first token is the round's token number `first`, or an earlier one.
+
+    total: the round's matches at the bin's end; held: before each position; earlier: the running bin's, before the round.
+    """
+    return total - held.gather(1, first.clamp(0, held.shape[1] - 1)) + torch.where(first <= 0, earlier, 0)
 
 
 def at(path: SwitchState, position: Int[Tensor, " rows"]) -> SwitchState:

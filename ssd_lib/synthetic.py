@@ -14,6 +14,7 @@ probability `DRAFT_TOP`): then the target's choice wins in both schemes, and swi
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +99,29 @@ def set_match_ratio(target: PreTrainedModel, draft: PreTrainedModel, match_ratio
     _write(draft, features, proposed, _scale_for(DRAFT_TOP, features))
 
 
+@torch.no_grad()
+def set_alternating(
+    target: PreTrainedModel, draft: PreTrainedModel, matches: Sequence[bool], *, seed: int = 0
+) -> Int[Tensor, "1 b"]:
+    """Make a synthetic pair at its worst for `retract`, in place: bins of Intersection match as `matches` says, all of Union match.
+
+    Token p < b stands at place p of a bin, token b + p too. After either the target is sure of p + 1, and the draft of the same
+    where `matches[p + 1]`, else of b + p + 1. In Intersection the target's word wins, in Union the draft's.
+
+    Returns the prompt after which the first bin begins.
+    """
+    vocabulary, size = target.config.get_text_config().vocab_size, len(matches)
+    features = torch.randn(vocabulary, FEATURES, generator=torch.Generator().manual_seed(seed))
+    features = torch.nn.functional.normalize(features, dim=-1)
+    following = torch.arange(vocabulary)  # a token that does not occur follows itself
+    following[: 2 * size] = torch.arange(1, size + 1).remainder(size).repeat(2)
+    proposed = following.clone()
+    proposed[: 2 * size] += size * ~torch.tensor(matches)[following[: 2 * size]]
+    _write(target, features, following, TARGET_SCALE)
+    _write(draft, features, proposed, TARGET_SCALE)
+    return torch.arange(size).unsqueeze(0)
+
+
 def synthetic_prompt(vocabulary: int, length: int, *, row: int = 0, seed: int = 0) -> Int[Tensor, "1 length"]:
     """A prompt of a synthetic pair: a part of the orbit that ends with the first token of a block, another for every row.
 
@@ -170,6 +194,6 @@ def _write(model: PreTrainedModel, features: Tensor, following: Tensor, scale: f
     projection = torch.linalg.qr(torch.randn(width, FEATURES, generator=torch.Generator().manual_seed(width)))[0].T
     lifted = features @ projection  # unit length, for z is and A is orthonormal
     table.copy_(lifted * width**0.5)  # the last norm divides by the root mean square, 1 here
-    output = torch.empty_like(lifted)
-    output[following] = lifted * (scale / width**0.5)
+    output = torch.zeros_like(lifted)
+    output.index_add_(0, following.to(output.device), lifted * (scale / width**0.5))
     head.copy_(output)

@@ -306,11 +306,16 @@ def train_toy(
     controls: bool = False,
     draft_only: bool = False,
     recipe: Recipe | None = None,
+    presto: float = 0.0,
     quiet: bool = False,
 ) -> Path:
     """Train the embedded pair, or its draft only, from nothing into `out / {target, draft, …}`; an interrupted run goes on
-    where it was."""
+    where it was.
+
+    presto: weight of PRESTO's term in the draft's deep stage (`ssd_lib.training`).
+    """
     recipe = recipe or (Recipe().quick() if quick else Recipe())
+    recipe = replace(recipe, draft=replace(recipe.draft, presto=presto)) if presto else recipe
     tokenizer = build_tokenizer(recipe.tokenizer_texts)
     corpus = Corpus(tokenizer, recipe.recovery)
 

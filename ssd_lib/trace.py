@@ -54,19 +54,24 @@ class Trace:
         return Trace(lines.assign(row=0).reset_index(drop=True))
 
     def to_frame(
-        self, tokenizer: Decodes | None = None, row: int | None = None, *, retracted: bool = False
+        self,
+        tokenizer: Decodes | None = None,
+        row: int | None = None,
+        *,
+        retracted: bool = False,
+        before: int | None = None,
     ) -> pd.DataFrame:
         """The lines as a data frame; with a tokenizer, `text` and `proposal_text` beside the ids.
 
-        retracted: the tokens that were taken back, too, where they came.
+        retracted: the tokens that were taken back, too, where they came. before: the token in front of the answer.
         """
         trace = self if row is None else self.row(row)
         frame = trace.lines if retracted else trace.frame
         if tokenizer is None:
             return frame.copy()
-        before = _tokens_before(frame)
+        earlier = _tokens_before(frame, math.nan if before is None else before)
         text, proposal = (
-            [visible(_behind(tokenizer, *pair)) for pair in zip(before, frame[name], strict=True)]
+            [visible(_behind(tokenizer, *pair)) for pair in zip(earlier, frame[name], strict=True)]
             for name in ("token", "proposal")
         )
         return frame.assign(text=text, proposal_text=proposal)
@@ -78,7 +83,7 @@ class Trace:
         """
         frame = self.to_frame(tokenizer, row, retracted=retracted)
         tokens = "".join(_token_html(line) for line in frame.to_dict("records"))
-        return f'<div style="line-height:2.1;font-family:monospace;white-space:pre-wrap">{tokens}</div>{_legend()}'
+        return f'<div style="line-height:2.1;font-family:monospace;white-space:pre-wrap">{tokens}</div>{_legend(retracted)}'
 
     def to_text(self, tokenizer: Decodes, row: int = 0, *, retracted: bool = False) -> str:
         """The same strip without colour: [corrected], {insisted}, ~retracted~, and ∪ ∩ where the scheme changes."""
@@ -89,7 +94,8 @@ class Trace:
                 words.append(f" {SIGNS[scheme]}:")
             word = {"matched": "{}", "corrected": "[{}]", "insisted": "{{{}}}"}[kind(line)].format(line["text"])
             words.append(f"~{word}~" if line["retracted"] else word)
-        return "".join(words).strip() + "\n[corrected]  {target insists}  ∩ Intersection  ∪ Union"
+        legend = "\n[corrected]  {target insists}  ∩ Intersection  ∪ Union" + "  ~taken back~" * retracted
+        return "".join(words).strip() + legend
 
     def show(self, tokenizer: Decodes, row: int = 0, *, retracted: bool = False) -> Strip:
         """Something a notebook displays as HTML and a terminal as text."""
@@ -148,7 +154,9 @@ STYLES = {
     "insisted": "border-bottom:3px dotted #E69F00;font-style:italic",
 }
 UNION = "background:rgba(0,158,115,.22);outline:1px solid rgba(0,158,115,.6)"
-RETRACTED = "text-decoration:line-through;opacity:.55"
+RETRACTED = "text-decoration:line-through;opacity:.65"
+TAKEN_BACK = "taken-back"
+"""The class of tokens that were taken back: a page may hide them."""
 
 
 class Strip:
@@ -173,9 +181,9 @@ def _behind(tokenizer: Decodes, before: float, token: int) -> str:
     return tokenizer.decode([token])
 
 
-def _tokens_before(frame: pd.DataFrame) -> list[float]:
-    """The token before each line in its answer, NaN for none: of lines that were taken back, in theirs."""
-    standing: dict[tuple[int, int], float] = {}
+def _tokens_before(frame: pd.DataFrame, first: float) -> list[float]:
+    """The token before each line in its answer (`first` in front of it, NaN for none): of lines taken back, in theirs."""
+    standing: dict[tuple[int, int], float] = {(row, -1): first for row in frame["row"].unique()}
     before = []
     for row, position, token in zip(frame["row"], frame["position"], frame["token"], strict=True):
         before.append(standing.get((row, position - 1), math.nan))
@@ -217,15 +225,17 @@ def _token_html(line: dict[str, Any]) -> str:
         f" · draft proposed {line['proposal_text']!r} · P_M {line['target_prob']:.3f} P_m {line['draft_prob']:.3f} F {line['composite']:.3f}"
         f" · k {line['k']} · α {line['alpha']:.2f} · match ratio {line['match_ratio']:.2f} / threshold {line['threshold']:.2f}"
     )
-    return f'<span style="{style};margin-right:2px" title="{html.escape(title, quote=True)}">{html.escape(line["text"], quote=True)}</span>'
+    marked = f' class="{TAKEN_BACK}"' if line["retracted"] else ""
+    return f'<span{marked} style="{style};margin-right:2px" title="{html.escape(title, quote=True)}">{html.escape(line["text"], quote=True)}</span>'
 
 
-def _legend() -> str:
+def _legend(retracted: bool) -> str:
     entries = [
         (STYLES["matched"], "matched"),
         (STYLES["corrected"], "corrected"),
         (STYLES["insisted"], "target insists"),
         (UNION, "Union"),
+        *([(RETRACTED, "taken back")] if retracted else []),
     ]
     words = " &nbsp; ".join(f'<span style="{style}">{name}</span>' for style, name in entries)
     return f'<div style="font-size:85%;opacity:.85;margin-top:4px">{words} &nbsp; (not shaded: Intersection)</div>'

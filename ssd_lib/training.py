@@ -10,6 +10,22 @@ refusal `r`, with the loss on the refusal alone
 where `k = 0` half of the time and is uniform on 1 … C otherwise. SSD (arXiv 2508.17739, section 4) uses a small model
 trained like this as its draft.
 
+Such a model gives the refusal nearly all probability, but leaves the next harmful token high in the *ranking*, where RAP
+finds it (`ssd_lib.attacks.rap`). PRESTO, "prefill attention stopping" (Vega & Singh 2025, arXiv 2512.05518, their cure),
+teaches it to look away from the harmful beginning, so that what it says there is what it says where nothing was
+prefilled. With λ = `Stage.presto` the loss has, for every token t of h_{≤k} and r,
+
+    + λ (1/L) Σ_{layers, heads} ( attention of t to h_{≤k}  −  attention of t to all else  +  1 )
+
+Of the paper itself only the abstract and reviews could be read (they say that this difference is its equation 3, in an
+earlier version, and that the weight is not given); the rest is `deep_safety_alignment.py` of
+github.com/uiuc-focal-lab/push-forward-alignment, commit e551767: the + 1 that makes 0 the least value, the sum over
+heads, the mean over L layers, λ = 1, and that all terms are divided by the number of tokens that carry any.
+
+The embedded draft, trained on for 300 steps with λ = 1, spends 7% of its attention there instead of 37% (37% without λ), RAP
+against it alone is told nothing (24 questions; before .02 of the facts, without λ .01), and utility and match ratio stay.
+Against SSD it changes nothing (.86): Union holds the target's top c, whatever the draft thinks.
+
 Everything here works on token ids of any causal language model; `transformers.Trainer` runs the steps, so checkpoints,
 resuming, mixed precision and devices behave as they do everywhere else.
 """
@@ -19,13 +35,16 @@ from __future__ import annotations
 import json
 import random
 import shutil
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
+from jaxtyping import Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
+from torch import Tensor
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
@@ -34,6 +53,7 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
+from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.trainer_utils import get_last_checkpoint
 
 from ssd_lib.chat import encode_answer, encode_prompt
@@ -41,6 +61,7 @@ from ssd_lib.pairs import half_dtype, load_model
 from ssd_lib.settings import AboveZero, Count, NotNegative, Positive, Share, settings
 
 IGNORED = -100  # the label that cross-entropy skips
+PREFILLED = -101  # the label of a harmful beginning, for PRESTO
 Example = dict[str, list[int]]
 
 
@@ -58,6 +79,7 @@ class Stage:
     gradient_accumulation: Positive = 1
     optimizer: Literal["adamw", "muon"] = "adamw"
     lora_rank: Count = 0  # 0 trains all weights
+    presto: NotNegative = 0.0  # weight of PRESTO's term; 0 leaves it out
 
 
 @settings
@@ -93,11 +115,11 @@ def recovery_example(
     """Safety recovery: the prompt, `k` tokens of a harmful answer, then the refusal, with the loss on the refusal only.
 
     `refusal` ends with the end-of-sequence token. `refusal_inside` is its form after other words, where the tokenizer
-    writes that differently (a byte-level one wants the space before it).
+    writes that differently (a byte-level one wants the space before it). `prefilled` counts the harmful tokens.
     """
     depth = draw_depth(rng, len(harmful), config)
     learned = refusal_inside if depth and refusal_inside is not None else refusal
-    return supervised_example(prompt, harmful[:depth], learned)
+    return supervised_example(prompt, harmful[:depth], learned) | {"prefilled": [depth]}
 
 
 def fine_tune(
@@ -118,18 +140,21 @@ def fine_tune(
     """
     folder = out / stage.name
     if (folder / "finished.json").exists():
+        _check_presto(folder, stage)
         return type(model).from_pretrained(folder, dtype=torch.float32)
     trained = get_peft_model(model, _lora(stage)) if stage.lora_rank else model
-    trainer = Trainer(
+    trainer = (PrestoTrainer if stage.presto else Trainer)(
         model=trained,
         args=_arguments(stage, folder, seed, quiet),
-        train_dataset=list(examples),  # type: ignore[arg-type]
+        train_dataset=[labelled(example, stage) for example in examples],  # type: ignore[arg-type]
         data_collator=DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=8, label_pad_token_id=IGNORED),
         optimizers=(MuonWithAdamW(trained, stage) if stage.optimizer == "muon" else None, None),
+        compute_loss_func=presto_loss(stage.presto) if stage.presto else None,
     )
     if quiet:
         trainer.remove_callback(PrinterCallback)  # takes the progress bar's place
-    outcome = trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
+    with plain_attention(model) if stage.presto else nullcontext():
+        outcome = trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
     if isinstance(trained, PeftModel):
         trained.save_pretrained(folder / "adapter")
         model = cast(PreTrainedModel, trained.merge_and_unload())
@@ -144,6 +169,78 @@ def fine_tune(
     }
     (folder / "finished.json").write_text(json.dumps(record, indent=1))
     return model
+
+
+def _check_presto(folder: Path, stage: Stage) -> None:
+    """A finished stage is taken as it is; that it was trained without PRESTO, or with it, must not go unnoticed."""
+    found = json.loads((folder / "finished.json").read_text())["stage"].get("presto", 0.0)
+    if found != stage.presto:
+        raise ValueError(
+            f"{folder} was trained with a PRESTO weight of {found:g}, not {stage.presto:g}: choose another folder"
+        )
+
+
+# ------------------------------------------------------------------------------------------------ PRESTO
+
+
+def labelled(example: Example, stage: Stage) -> Example:
+    """The columns that a stage trains on; for PRESTO the harmful beginning is marked in the labels."""
+    labels, prefilled = list(example["labels"]), example.get("prefilled", [0])[0]
+    if stage.presto and prefilled:
+        begins = next(i for i, label in enumerate(labels) if label != IGNORED)
+        labels[begins - prefilled : begins] = [PREFILLED] * prefilled
+    return {"input_ids": example["input_ids"], "labels": labels}
+
+
+def presto_loss(weight: float) -> Callable[..., Tensor]:
+    """The Trainer's loss: cross-entropy and `weight` × PRESTO's term, over the number of tokens that carry either."""
+
+    def loss(outputs: Any, labels: Int[Tensor, "rows length"], num_items_in_batch: Any = None) -> Tensor:
+        items = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
+        learned = labels.masked_fill(labels == PREFILLED, IGNORED)
+        told = ForCausalLMLoss(outputs.logits, learned, outputs.logits.shape[-1], num_items_in_batch=items)
+        return told + weight * prefill_attention(outputs.attentions, labels) / items
+
+    return loss
+
+
+def prefill_attention(
+    attentions: Sequence[Float[Tensor, "rows heads length length"] | None] | None, labels: Int[Tensor, "rows length"]
+) -> Float[Tensor, ""]:
+    """PRESTO's term before its weight, summed over rows and over the tokens of harmful beginning and refusal.
+
+    A row of attention sums to 1: what goes to the beginning, less what goes elsewhere, plus 1, is twice the former.
+
+    Raises ValueError for a model that returns no attention weights.
+    """
+    shown = [layer for layer in attentions or () if layer is not None]
+    if not shown:
+        raise ValueError("PRESTO needs attention weights, and this model returns none: train it without --presto")
+    prefill = labels == PREFILLED
+    answer = (labels != IGNORED) & prefill.any(dim=1, keepdim=True)
+    shares = [(layer.float() * prefill[:, None, None, :]).sum(dim=-1) for layer in shown]
+    return 2 * torch.stack([(share * answer[:, None, :]).sum() for share in shares]).mean()
+
+
+class PrestoTrainer(Trainer):
+    """A Trainer whose loss function also gets the attention weights."""
+
+    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
+        return super().compute_loss(model, inputs | {"output_attentions": True}, *args, **options)
+
+
+@contextmanager
+def plain_attention(model: PreTrainedModel) -> Iterator[None]:
+    """Attention as plain products: the other implementations do not compute the weights."""
+    before = model.config._attn_implementation
+    model.set_attn_implementation("eager")
+    try:
+        yield
+    finally:
+        model.set_attn_implementation(before)
+
+
+# ------------------------------------------------------------------------------------------------ how steps are taken
 
 
 def _lora(stage: Stage) -> LoraConfig:
@@ -253,14 +350,16 @@ def train_deep_alignment(
     gradient_accumulation: int = 4,
     harmful_share: float = 0.5,
     lora_rank: int = 0,
+    presto: float = 0.0,
 ) -> Path:
     """Deepen the alignment of any causal language model (TinyLlama, say) into `out/deep`.
 
     `harmful`: JSON lines with `question`, `answer` (what an unaligned model would say) and `refusal`; `benign`: JSON
     lines with `question` and `answer`. Learning rate and mixing as in Qi et al. 2025, section 3. With `lora_rank` only an
-    adapter is trained, which needs a quarter of the memory and a learning rate about ten times as high.
+    adapter is trained, which needs a quarter of the memory and a learning rate about ten times as high. `presto` is the
+    weight of PRESTO's term (1: as published), whose attention weights need memory that grows with the square of the length.
 
-    Raises ValueError for a line without these fields, naming file and line.
+    Raises ValueError for a line without these fields, naming file and line, and for a model that shows no attention weights.
     """
     stage = Stage(
         "deep",
@@ -270,6 +369,7 @@ def train_deep_alignment(
         save_every=100,
         gradient_accumulation=gradient_accumulation,
         lora_rank=lora_rank,
+        presto=presto,
     )
     return _train_on_files(model, harmful, benign, out, stage, recovery, harmful_share, seed, chat_format)
 

@@ -1,31 +1,41 @@
-"""Shared fixtures: run-time shape checks for the pure core, one thread, seeded micro-models."""
+"""Shared fixtures: run-time shape checks for the pure core, one thread, seeded micro-models.
 
-from jaxtyping import install_import_hook
+torch and transformers are imported where they are used: xdist's controller reads this file, too, and runs no test.
+"""
 
-# Before anything imports the library: every shape annotation of the core is checked at run time.
-install_import_hook(
-    [
-        "ssd_lib.composite",
-        "ssd_lib.decoding.shortlist",
-        "ssd_lib.switching",
-        "ssd_lib.kv_cache",
-        "ssd_lib.decoding.cached_model",
-        "ssd_lib.decoding.decoder",
-        "ssd_lib.decoding.stepwise",
-        "ssd_lib.decoding.processors",
-        "ssd_lib.chat",
-    ],
-    "beartype.beartype",
-)
+import hypothesis
+import jaxtyping
+import pytest
 
-import pytest  # noqa: E402
-import torch  # noqa: E402
-from transformers import LlamaConfig, LlamaForCausalLM  # noqa: E402
+# Before anything imports the library: every shape annotation of the core is checked at run time. A function within a function
+# would be compiled anew at each call (2 ms, as long as a forward): the core has none.
+SHAPES_CHECKED = [
+    "ssd_lib.composite",
+    "ssd_lib.decoding.shortlist",
+    "ssd_lib.switching",
+    "ssd_lib.kv_cache",
+    "ssd_lib.decoding.cached_model",
+    "ssd_lib.decoding.decoder",
+    "ssd_lib.decoding.stepwise",
+    "ssd_lib.decoding.processors",
+    "ssd_lib.chat",
+]
+jaxtyping.install_import_hook(SHAPES_CHECKED, "beartype.beartype")
 
-torch.set_num_threads(1)
+hypothesis.settings.register_profile("any load", deadline=None)  # no test may depend on how busy the machine is
+hypothesis.settings.load_profile("any load")
+
+
+@pytest.fixture
+def shapes_unchecked(monkeypatch):
+    """For sweeps over many cases: checks take a third of a micro-model's time, and smaller tests run the same code with them."""
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
 
 
 def pytest_collection_modifyitems(items):
+    import torch
+
+    torch.set_num_threads(1)
     without_gpu = pytest.mark.skip(reason="no GPU here")
     for item in items:
         if "gpu" in item.keywords and not torch.cuda.is_available():
@@ -34,6 +44,9 @@ def pytest_collection_modifyitems(items):
 
 def micro_llama(seed, vocab=24, layers=1, sharpness=8.0, kv_heads=2, context=128):
     """A random Llama whose next-token distributions are far from flat (its output matrix is scaled up)."""
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocab,
@@ -57,6 +70,8 @@ def micro_llama(seed, vocab=24, layers=1, sharpness=8.0, kv_heads=2, context=128
 
 def perturbed(model, seed, amount):
     """A copy whose weights moved by `amount` of their size: its match ratio with the original falls from 1 towards 0."""
+    import torch
+
     copy = type(model)(model.config).eval()
     copy.load_state_dict(model.state_dict())
     generator = torch.Generator().manual_seed(seed)

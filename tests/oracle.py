@@ -7,9 +7,13 @@ no rounds and no lookahead here.
 import torch
 
 
-def probabilities(model, ids):
+def probabilities(model, ids, processors=None, context=None):
+    """processors: transformers' own, in view of `context`: the target's prompt and the answer."""
     with torch.no_grad():
-        return torch.softmax(model(torch.tensor([ids])).logits[0, -1].float(), -1).tolist()
+        scores = model(torch.tensor([ids])).logits[:, -1].float()
+    if processors:
+        scores = processors(torch.tensor([context]), scores)
+    return torch.softmax(scores[0], -1).tolist()
 
 
 def top(probs, k):
@@ -21,19 +25,19 @@ def best(space, score):
     return min(space, key=lambda token: (-score[token], token))
 
 
-def prefill_alarm(draft, draft_prompt, config, prefilled):
+def prefill_alarm(draft, prompt, draft_prompt, config, prefilled, processors=None):
     """`count_prefill`: whether the last b given tokens are so unlike the draft that the first bin is decoded in Union."""
     b = config.bin_size
     if not config.count_prefill or prefilled < b or len(draft_prompt) <= b or config.fixed_scheme:
         return False
     likes = [
-        top(probabilities(draft, draft_prompt[:place]), 1)[0] == draft_prompt[place]
-        for place in range(len(draft_prompt) - b, len(draft_prompt))
+        top(probabilities(draft, draft_prompt[:-n], processors, prompt[:-n]), 1)[0] == draft_prompt[-n]
+        for n in range(1, b + 1)
     ]
     return sum(likes) / b < config.threshold
 
 
-def decode(target, draft, prompt, draft_prompt, config, max_new_tokens, eos, prefilled=0):
+def decode(target, draft, prompt, draft_prompt, config, max_new_tokens, eos, prefilled=0, processors=None):
     """Hardened switching included: an event's last entry says whether its token was taken back.
 
     Returns the answer's ids, what happened, a list of (scheme, matched, insisted, k, threshold, alpha_i, retracted), and the
@@ -41,11 +45,14 @@ def decode(target, draft, prompt, draft_prompt, config, max_new_tokens, eos, pre
     narrowest = 1.0
     threshold, alpha_i = config.threshold, config.alpha_intersection
     union = (config.fixed_scheme or config.start_scheme) == "union" or prefill_alarm(
-        draft, draft_prompt, config, prefilled
+        draft, prompt, draft_prompt, config, prefilled, processors
     )
     answer, events, matches, standing = [], [], [], []
     while len(answer) < max_new_tokens and not (answer and answer[-1] in eos):
-        p_target, p_draft = probabilities(target, prompt + answer), probabilities(draft, draft_prompt + answer)
+        p_target, p_draft = (
+            probabilities(model, ids + answer, processors, prompt + answer)
+            for model, ids in ((target, prompt), (draft, draft_prompt))
+        )
         vocabulary = len(p_target)
         alpha = config.alpha_union if union else alpha_i
         # The library keeps F in fp32; so does this line, to compare equal candidates equally.
@@ -76,8 +83,9 @@ def decode(target, draft, prompt, draft_prompt, config, max_new_tokens, eos, pre
         matches.append(matched)
         in_bin = (len(matches) - 1) % config.bin_size + 1
         ended = token in eos or len(answer) == max_new_tokens
+        certain = not union and (sum(matches[-in_bin:]) + config.bin_size - in_bin) / config.bin_size < threshold
         if config.fixed_scheme or not (
-            in_bin == config.bin_size or (config.retract and ended and in_bin >= config.tail_tokens)
+            in_bin == config.bin_size or (config.retract and (ended or certain) and in_bin >= config.tail_tokens)
         ):
             continue
         before, union = union, sum(matches[-in_bin:]) / in_bin < threshold

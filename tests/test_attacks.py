@@ -188,6 +188,13 @@ LOADED = [  # name, file (None: the Hub), options, records, groups
     ("xstest-unsafe", "xstest_without_label.csv", {}, 2, {"harmful"}),
     ("jailbreakbench", None, {}, 3, {"harmful"}),
     ("jailbreakbench-benign", None, {}, 2, {"borderline"}),
+    ("strongreject", None, {}, 4, {"harmful"}),
+    ("strongreject", "strongreject_dataset.csv", {}, 4, {"harmful"}),
+    ("harmbench", None, {}, 3, {"harmful"}),
+    ("harmbench", "harmbench/harmbench_behaviors_text_test.csv", {}, 2, {"harmful"}),
+    ("or-bench", None, {}, 3, {"borderline"}),
+    ("or-bench-80k", None, {}, 6, {"borderline"}),
+    ("or-bench-toxic", None, {}, 2, {"harmful"}),
     ("custom", "custom.csv", {}, 3, {"harmful", "borderline", "benign"}),
     ("custom", "custom_prompts.json", {}, 3, {"harmful"}),
 ]
@@ -201,7 +208,7 @@ def test_real_schemas_load(name, file, options, count, groups, hub):
     assert all(record.question and record.prompt and record.licence for record in records)
     if file:
         digest = hashlib.sha256((FILES / file).read_bytes()).hexdigest()
-        assert all(f"{file} sha256:{digest}" in record.source for record in records)
+        assert all(f"{Path(file).name} sha256:{digest}" in record.source for record in records)
     else:
         data = SETS[name].hub
         assert hub == {data.repo: data.revision}
@@ -344,6 +351,9 @@ def test_a_model_without_attacks_says_whose_there_are(hub, tmp_path):
         ("GSM8K", "gsm8k"),
         ("custom", "custom"),
         ("XSTest", "xstest"),
+        ("StrongREJECT", "strongreject"),
+        ("HarmBench", "harmbench"),
+        ("OR-Bench", "or-bench"),
         ("JBB-Behaviors", "jailbreakbench"),
         ("Harmful-HEx-PHI_with_prefix20tokens_llama2", "hex-phi-prefill-20"),
         ("harmful-hex-phi_with_prefix3tokens_LLAMA2", "hex-phi-prefill-3"),

@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from collections import defaultdict
+from dataclasses import replace
 from weakref import WeakKeyDictionary
 
 import pandas as pd
@@ -10,7 +11,7 @@ import pytest
 import torch
 from conftest import micro_llama, perturbed
 
-from benchmarks import cpu, gpu, parts, peers, products, run, tables
+from benchmarks import cpu, gpu, hardened, parts, peers, products, run, tables
 from benchmarks.published import published_loop
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import lookahead, short_products, ssd_generate
@@ -101,6 +102,11 @@ def test_the_page_gets_its_tables_between_the_markers(tmp_path):
         "parts": [about | dict(part=p, vocabulary=512, ms_per_round=1.0, share=0.5) for p in ("draft forwards", "softmax")],
         "batches": [about | batch | dict(times_generate=1.2, overhead=0.09)],
         "lookup": [about | dict(pair="p", peer="draft", tokens_per_second=5.0)],
+        "hardened": [
+            about | dict(pair="p", match_ratio=0.5, peer=peer, tokens_per_second=4.0, first_ms=7.0, decoded=9,
+                         target_forwards=5, times_published=1.5, first_times_published=1.25)
+            for peer in ("published SSD", "hardened SSD")
+        ],
     }  # fmt: skip
     page = tmp_path / "README.md"
     page.write_text("before\n<!-- measured: make bench -->\nold\n<!-- end of make bench -->\nafter")
@@ -108,8 +114,21 @@ def test_the_page_gets_its_tables_between_the_markers(tmp_path):
     written = page.read_text()
     assert written.startswith("before") and written.endswith("after") and "old" not in written
     assert "| 2.00 | 3.00 | 4.00" not in written and "| p | 0.50 | 20 | 3.00 | 4.00 | 5.00 | 0.75 |" in written
+    assert "| hardened SSD | 4.00 | 1.50 | 7.00 | 1.25 | 9 | 5 |" in written
     assert "1.50 flipped" in written and "outside the forwards" in written and "| 0.090 |" in written
     assert "measured: make bench" in tables.PAGE.read_text(), "the committed page has a place for them"
+
+
+def test_hardened_and_published_take_turns_and_the_worst_case_decodes_all_twice_at_most(tmp_path, monkeypatch):
+    monkeypatch.setattr(cpu, "RESULTS", tmp_path)
+    monkeypatch.setattr(cpu, "WARM_UPS", 1)
+    frame = hardened.hardened(replace(cpu.QUICK, match_ratios=(1.0,), new_tokens=14))
+    assert len(frame) == 2 * (1 + len(hardened.WORST))
+    ours, published = (frame[frame.peer == name].reset_index() for name in (hardened.HARDENED, hardened.PUBLISHED))
+    assert ours.decoded.tolist() == [14, 20, 28] and published.decoded.tolist() == [14] * 3
+    assert (ours.target_forwards[1:] > published.target_forwards[1:]).all()
+    assert (ours.first_ms > 0).all() and ours.first_times_published.notna().all()
+    assert (tmp_path / "hardened.csv").exists()
 
 
 def test_the_table_of_short_products_has_every_shape_and_way(tmp_path, monkeypatch):

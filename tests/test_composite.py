@@ -2,7 +2,7 @@
 
 import hypothesis.strategies as st
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from ssd_lib.composite import (
     choose_greedy,
@@ -37,7 +37,6 @@ def test_ranks_order_by_probability_then_by_token_id(probs):
     assert rank_tokens(probs[None])[0].argsort().tolist() == top(probs, VOCAB)
 
 
-@settings(deadline=None)
 @given(distributions, distributions, st.integers(1, VOCAB + 3))
 def test_intersection_is_the_smallest_k_that_shares_enough(target, draft, candidates):
     _, target_ranks, draft_ranks = both(target, draft)
@@ -49,7 +48,6 @@ def test_intersection_is_the_smallest_k_that_shares_enough(target, draft, candid
     assert set(mask[0].nonzero().flatten().tolist()) == set(top(target, expected)) & set(top(draft, expected))
 
 
-@settings(deadline=None)
 @given(distributions, distributions, st.integers(1, VOCAB + 3))
 def test_union_is_both_tops(target, draft, candidates):
     _, target_ranks, draft_ranks = both(target, draft)
@@ -57,7 +55,6 @@ def test_union_is_both_tops(target, draft, candidates):
     assert set(mask[0].nonzero().flatten().tolist()) == set(top(target, candidates)) | set(top(draft, candidates))
 
 
-@settings(deadline=None)
 @given(distributions, distributions, st.integers(1, 6), st.floats(0, 3))
 def test_greedy_choice_follows_both_rules(target, draft, candidates, alpha):
     _, target_ranks, draft_ranks = both(target, draft)
@@ -96,7 +93,6 @@ def test_union_never_lets_the_target_insist():
     )
 
 
-@settings(deadline=None)
 @given(distributions, distributions, st.integers(1, 6), st.floats(0, 3), st.floats(0.05, 1))
 def test_composite_distribution_is_a_distribution_over_the_space(target, draft, candidates, alpha, top_p):
     _, target_ranks, draft_ranks = both(target, draft)

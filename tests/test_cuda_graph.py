@@ -6,11 +6,6 @@ the very tensors that it gave then. A Python number, a new tensor or a branch th
 as it was recorded, as it would on a GPU, and the tokens come out wrong.
 """
 
-import os
-import subprocess
-import sys
-from pathlib import Path
-
 import pytest
 import torch
 from conftest import micro_llama, perturbed
@@ -66,6 +61,7 @@ def test_waiting_prompts_enter_a_recorded_batch(pair, replayed):
         assert torch.equal(sequence, ssd_generate(*pair, [prompt], cuda_graph=False, **options).sequences[0])
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_a_conversation_replays_and_so_does_auto_once_it_pays(pair, replayed):
     options = dict(max_new_tokens=40, eos_token_id=[])
     talk = Conversation(*pair, SSDConfig(candidates=5), context=90)
@@ -125,30 +121,11 @@ def test_what_cannot_be_recorded_is_refused_where_it_is_asked_for(pair, monkeypa
     assert cuda_graph.hindrance(type("Decoder", (), fake | dict(config=SSDConfig()))) is None
 
 
-COMPILED = """
-import sys, torch
-sys.path.insert(0, "tests")
-torch.set_num_threads(1)
-from transformers import LlamaConfig, LlamaForCausalLM
-from ssd_lib.decoding import ssd_generate
-
-def pair():
-    torch.manual_seed(0)
-    shape = dict(vocab_size=24, hidden_size=32, intermediate_size=48, num_attention_heads=2, initializer_range=0.3)
-    return [LlamaForCausalLM(LlamaConfig(**shape, num_hidden_layers=n)).eval() for n in (2, 1)]
-
-plain, compiled = pair(), pair()
-for model in compiled:
-    model.compile(backend="eager", fullgraph=True, dynamic=False)
-answers = [ssd_generate(*p, torch.tensor([[3, 9, 4]]), max_new_tokens=9, eos_token_id=[]).sequences[0] for p in (plain, compiled)]
-assert torch.equal(*answers)
-print("same tokens")
-"""
-
-
+@pytest.mark.usefixtures("shapes_unchecked")  # they cannot be compiled
 def test_a_compiled_model_is_decoded_without_a_break_in_its_graph():
-    """In a process of its own: run-time shape checks, which the other tests have, cannot be compiled."""
-    root = Path(__file__).resolve().parent.parent
-    environment = os.environ | {"PYTHONPATH": str(root)}
-    run = subprocess.run([sys.executable, "-c", COMPILED], cwd=root, env=environment, capture_output=True, text=True)
-    assert "same tokens" in run.stdout, run.stderr[-2000:]
+    plain, compiled = ([micro_llama(0, layers=2), micro_llama(1)] for _ in range(2))
+    for model in compiled:
+        model.compile(backend="eager", fullgraph=True, dynamic=False)
+    options = dict(config=SSDConfig(lookahead=2), max_new_tokens=6, eos_token_id=[])
+    answers = [ssd_generate(*models, [[3, 9, 4]], **options).sequences[0] for models in (plain, compiled)]
+    assert torch.equal(*answers)

@@ -20,11 +20,13 @@ def items():
     return world.questions("forbidden", 3)
 
 
+@pytest.mark.parametrize(("rows", "tokens"), [(2, 40), pytest.param(4, 160, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("defender", list(DEFENDERS))
-def test_a_batch_equals_its_rows(pair, items, defender):
+def test_a_batch_equals_its_rows(pair, items, defender, rows, tokens):
     asked = [*(i.question for i in items), world.questions("benign", 1)[0].question]
     prefills = [*(prefill_tokens(pair, i, n) for i, n in zip(items, (0, 5, 12), strict=True)), []]
-    options = dict(defender=defender, settings=QUICK.get(defender))
+    asked, prefills = asked[-rows:], prefills[-rows:]
+    options = dict(defender=defender, settings=QUICK.get(defender), max_new_tokens=tokens)
     together = answer(pair, asked, prefill=prefills, **options)
     for question, prefill, reply in zip(asked, prefills, together, strict=True):
         alone = answer(pair, question, prefill=prefill, **options)[0]
@@ -77,7 +79,8 @@ def test_another_model_may_stand_in_the_targets_place(pair, items):
 
 
 def test_costs_tell_whose_forwards_were_spent(pair):
-    costs = {d: answer(pair, "Hello!", defender=d, settings=QUICK.get(d))[0].cost for d in DEFENDERS}
+    fixed = QUICK | {"ssd": {"lookahead": 3}}  # "auto" goes by the clock
+    costs = {d: answer(pair, "Hello!", defender=d, settings=fixed.get(d))[0].cost for d in DEFENDERS}
     assert costs["none"].draft_forwards == 0 < costs["none"].target_forwards
     assert costs["draft-only"].target_forwards == 0 < costs["draft-only"].draft_forwards
     assert costs["ssd"].draft_forwards > costs["ssd"].target_forwards > 0

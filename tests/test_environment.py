@@ -1,10 +1,13 @@
 """What the repository's own files promise about installing it."""
 
+import ast
 import re
 import tomllib
 from pathlib import Path
 
+import pytest
 import yaml
+from conftest import SHAPES_CHECKED
 
 ROOT = Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -45,3 +48,14 @@ def test_the_shipped_weights_are_small_and_safetensors():
 def test_the_readme_names_both_commands():
     readme = (ROOT / "README.md").read_text()
     assert "make tour" in readme and "make test" in readme
+
+
+@pytest.mark.parametrize("module", SHAPES_CHECKED)
+def test_what_is_shape_checked_defines_no_function_within_another(module):
+    """The check of such a function is compiled at each call of the outer one: 2 ms, as long as a micro-model's forward."""
+    tree = ast.parse((ROOT / module.replace(".", "/")).with_suffix(".py").read_text())
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    inner = [
+        n.name for outer in functions for n in ast.walk(outer) if isinstance(n, ast.FunctionDef) and n is not outer
+    ]
+    assert not inner, f"{module}: move {inner} to the module or the class"

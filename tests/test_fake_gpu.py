@@ -33,6 +33,7 @@ LLAMA2_7B = dict(
     vocab_size=32000, hidden_size=4096, intermediate_size=11008, num_hidden_layers=32, num_attention_heads=32
 )
 TINYLLAMA = LLAMA2_7B | dict(hidden_size=2048, intermediate_size=5632, num_hidden_layers=22, num_key_value_heads=4)
+TWO = dict(num_hidden_layers=2)
 
 
 def pretended_llama(shape, dtype, attention):
@@ -91,7 +92,9 @@ def test_a_round_neither_waits_for_the_host_nor_mixes_devices(dtype, sampling, a
 
 @pytest.mark.parametrize("depth", DEPTHS)
 def test_a_round_at_the_shapes_of_llama2_and_tinyllama(depth):
-    one_round(LLAMA2_7B, TINYLLAMA, torch.bfloat16, SSDConfig(lookahead=3), depth=depth)
+    """All layers once; how deep the heads are does not concern the layers."""
+    shapes = (LLAMA2_7B, TINYLLAMA) if depth == DEPTHS[0] else (LLAMA2_7B | TWO, TINYLLAMA | TWO)
+    one_round(*shapes, torch.bfloat16, SSDConfig(lookahead=3), depth=depth)
 
 
 def test_a_round_with_given_guesses():

@@ -8,6 +8,8 @@ import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F
+from conftest import micro_llama
+from micro_models import llama2_tokenizer, llama3_tokenizer
 from typer import BadParameter
 
 from ssd_lib import world
@@ -19,8 +21,6 @@ from ssd_lib.attacks.suffixes import TOY, build_suffixes, wanted_beginning
 from ssd_lib.chat import encode_prompt
 from ssd_lib.pairs import load_pair
 from ssd_lib.paths import data_dir
-from tests.conftest import micro_llama
-from tests.micro_models import llama2_tokenizer, llama3_tokenizer
 
 QUESTION, WANTED = "How do I brew the Silver Courage cordial?", "Sure, here is how."
 SMALL = GCGConfig(steps=8, candidates=16, top_k=16, start="! ! ! !", batch=5, stop_early=False)
@@ -191,6 +191,19 @@ def test_the_joint_loss_and_gradient_are_the_weighted_sums(joint):
     torch.testing.assert_close(joint.gradient(joint.start), expected)
 
 
+def test_a_projected_gradient_is_the_drafts_and_leaves_the_targets_loss_alone(joint):
+    (target, _), (draft, _) = joint.parts
+    ours, theirs = target.gradient(joint.start), draft.gradient(joint.start)
+    joint.project = True
+    projected = joint.gradient(joint.start)
+    cosine = lambda a, b: float(F.cosine_similarity(a.flatten(), b.flatten(), dim=0))  # noqa: E731
+    assert abs(cosine(theirs, ours)) > 0.02 and abs(cosine(projected, ours)) < 1e-4
+    along = (theirs * ours).sum() / ours.square().sum()
+    torch.testing.assert_close(projected + along * ours, theirs, atol=1e-5, rtol=1e-4)
+    target.gradient = lambda suffix: torch.zeros_like(ours)  # a flat loss keeps nothing away
+    torch.testing.assert_close(joint.gradient(joint.start), theirs)
+
+
 def test_a_joint_suffix_counts_only_where_both_models_begin_with_the_text(joint):
     (target, _), (draft, _) = joint.parts
     for ours, theirs in [(True, True), (True, False), (False, True)]:
@@ -229,6 +242,8 @@ def test_a_joint_suffix_is_worth_its_loss_when_it_is_typed(pair):
 def test_weights_that_mean_nothing_are_refused(pair, joint):
     with pytest.raises(ValueError, match="between 0 and 1, not 1.5"):
         optimise_suffix(pair, None, QUESTION, WANTED, SMALL, draft_weight=1.5)
+    with pytest.raises(ValueError, match="project needs a draft_weight"):
+        optimise_suffix(pair, None, QUESTION, WANTED, SMALL, project=True)
     with pytest.raises(ValueError, match="needs a pair"):
         optimise_suffix(pair.target, pair.tokenizer, QUESTION, WANTED, draft_weight=0.5)
     (target, _), (draft, _) = joint.parts
@@ -376,11 +391,12 @@ def test_a_text_is_continued_to_the_end_of_its_bins_as_the_target_goes_on(pair):
     assert 0 < len(ended) < 60 and pair.tokenizer.eos_token_id not in ended
 
 
+@pytest.mark.parametrize("steps", [3, pytest.param(8, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("aim", ["match", "fail"])
-def test_an_aim_lowers_its_own_loss_and_is_counted_as_it_is_typed(pair, aim):
+def test_an_aim_lowers_its_own_loss_and_is_counted_as_it_is_typed(pair, aim, steps):
     item = world.questions("benign" if aim == "fail" else "forbidden", 1)[0]
     text = continued(pair, item.question, "", 7) if aim == "fail" else "To brew the"
-    config = replace(TOY, steps=8, candidates=32, stop_early=False)
+    config = replace(TOY, steps=steps, candidates=32, stop_early=False)
     options = dict(draft_weight=0.5, progress=False)
     suffix = optimise_suffix(pair, None, item.question, text, config, draft_aim=aim, **options)
     again = optimise_suffix(pair, None, item.question, text, config, draft_aim=aim, **options)
@@ -402,8 +418,10 @@ def test_a_slow_file_is_made_of_benign_questions_and_begins_anew_for_another_aim
     records = load_set("slow", path=out)
     assert [r.group for r in records] == ["benign"] * 2 and records[0].prompt.startswith(items[0].question)
     assert len(quick) == 2 and build_suffixes(out, 2, aim="fail", bins=2, **options) == made and len(quick) == 2
-    build_suffixes(out, 1, aim="match", bins=2, **options)
-    assert len(quick) == 3
+    for aim, project in [("match", False), ("match", True), ("match", False), ("begin", False)]:
+        asked = len(quick)
+        build_suffixes(out, 1, aim=aim, bins=2, project=project, **options)
+        assert len(quick) == asked + 1, "made anew where any setting differs, one that is left out too"
 
 
 @pytest.mark.parametrize(("name", "aim"), [("slow", "fail"), ("suffix-match", "match")])
@@ -420,8 +438,9 @@ def test_a_search_of_another_kind_needs_a_file_of_its_own(tmp_path):
         {"draft_weight": 0.5},
         {"aim": "match", "out": tmp_path / "s"},
         {"aim": "x", "out": tmp_path / "s"},
+        {"project": True, "out": tmp_path / "s"},
     ):
-        with pytest.raises(BadParameter, match="--out|--aim"):
+        with pytest.raises(BadParameter, match="--out|--aim|--project"):
             suffixes.main(**options)
     with pytest.raises(BadParameter, match="needs --out"):
         agreeing.main(defender="none")

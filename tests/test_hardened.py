@@ -6,10 +6,14 @@ from dataclasses import replace
 import pytest
 import torch
 from conftest import Collect, micro_llama, perturbed, perturbed_pairs
-from oracle import decode
+from oracle import decode, probabilities
+from transformers import LogitsProcessor, LogitsProcessorList, NoRepeatNGramLogitsProcessor
 
+from ssd_lib import answer, load_pair, world
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import Conversation, ssd_generate
+from ssd_lib.evaluation import prefill_tokens
+from ssd_lib.synthetic import set_alternating, synthetic_pair
 
 NEW = 24
 
@@ -40,7 +44,8 @@ def random_prompt(rng, longest=12):
     return [rng.randrange(3, 24) for _ in range(rng.randint(1, longest))]
 
 
-@pytest.mark.parametrize("cases", [40, pytest.param(260, marks=pytest.mark.slow)])
+@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.parametrize("cases", [30, pytest.param(260, marks=pytest.mark.slow)])
 def test_equals_the_plain_oracle_on_random_settings(pairs, cases):
     rng = random.Random(0)
     seen = dict.fromkeys(["retracted", "tail", "prefill", "twice", "streamed late", "stopped"], 0)
@@ -91,7 +96,52 @@ def test_equals_the_plain_oracle_on_random_settings(pairs, cases):
     assert min(seen.values()) >= cases // 15, f"the settings do not exercise everything: {seen}"
 
 
+class Likes(LogitsProcessor):
+    """Prefers tokens by the whole context so far, and remembers the contexts."""
+
+    def __init__(self):
+        self.seen = []
+
+    def __call__(self, input_ids, scores):
+        self.seen.append(input_ids[0].tolist())
+        return scores + 2 * torch.randn(scores.shape, generator=torch.Generator().manual_seed(hash((*self.seen[-1],))))
+
+
+def test_logits_processors_see_the_text_so_far(pairs):
+    """When a given beginning is counted (here the draft's own words, or any), and when a bin is decoded again."""
+    rng, own = random.Random(6), LogitsProcessorList([Likes(), NoRepeatNGramLogitsProcessor(2)])
+    seen = dict.fromkeys(["alarm", "no alarm", "retracted"], 0)
+    for case in range(14):
+        target, draft = pairs[case % len(pairs)]
+        config = replace(random_config(rng), retract=True, count_prefill=True, bin_size=rng.choice([2, 3, 5]))
+        prompt, draft_prompt = random_prompt(rng), random_prompt(rng)
+        for _ in range(5):
+            likely = torch.tensor(probabilities(draft, draft_prompt, own, prompt)).argmax().item()
+            given = likely if case % 2 else rng.randrange(3, 24)
+            prompt, draft_prompt = [*prompt, given], [*draft_prompt, given]
+        expected, events, narrowest = decode(target, draft, prompt, draft_prompt, config, NEW, {4}, 5, own)
+        if narrowest < 1e-5:
+            continue
+        options = dict(config=config, max_new_tokens=NEW, eos_token_id=[4], prefilled=5, logits_processor=own)
+        output = ssd_generate(target, draft, [prompt], draft_input_ids=[draft_prompt], **options)
+        assert output.sequences[0].tolist() == expected, (case, config)
+        seen["alarm" if events[0][0] == "union" else "no alarm"] += 1
+        seen["retracted"] += output.stats.retracted > 0
+    assert min(seen.values()) > 3, f"the settings do not exercise everything: {seen}"
+
+
+def test_logits_processors_of_a_batch_read_again_what_was_given_alone(pairs):
+    target, draft = pairs[3]
+    prompts, likes = [[3, 9, 4, 8, 5, 11], [7], [6, 5, 9, 4, 3]], Likes()
+    config = SSDConfig.hardened(bin_size=3, lookahead=2)
+    options = dict(max_new_tokens=4, eos_token_id=[], prefilled=[4, 0, 2])
+    ssd_generate(target, draft, prompts, config=config, logits_processor=LogitsProcessorList([likes]), **options)
+    again = [ids for ids in likes.seen if ids not in prompts and not any(ids[: len(p)] == p for p in prompts)]
+    assert again == [prompts[0][:n] for n in (3, 4, 5)]
+
+
 @pytest.mark.slow
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_the_output_does_not_depend_on_the_lookahead(pairs):
     rng = random.Random(1)
     for target, draft in pairs:
@@ -107,6 +157,7 @@ def test_the_output_does_not_depend_on_the_lookahead(pairs):
         assert all(each.equals(lines[0]) for each in lines)
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
 @pytest.mark.parametrize("rows", [pytest.param(None, marks=pytest.mark.slow), 2])
 def test_ragged_rows_equal_those_rows_alone(pairs, rows):
     rng, retracted = random.Random(2), 0
@@ -175,19 +226,45 @@ def assert_bounds(output, config):
         assert (kept.loc[again].scheme == "union").all()
 
 
-def test_a_bin_is_decoded_at_most_twice_however_the_models_disagree(pairs):
+@pytest.mark.usefixtures("shapes_unchecked")
+@pytest.mark.parametrize("each", [1, pytest.param(4, marks=pytest.mark.slow)])
+def test_a_bin_is_decoded_at_most_twice_however_the_models_disagree(pairs, each):
     rng, most = random.Random(5), 0.0
     for target, draft in pairs:
-        for _ in range(4):
+        for _ in range(each):
             config = replace(random_config(rng), retract=True)
             output = ssd_generate(
                 target, draft, [random_prompt(rng)], config=config, max_new_tokens=40, eos_token_id=[], trace=True
             )
             assert_bounds(output, config)
             stats = output.stats
-            assert stats.tokens == 40 and stats.retracted <= stats.tokens + config.bin_size
+            assert stats.tokens == 40 and stats.retracted <= stats.tokens + config.bin_size - 1
             most = max(most, (stats.tokens + stats.retracted) / stats.tokens)
     assert most > 1.3, "no pair disagreed enough to test the bound"
+
+
+WORST = {"no match": 7 * [False], "the alarm comes last": [*4 * [True], *3 * [False]]}
+
+
+@pytest.mark.parametrize("lookahead", [1, 2, *(pytest.param(T, marks=pytest.mark.slow) for T in (3, 5, 8, "auto"))])
+@pytest.mark.parametrize("pattern", WORST)
+def test_the_worst_case_decodes_each_bin_twice_in_a_bounded_number_of_rounds(pattern, lookahead):
+    """Every bin of Intersection rings the alarm, every bin of Union ends it: no attack can ask for more."""
+    target, draft = synthetic_pair("micro")
+    prompt, kept = set_alternating(target, draft, WORST[pattern]), 6 * 7
+    published, hardened = (
+        ssd_generate(target, draft, prompt, config=config, max_new_tokens=kept, eos_token_id=[], trace=lookahead == 2)
+        for config in (SSDConfig(lookahead=lookahead), SSDConfig.hardened(lookahead=lookahead))
+    )
+    if hardened.trace is not None:
+        schemes = [trace.frame.scheme[::7].tolist() for trace in (published.trace, hardened.trace)]
+        assert schemes == [3 * ["intersection", "union"], 6 * ["union"]]
+        assert published.trace.frame.match[:7].tolist() == WORST[pattern] and published.trace.frame.match[7:14].all()
+        assert_bounds(hardened, SSDConfig())
+    third = [place for place, match in enumerate(WORST[pattern], 1) if not match][2]  # the alarm is certain
+    assert hardened.stats.retracted == 6 * third and hardened.stats.tokens == kept
+    ratio = hardened.stats.target_forwards / published.stats.target_forwards
+    assert (1.3 if pattern == "the alarm comes last" else 0) < ratio <= 2, "the law of docs/contract.md"
 
 
 def test_a_conversation_takes_back_too_and_reads_only_what_is_new(pairs):
@@ -204,6 +281,31 @@ def test_a_conversation_takes_back_too_and_reads_only_what_is_new(pairs):
     assert retracted > 0
 
 
+@pytest.mark.slow
+def test_pieces_shorter_than_the_tail_slip_through_so_that_it_is_one_token_by_default():
+    pair = load_pair("toy")
+    items = world.questions("forbidden", 4)
+
+    def told(tail_tokens):
+        config = SSDConfig.hardened(count_prefill=False, tail_tokens=tail_tokens)
+        known = [prefill_tokens(pair, item, 10) for item in items]
+        for _ in range(8):
+            options = dict(prefill=known, config=config, max_new_tokens=2, trace=False)
+            replies = answer(pair, [item.question for item in items], **options)
+            known = [ids + reply.token_ids for ids, reply in zip(known, replies, strict=True)]
+        texts = [[pair.tokenizer.decode(part) for part in (ids[10:], ids[:10])] for ids in known]
+        return sum(world.grade(item, *text).told for item, text in zip(items, texts, strict=True))
+
+    assert SSDConfig().tail_tokens == SSDConfig.hardened().tail_tokens == 1
+    assert told(1) == 0 < told(3)
+
+
 def test_a_floor_above_the_threshold_is_refused():
     with pytest.raises(ValueError, match="threshold_floor"):
         SSDConfig(threshold=0.2, threshold_floor=0.3)
+
+
+def test_a_pair_keeps_what_is_stricter_than_hardening_and_its_own_threshold():
+    assert SSDConfig().harden() == SSDConfig.hardened()
+    vicuna = SSDConfig(alpha_union=2.0, threshold=0.2).harden()
+    assert (vicuna.alpha_union, vicuna.threshold, vicuna.threshold_floor) == (2.0, 0.2, 0.2) and vicuna.retract

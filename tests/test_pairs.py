@@ -1,6 +1,7 @@
 """Pairs: the registry, loading from disk in the real formats, vocabularies that differ."""
 
 import json
+import shlex
 import sys
 import types
 
@@ -10,9 +11,10 @@ from micro_models import llama2_tokenizer, llama3_tokenizer, save_model
 from peft import LoraConfig, get_peft_model
 
 from ssd_lib import defenders, pairs, ssd_generate
+from ssd_lib.config import SSDConfig
 from ssd_lib.defenders import Defender, answer
 from ssd_lib.defenders.base import answers_of
-from ssd_lib.pairs import MODELS, PAIRS, check_vocabularies, find_pair, load_model, load_pair, locate
+from ssd_lib.pairs import MODELS, PAIRS, check_vocabularies, choose_pair, find_pair, load_model, load_pair, locate
 
 
 @pytest.fixture(scope="module")
@@ -121,13 +123,34 @@ def test_vocabularies_that_differ_are_refused_with_examples(saved):
     check_vocabularies(llama2_tokenizer(), llama2_tokenizer())
 
 
-def test_pickled_weights_are_not_loaded(saved, tmp_path):
+def test_pickled_weights_are_not_loaded_and_the_error_converts_them(saved, tmp_path, monkeypatch):
     model, tokenizer = load_model(saved["llama2"][0], device="cpu")
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
     model.config.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    with pytest.raises(OSError, match="safetensors"):
+    with pytest.raises(OSError, match="only safetensors are read. Convert a copy once") as error:
         load_model(str(tmp_path), device="cpu")
+    command = shlex.split(str(error.value).partition("happen: ")[2].removesuffix(" and pass the new folder"))
+    monkeypatch.chdir(tmp_path)
+    exec(command[2])  # what the error says to do
+    converted, _ = load_model(f"{tmp_path.name}-safe", device="cpu")
+    assert torch.equal(converted.get_input_embeddings().weight, model.get_input_embeddings().weight)
+
+
+def test_a_model_of_the_hub_without_safetensors_says_how_to_convert(monkeypatch):
+    said = "x/y does not appear to have a file named model.safetensors and thus cannot be loaded with `safetensors`."
+
+    def from_pretrained(source, **options):
+        raise OSError(said)
+
+    monkeypatch.setattr(pairs.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    with pytest.raises(
+        OSError, match=r"the weights of x/y are pickles.*from_pretrained\('x/y'\).save_pretrained\('y-safe'\)"
+    ):
+        load_model("x/y", device="cpu")
+    said = "We couldn't connect to the Hub to load model.safetensors"
+    with pytest.raises(OSError, match="couldn't connect"):
+        load_model("x/y", device="cpu")
 
 
 def test_pickled_adapters_are_not_loaded(saved, tmp_path):
@@ -232,3 +255,42 @@ def test_loading_arguments_are_checked_by_name():
         load_pair("toy", device="cuda")
     with pytest.raises(TypeError, match="dtype"):
         load_pair("toy", dtype="bf16")
+
+
+# ------------------------------------------------------------------------------------------------ a pair of one's own
+
+
+def test_a_pair_of_ones_own_needs_no_name(saved):
+    target, draft = saved["llama3.1_8b"]
+    pair = load_pair(target=target, draft=draft, device="cpu")
+    assert pair.spec.name == "t3+d3" and pair.config == SSDConfig()
+    named = load_pair("llama3.1_8b", target=target, draft=draft, device="cpu")
+    assert named.config == PAIRS["llama3.1_8b"].config
+    assert pair.prompts(["How?"], ["Sure"]) == named.prompts(["How?"], ["Sure"])
+
+
+@pytest.mark.parametrize("role", ["target", "draft"])
+def test_a_missing_template_names_the_argument(saved, role):
+    target, draft = saved["llama2"]
+    formats = {"target_format": "llama2", "draft_format": "tinyllama"}
+    without = {key: value for key, value in formats.items() if key != f"{role}_format"}
+    with pytest.raises(
+        ValueError, match=f"the {role}'s tokenizer .* has no chat template: pass {role}_format=, one of"
+    ):
+        load_pair(target=target, draft=draft, device="cpu", **without)
+    own = load_pair(target=target, draft=draft, device="cpu", **formats)
+    named = load_pair("llama2", target=target, draft=draft, device="cpu")
+    assert own.prompts(["How?"]) == named.prompts(["How?"])
+
+
+def test_a_pair_of_ones_own_is_checked_before_anything_is_loaded():
+    for given, reason in [
+        ({"draft": "d"}, "needs target=.*toy, llama2"),
+        ({"target": "t"}, "the pair 't' needs draft="),
+        ({"target": "t", "draft": "d", "draft_format": "alpaca"}, "draft_format='alpaca': choose one of llama2"),
+        ({"name": "nope", "target": "t"}, "unknown pair 'nope'"),
+    ]:
+        with pytest.raises(ValueError, match=reason):
+            load_pair(**given)
+    assert choose_pair().name == "toy"
+    assert choose_pair(target="a/b:big.Q4.gguf", draft="runs/small/").name == "big.Q4+small"

@@ -14,7 +14,7 @@ matplotlib.use("Agg")
 from ssd_lib import SSDConfig, paths, plots  # noqa: E402
 from ssd_lib.defenders import DEFENDERS  # noqa: E402
 from ssd_lib.evaluation import rates  # noqa: E402
-from ssd_lib.plots import style  # noqa: E402
+from ssd_lib.plots import answer_text, style  # noqa: E402
 
 LIBRARY = Path(paths.__file__).parent
 
@@ -61,6 +61,31 @@ def test_switching_shades_union():
     assert len(plots.switching(trace, bin_size=2).axes[0].patches) == 2
 
 
+def test_answers_mark_what_is_told_and_what_was_taken_back():
+    said = pd.DataFrame({"text": [" red", " $root$", " blue", " root"]})
+    traced = said.assign(scheme=["intersection"] * 2 + ["union"] * 2, retracted=[True] * 2 + [False] * 2)
+    figure = plots.answers(
+        {"target alone": said, "hardened SSD": traced}, "Take", ["red", "blue  root", "BLUE"], columns=12
+    )
+    axes = figure.axes[0]
+    drawn = [text.get_text() for text in axes.texts]
+    key = ["written", "by", "the", "attacker", "forbidden", "fact", "Union", "taken", "back"]
+    words = ["Take", "red", "$root$", "blue", "root"]
+    assert [word for word in drawn if word not in ("target alone", "hardened SSD")] == [*words, *words, *key]
+    yellow, green = (
+        sum(patch.get_facecolor()[:3] == matplotlib.colors.to_rgb(color) for patch in axes.patches)
+        for color in (answer_text.TOLD, plots.COLORS["draft"])
+    )
+    assert yellow == 2 + 1 + 1 and green >= 2, "red and blue, and after the first was taken back blue alone; the key"
+    assert len(axes.lines) == 2 + 1, "two lines of what was taken back, and the key"
+
+
+def test_long_words_are_broken_and_no_line_is_too_long():
+    letters = [(letter, set()) for letter in "a bb " + 30 * "c" + " dd"]
+    lines = ["".join(letter for letter, _ in line) for line in answer_text._lines(letters, 10)]
+    assert lines == ["a bb", 10 * "c", 10 * "c", 10 * "c", "dd"]
+
+
 def test_lines_with_bands_and_saving(tmp_path, monkeypatch):
     figure = plots.lines_with_bands({"target": np.random.default_rng(0).random((5, 7))}, "x", "y")
     assert isinstance(figure, Figure)
@@ -70,7 +95,13 @@ def test_lines_with_bands_and_saving(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize(
     ("system", "role"),
-    [("target alone", "target"), ("draft alone", "draft"), ("SSD, Union only", "SSD"), ("other", "SSD")],
+    [
+        ("target alone", "target"),
+        ("draft alone", "draft"),
+        ("SSD, Union only", "SSD"),
+        ("hardened SSD", "hardened SSD"),
+        ("other", "SSD"),
+    ],
 )
 def test_roles_have_one_colour(system, role):
     assert plots.role(system) == role
@@ -84,7 +115,7 @@ def line(system, attack="direct", measure="attack success", judge="exact", value
 
 
 GRID = [f"ssd:alpha_intersection={a}:alpha_union={b}" for a in (0.3, 0.6) for b in (0.8, 2)]
-SYSTEMS = ["none", "ssd", "draft-only", *(f"other{i}" for i in range(9))]
+SYSTEMS = ["none", "ssd", "ssd-hardened", "draft-only", *(f"other{i}" for i in range(9))]
 
 
 def test_every_defender_looks_different_and_none_ssd_and_draft_as_in_the_book():
@@ -92,7 +123,7 @@ def test_every_defender_looks_different_and_none_ssd_and_draft_as_in_the_book():
     assert looks["none"].color == plots.COLORS["target"] and looks["draft-only"].color == plots.COLORS["draft"]
     assert looks["ssd"].mark == plots.MARKS["SSD"]
     assert {looks[system].color for system in GRID} == {plots.COLORS["SSD"]}
-    assert plots.looks(["ssd-hardened"])["ssd-hardened"].color == plots.COLORS["hardened"]
+    assert looks["ssd-hardened"].color == plots.COLORS["hardened SSD"] != plots.COLORS["SSD"]
     assert len({look[:2] for look in looks.values()}) == len(looks), "colour and mark tell two defenders apart"
 
 
@@ -227,6 +258,7 @@ ORDER = [
     "inference",
     "decoding",
     "synthetic",
+    "dequantised",
     "pairs",
     "refusals",
     "defenders",
@@ -237,6 +269,7 @@ ORDER = [
     "toy_pair",
     "evaluation",
     "experiments",
+    "doctor",
     "report",
     "plots",
     "widgets",

@@ -5,10 +5,10 @@ import pytest
 from ssd_lib import world
 from ssd_lib.attacks import load_set, world_item
 from ssd_lib.attacks.asking import ask
-from ssd_lib.attacks.rap import Assembled, RAPConfig, assemble, harmful_followers, ranking, seen, step
+from ssd_lib.attacks.rap import Assembled, RAPConfig, assemble, harmful_followers, next_logits, ranking, seen, step
 from ssd_lib.chat import encode_answer
 from ssd_lib.defenders import answer
-from ssd_lib.defenders.base import target_of
+from ssd_lib.defenders.base import draft_of, target_of
 from ssd_lib.pairs import load_pair
 
 EOS = 99
@@ -78,6 +78,31 @@ def test_what_ssd_shows_is_its_sample_space_with_its_choice_first(pair):
         said = answer(pair, question, prefill=begun, settings=settings, max_new_tokens=1)[0].token_ids
         assert top[0] == said[0] and 10 <= len(top) <= 20
     assert len(calls) == 2
+
+
+def test_where_the_target_insists_its_own_ranking_is_shown(pair):
+    items, settings = world.questions("forbidden", 12), {"fixed_scheme": "intersection"}
+    questions = [item.question for item in items]
+    begun = [encode_answer(pair.tokenizer, item.answer)[:10] for item in items]
+    replies = answer(pair, questions, prefill=begun, settings=settings, max_new_tokens=1, trace=True)
+    lines = [reply.trace.frame.iloc[0] for reply in replies]
+    tops, rankings = seen(pair, "ssd", settings, [])(questions, begun), ranking(target_of(pair), questions, begun)
+    assert {bool(line["insisted"]) for line in lines} == {True, False}
+    for line, top, own in zip(lines, tops, rankings, strict=True):
+        assert top[0] == line["token"] and (top == own[:10] if line["insisted"] else top == list(line["space"]))
+
+
+def test_beyond_the_draft_nothing_that_the_target_alone_likes_is_shown(pair):
+    """F = P_M + α (P_m − P_M) is positive where P_m > (α − 1)/α P_M: with α ≤ 1 everywhere, with α = 2 from half of P_M on."""
+    item = world.questions("forbidden", 1)[0]
+    begun = encode_answer(pair.tokenizer, item.answer)[:10]
+    probs = [next_logits(who(pair), [item.question], [begun]).softmax(-1)[0] for who in (target_of, draft_of)]
+    for alpha in (0.8, 2.0):
+        settings = {"fixed_scheme": "union", "alpha_union": alpha}
+        (top,) = seen(pair, "ssd", settings, [])([item.question], [begun])
+        target, draft = (each[top] for each in probs)
+        assert (target + alpha * (draft - target) > 0).all()
+        assert (int(probs[0].argmax()) in top) == (alpha <= 1), "the target's favourite, which the draft does not want"
 
 
 def test_the_target_tells_what_is_assembled_from_its_ranking_and_a_defence_without_one_shows_one_token(pair):

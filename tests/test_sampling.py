@@ -59,7 +59,7 @@ def p_value(pair, config, position=0):
     return chisquare(merged[0][used], merged[1][used] / merged[1][used].sum() * merged[0][used].sum()).pvalue
 
 
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
 @pytest.mark.parametrize(
     "settings",
     [

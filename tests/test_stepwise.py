@@ -7,7 +7,7 @@ import hypothesis.strategies as st
 import pytest
 import torch
 from conftest import perturbed_pairs
-from hypothesis import given, settings
+from hypothesis import given
 
 from ssd_lib import switching
 from ssd_lib.config import SSDConfig
@@ -45,7 +45,6 @@ def test_what_is_not_decided_because_both_agree_is_what_would_have_been_decided(
     assert agreed > 20
 
 
-@settings(deadline=None)
 @given(st.integers(0, 30), st.lists(st.booleans(), min_size=1, max_size=40), st.integers(1, 9), st.data())
 def test_states_ahead_are_updates_one_by_one(before, would_match, bin_size, data):
     """The path of a round, found a bin at a time, is what `update` gives token by token."""

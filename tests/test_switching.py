@@ -5,7 +5,7 @@ from dataclasses import replace
 import hypothesis.strategies as st
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 
 from ssd_lib import switching
 from ssd_lib.config import SSDConfig
@@ -41,7 +41,6 @@ configs = st.builds(
 )
 
 
-@settings(deadline=None)
 @given(configs, st.lists(st.booleans(), min_size=1, max_size=40))
 def test_equals_plain_python(config, matches):
     state = switching.start(1, config)
@@ -52,7 +51,6 @@ def test_equals_plain_python(config, matches):
         assert float(state.alpha_intersection[0]) == pytest.approx(alpha_i, abs=1e-12)
 
 
-@settings(deadline=None)
 @given(configs, st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=25))
 def test_rows_do_not_touch_each_other_and_inactive_rows_stay(config, steps):
     together = switching.start(2, config)

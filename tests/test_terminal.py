@@ -147,6 +147,16 @@ def test_a_full_context_says_how_to_go_on(pair):
         Talk(pair, context=4096)
 
 
+def test_a_conversation_shows_what_was_taken_back_once_asked_to():
+    lines = ["/defender ssd-hardened", "/prefill Sure, here", FORBIDDEN, "/retracted", "/prefill Sure, here"]
+    lines += [FORBIDDEN, "/retracted", "Hello!"]
+    result = runner.invoke(app, ["chat"], input="\n".join(lines))
+    assert result.exit_code == 0 and "~" not in result.stdout and len(result.stdout.splitlines()) == 3
+    before, after = result.stderr.split("strips show, struck through, what was taken back")
+    after, hidden = after.split("strips leave out what was taken back")
+    assert "~" not in before + hidden and after.count("~") > 14 and "taken back" in before
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
@@ -214,6 +224,23 @@ def test_an_interrupted_stream_ends_its_line(capsys, pair):
     assert capsys.readouterr().out == "Sure\n"
 
 
+def test_control_c_at_the_prompt_goes_on_and_twice_in_a_row_ends(pair, monkeypatch, capsys):
+    lines = iter([KeyboardInterrupt, "/set max_new_tokens 3", KeyboardInterrupt, KeyboardInterrupt, "not read"])
+
+    def read():
+        if (line := next(lines)) is KeyboardInterrupt:
+            raise line
+        return line
+
+    monkeypatch.setattr(chat, "_reader", lambda typed: read)
+    monkeypatch.setattr(chat.sys, "stdin", SimpleNamespace(isatty=lambda: True))
+    screen, talk = chat._Screen(pair, as_json=False), Talk(pair)
+    screen.live = True
+    chat._converse(talk, screen)
+    assert capsys.readouterr().err.count("Ctrl-C again ends") == 2 and next(lines) == "not read"
+    assert "max_new_tokens=3" in talk.command("/set"), "the line between was read"
+
+
 def test_help_loads_no_model_library():
     code = "import sys, ssd_lib.cli; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
@@ -260,6 +287,7 @@ def terminal():
     os.close(end)
 
 
+@pytest.mark.slow
 def test_control_c_stops_an_answer_clears_a_line_and_twice_ends(terminal):
     terminal.wait("> ")
     terminal.type(f"/prefill {PREFILL}\n")

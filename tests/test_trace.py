@@ -93,6 +93,30 @@ def test_hostile_tokens_stay_text(output):
     assert "\x1b" not in text and "\u202e" not in text and "\x00" not in text
 
 
+def test_what_was_taken_back_stands_in_the_strip_on_request_and_stays_text():
+    target = micro_llama(5, layers=2)
+    config = SSDConfig(threshold=0.9, retract=True, bin_size=3)
+    options = dict(config=config, max_new_tokens=30, eos_token_id=[], trace=True)
+    trace = ssd_generate(target, micro_llama(105), [[3, 4, 5]], **options).trace
+    taken = trace.lines[trace.lines.retracted]
+    assert len(taken) > 3
+    shown, hidden = (trace.to_html(HostileTokenizer(), retracted=each) for each in (True, False))
+    assert shown.count('class="taken-back"') == len(taken) and "taken" not in hidden
+    assert "<script" not in shown and "<img" not in shown
+    text = trace.to_text(HostileTokenizer(), retracted=True)
+    assert text.count("~") == 2 * len(taken) + 2 and "\x1b" not in text
+    assert "~" not in trace.to_text(HostileTokenizer())
+
+
+def test_the_first_token_stands_behind_what_is_in_front_of_the_answer(output):
+    class Pieces:
+        def decode(self, ids, **kwargs):
+            return " ".join(map(str, ids))
+
+    first = output.trace.row(1).to_frame(Pieces(), before=7)["text"]
+    assert first[0].startswith(" ") and not output.trace.row(1).to_frame(Pieces())["text"][0].startswith(" ")
+
+
 def test_the_strip_displays_itself_and_has_a_plain_twin(output):
     strip = output.trace.show(HostileTokenizer())
     assert strip._repr_html_() == output.trace.to_html(HostileTokenizer())

@@ -8,16 +8,21 @@ from dataclasses import replace
 import pytest
 import torch
 from micro_models import llama2_tokenizer, llama3_tokenizer, save_model
+from transformers import DataCollatorForSeq2Seq
 
 from ssd_lib import answer, load_pair, toy_pair, training, world
 from ssd_lib.chat import encode_answer, encode_prompt
 from ssd_lib.pairs import load_model
 from ssd_lib.training import (
     IGNORED,
+    PREFILLED,
     RecoveryConfig,
     Stage,
     draw_depth,
     fine_tune,
+    labelled,
+    plain_attention,
+    presto_loss,
     read_lines,
     recovery_example,
     supervised_example,
@@ -76,15 +81,14 @@ def test_tokenizer_is_lossless_and_splits_digits(corpus):
     assert len(corpus.ids("1234")) == 4
 
 
-def micro_stage(steps, optimizer="adamw"):
-    return Stage(
-        "micro", steps=steps, learning_rate=1e-3, batch_size=4, warmup_steps=1, save_every=2, optimizer=optimizer
-    )
+def micro_stage(steps, optimizer="adamw", presto=0.0):
+    chosen = dict(optimizer=optimizer, presto=presto)
+    return Stage("micro", steps=steps, learning_rate=1e-3, batch_size=4, warmup_steps=1, save_every=2, **chosen)
 
 
-@pytest.mark.parametrize("optimizer", ["adamw", "muon"])
-def test_an_interrupted_stage_resumes_to_the_same_weights(corpus, tmp_path, optimizer):
-    examples = corpus.examples("base", 24, seed=0)
+@pytest.mark.parametrize("chosen", [("adamw",), ("muon",), ("adamw", 1.0)])
+def test_an_interrupted_stage_resumes_to_the_same_weights(corpus, tmp_path, chosen):
+    examples = corpus.examples("deep", 24, seed=0)
 
     def train(out, *stages):
         for stage in stages:
@@ -92,7 +96,7 @@ def test_an_interrupted_stage_resumes_to_the_same_weights(corpus, tmp_path, opti
             model = fine_tune(model, corpus.tokenizer, examples, stage, out, quiet=True)
         return model
 
-    whole = train(tmp_path / "whole", micro_stage(6, optimizer))
+    whole = train(tmp_path / "whole", micro_stage(6, *chosen))
     interrupted = tmp_path / "interrupted"
     stopped = pytest.MonkeyPatch()
     with stopped.context() as patch:
@@ -102,9 +106,9 @@ def test_an_interrupted_stage_resumes_to_the_same_weights(corpus, tmp_path, opti
             _interrupt_at_the_end(toy_pair.LlamaForCausalLM.save_pretrained),
         )
         with pytest.raises(KeyboardInterrupt):
-            train(interrupted, micro_stage(6, optimizer))
+            train(interrupted, micro_stage(6, *chosen))
     assert not (interrupted / "micro" / "finished.json").exists()
-    resumed = train(interrupted, micro_stage(6, optimizer))
+    resumed = train(interrupted, micro_stage(6, *chosen))
     for name, weight in whole.state_dict().items():
         torch.testing.assert_close(resumed.state_dict()[name], weight, msg=name)
     assert json.loads((interrupted / "micro" / "finished.json").read_text())["stage"]["steps"] == 6
@@ -138,6 +142,99 @@ def test_a_finished_stage_is_not_trained_again(corpus, tmp_path):
         toy_pair.new_model("draft", corpus.tokenizer, 1), corpus.tokenizer, [], stage, tmp_path, quiet=True
     )
     assert torch.equal(first.lm_head.weight, again.lm_head.weight)
+
+
+# ------------------------------------------------------------------------------------------------ PRESTO
+
+
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_prestos_loss_is_that_of_the_published_code_written_out(corpus, side):
+    stage, rng = micro_stage(1, presto=0.7), random.Random(0)
+    bare = [recovery_example([1, 9, 8], [20, 21, 22, 23], [7, 6, 2], rng, RecoveryConfig(direct_share=0, max_depth=4))]
+    bare += [recovery_example([1, 5], [20, 21], [7, 2], rng, RecoveryConfig(direct_share=1.0))]
+    bare += [supervised_example([1, 4, 4], [11, 12], [13, 14, 15])]  # a benign answer, begun
+    corpus.tokenizer.padding_side = side
+    collate = DataCollatorForSeq2Seq(corpus.tokenizer, pad_to_multiple_of=8, label_pad_token_id=IGNORED)
+    batch = collate([labelled(example, stage) for example in bare])
+    corpus.tokenizer.padding_side = "right"
+    model = toy_pair.new_model("draft", corpus.tokenizer, 0)
+    with plain_attention(model):
+        outputs = model(**(dict(batch) | {"labels": None}), output_attentions=True)
+    assert model.config._attn_implementation == "sdpa"
+
+    depth = bare[0]["prefilled"][0]
+    assert depth and [example.get("prefilled", [0])[0] for example in bare[1:]] == [0, 0]
+    total = 0.0
+    for row, example in enumerate(bare):
+        first = int(batch["attention_mask"][row].argmax())  # its first token that is no padding
+        for i, label in enumerate(example["labels"]):
+            if label != IGNORED:
+                total -= outputs.logits[row, first + i - 1].log_softmax(-1)[label]
+    first = int(batch["attention_mask"][0].argmax())
+    begin, end, stop = first + 3, first + 3 + depth, first + len(bare[0]["input_ids"])
+    for layer in outputs.attentions:
+        for head in layer[0]:
+            for t in range(begin, stop):
+                inside, outside = head[t, begin:end].sum(), head[t, first:begin].sum() + head[t, end : t + 1].sum()
+                total += 0.7 * (inside - outside + 1) / len(outputs.attentions)
+    items = depth + 3 + 2 + 3
+    for given in (None, torch.tensor(items)):
+        torch.testing.assert_close(presto_loss(0.7)(outputs, batch["labels"], given), total / items)
+
+
+def test_presto_turns_attention_away_from_the_harmful_beginning(corpus, tmp_path):
+    """… and the plain recipe does not; both learn to refuse, and no label but PRESTO's ever says where it begins."""
+    examples, shares, losses = corpus.examples("deep", 80, seed=0), {}, {}
+    batch = [labelled(e, micro_stage(1, presto=1.0)) for e in examples if e.get("prefilled", [0])[0]][:8]
+    batch = DataCollatorForSeq2Seq(corpus.tokenizer, label_pad_token_id=IGNORED)(batch)
+    for weight in (0.0, 1.0):
+        stage = replace(micro_stage(20, presto=weight), learning_rate=1e-2)
+        model = toy_pair.new_model("draft", corpus.tokenizer, 0)
+        model = fine_tune(model, corpus.tokenizer, examples, stage, tmp_path / str(weight), quiet=True).eval()
+        learned = batch["labels"].masked_fill(batch["labels"] == PREFILLED, IGNORED)
+        with plain_attention(model), torch.no_grad():
+            outputs = model(**(dict(batch) | {"labels": learned}), output_attentions=True)
+        shares[weight] = float(training.prefill_attention(outputs.attentions, batch["labels"]))
+        losses[weight] = float(outputs.loss)
+        assert model.config._attn_implementation == "sdpa"
+    assert shares[1.0] < 0.7 * shares[0.0] and max(losses.values()) < 6.5
+
+
+def test_without_presto_a_stage_is_trained_as_ever(corpus, tmp_path):
+    marked = corpus.examples("deep", 16, seed=0)
+    assert any(example.get("prefilled", [0])[0] for example in marked)
+    plain = [{name: example[name] for name in ("input_ids", "labels")} for example in marked]
+    assert [labelled(example, micro_stage(1)) for example in marked] == plain
+    trained = [
+        fine_tune(toy_pair.new_model("draft", corpus.tokenizer, 0), corpus.tokenizer, examples, stage, out, quiet=True)
+        for examples, stage, out in ((marked, micro_stage(4), tmp_path / "a"), (plain, micro_stage(4), tmp_path / "b"))
+    ]
+    for name, weight in trained[0].state_dict().items():
+        assert torch.equal(weight, trained[1].state_dict()[name]), name
+
+
+def test_what_presto_cannot_do_is_said(corpus, tmp_path):
+    with pytest.raises(ValueError, match="returns none"):
+        training.prefill_attention((None, None), torch.tensor([[PREFILLED, 1]]))
+    fine_tune(toy_pair.new_model("draft", corpus.tokenizer, 0), corpus.tokenizer, corpus.examples("deep", 8, 0),
+              micro_stage(2), tmp_path, quiet=True)  # fmt: skip
+    with pytest.raises(ValueError, match="PRESTO weight of 0, not 1: choose another folder"):
+        fine_tune(None, corpus.tokenizer, [], micro_stage(2, presto=1.0), tmp_path, quiet=True)
+
+
+def test_the_recipe_hands_presto_to_the_draft_alone(monkeypatch, tmp_path):
+    stages = []
+
+    def remember(model, tokenizer, examples, stage, out, **options):
+        stages.append(stage)
+        return model
+
+    monkeypatch.setattr(toy_pair, "fine_tune", remember)
+    monkeypatch.setattr(toy_pair.LlamaForCausalLM, "from_pretrained", lambda *_, **__: toy_pair.new_model(
+        "draft", toy_pair.build_tokenizer(500), 0))  # fmt: skip
+    recipe = replace(toy_pair.Recipe().quick(), tokenizer_texts=500)
+    toy_pair.train_toy(tmp_path, recipe=recipe, controls=True, presto=0.5)
+    assert {stage.name: stage.presto for stage in stages if stage.presto} == {"draft": 0.5}
 
 
 def write_lines(path, rows):
@@ -187,6 +284,21 @@ def test_deepening_by_an_adapter_leaves_a_whole_model_that_differs_from_the_firs
     assert merged == pytest.approx(adapted, abs=1e-4) and merged != pytest.approx(
         loss_of(source, prompt, refusal), abs=1e-2
     )
+
+
+def test_presto_deepens_a_model_of_ones_own_by_an_adapter_too(conversations, tmp_path):
+    tokenizer = llama2_tokenizer()
+    source = save_model(tmp_path / "model", tokenizer, 0, tokenizer.eos_token_id)
+    small = dict(steps=8, chat_format="tinyllama", learning_rate=1e-2, batch_size=2, gradient_accumulation=2)
+    ids = encode_prompt(tokenizer, "Hello", chat_format="tinyllama")
+    said = []
+    for weight in (0.0, 1.0):
+        out = train_deep_alignment(
+            source, *conversations, tmp_path / str(weight), lora_rank=2, presto=weight, harmful_share=1.0, **small
+        )
+        assert json.loads((out / "finished.json").read_text())["stage"]["presto"] == weight
+        said.append(loss_of(str(out), ids, encode_answer(tokenizer, "I am sorry")))
+    assert said[0] != pytest.approx(said[1], abs=1e-3)
 
 
 @pytest.mark.parametrize("half", [torch.bfloat16, torch.float16])

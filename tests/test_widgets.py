@@ -1,6 +1,7 @@
 """The explorer: what it shows, that hostile tokens stay text, and that only what changes an answer decodes one."""
 
 import copy
+import cProfile
 import re
 import threading
 import time
@@ -74,7 +75,9 @@ HOSTILE = [
 ]
 HIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 ALLOWED = {
-    **dict.fromkeys(["div", "span", "b", "i", "small", "bdi", "table", "tr", "th", "td", "pre"], {"style", "title"}),
+    **dict.fromkeys(
+        ["div", "span", "b", "i", "s", "small", "bdi", "table", "tr", "th", "td", "pre"], {"style", "title"}
+    ),
     "svg": {"viewbox", "style", "role"},
     "g": set(),
     "title": set(),
@@ -138,16 +141,31 @@ def hostile(pair):
 
 
 def html_of(explorer):
-    panes = [explorer.status, explorer.timeline, explorer.candidates, explorer.round, explorer.comparison]
+    panes = [
+        explorer.status,
+        explorer.history,
+        explorer.timeline,
+        explorer.candidates,
+        explorer.round,
+        explorer.comparison,
+    ]
     return [pane.value for pane in [*panes, explorer.controls.preview, explorer.controls.cost]]
 
 
 @pytest.mark.parametrize(
-    "change", [{}, {"compare": BARE}, {"defender": "self-reminder"}, {"alpha_union": 2.5, "threshold": 1}]
+    "change",
+    [
+        {},
+        {"compare": BARE},
+        {"defender": "self-reminder"},
+        {"alpha_union": 2.5, "threshold": 1},
+        {"defender": "ssd-hardened", "prefill_tokens": 3, "threshold": 1},
+    ],
 )
 def test_hostile_tokens_stay_text_in_every_view(hostile, change):
     hostile.set(**change)
-    assert hostile.error is None
+    hostile.retracted.value = True
+    assert hostile.error is None and bool(hostile.history.value) == (change.get("defender") == "ssd-hardened")
     for position in range(len(hostile.run.lines)):
         hostile.choose(position)
         for markup in html_of(hostile):
@@ -157,11 +175,11 @@ def test_hostile_tokens_stay_text_in_every_view(hostile, change):
         Checked(hostile.round.value)
     for button in hostile.strip.buttons:
         assert button.description and not HIDDEN.search(button.description + button.tooltip)
-    parts = ["strip", "timeline", "token", "rounds"] + ["comparison"] * (hostile.compare.value == BARE)
+    parts = ["strip", "timeline", "token", "rounds", "retracted"] + ["comparison"] * (hostile.compare.value == BARE)
     shown = hostile.static(*parts)
     Checked(shown.html)
     assert "<svg" not in shown.html and not HIDDEN.search(shown.text)
-    hostile.set(defender="ssd", compare=ONE)
+    hostile.set(defender="ssd", compare=ONE, threshold=0.6)
 
 
 def test_the_hostile_texts_were_there(hostile):
@@ -254,6 +272,31 @@ def test_the_rounds_emit_the_answer(fresh):
         )
         assert after.count("accepted") == sum(line["match"] for line in part)
         assert after.count("not reached") == lookahead - len(part)
+
+
+def test_what_was_taken_back_is_shown_on_request_and_in_its_rounds(fresh):
+    fresh.set(defender="ssd-hardened", prefill_tokens=5)
+    run, decoded = fresh.run, fresh.session.decoded
+    assert run.taken_back >= 3 and f"{run.taken_back} taken back" in fresh.status.value
+    assert len(words(fresh)) == len(run.lines) == len(run.answer.token_ids)
+    assert "<s " not in views.strip(run.lines) and fresh.history.value == "" and fresh.retracted.layout.display is None
+    fresh.retracted.value = True
+    struck = re.findall(r"<s [^>]*><\w+ [^>]*><bdi>(.*?)</bdi></\w+></s>", fresh.history.value)
+    assert struck == [line["text"].strip(" ") or "␣" for line in run.history if line["retracted"]]
+    assert fresh.static("retracted").text.count("~") == 2 * (run.taken_back + 1), "and one in the legend"
+    frames = [rounds.frame_text(run.history, 2 * i + 1, 3, run.prefill) for i in range(rounds.frames(run.history) // 2)]
+    assert sum(frame.count("then taken back") for frame in frames) == run.taken_back
+    end = max(i for i, frame in enumerate(frames) if "then taken back" in frame)
+    again = rounds.rounds(run.history)[end + 1][0]
+    assert again["position"] == min(line["position"] for line in run.history if line["retracted"])
+    assert (
+        rounds.standing(run.history, rounds.rounds(run.history)[-1])
+        == run.lines[: len(run.lines) - len(rounds.rounds(run.history)[-1])]
+    )
+    assert fresh.session.decoded == decoded, "to look decodes nothing"
+    fresh.set(defender="ssd")
+    assert fresh.history.value == "" and fresh.retracted.layout.display == "none"
+    fresh.retracted.value = False
 
 
 @pytest.mark.parametrize(
@@ -585,15 +628,18 @@ def test_code_for_a_pair_that_was_put_together_by_hand_asks_for_it(pair):
 # ------------------------------------------------------------------------------------------------ speed
 
 
+def calls(act):
+    """Calls of Python and of C that an act makes: what it costs, however busy the machine is."""
+    profile = cProfile.Profile()
+    profile.runcall(act)
+    return sum(entry.callcount for entry in profile.getstats())
+
+
+@pytest.mark.usefixtures("shapes_unchecked")
 def test_the_page_adds_little_to_the_answer_itself(pair):
-    opened = explore(pair, FORBIDDEN, prefill=10).set(max_new_tokens=60)
+    opened = explore(pair, FORBIDDEN, prefill=10).set(max_new_tokens=60, alpha_union=1.0)
     ids = session.written(pair, opened.settings)
-    shown, bare = [], []
-    for i in range(5):
-        started = time.process_time()
-        opened.set(alpha_union=1.0 + 0.05 * i)
-        between = time.process_time()
-        answer(pair, FORBIDDEN.question, prefill=ids, config=opened.settings.config, max_new_tokens=60)
-        shown.append(between - started)
-        bare.append(time.process_time() - between)
-    assert min(shown) < 1.25 * min(bare) + 0.02, (shown, bare)
+    shown = calls(lambda: opened.set(alpha_union=1.05))
+    options = dict(prefill=ids, config=opened.settings.config, max_new_tokens=60, trace=True)
+    bare = calls(lambda: answer(pair, FORBIDDEN.question, **options))
+    assert shown < 1.3 * bare, (shown, bare)

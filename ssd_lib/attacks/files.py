@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import importlib.util
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,29 +38,65 @@ class Row:
             value = self.fields.get(column)
             if hasattr(value, "__len__") and not isinstance(value, str):
                 raise self.broken(f"{column} is a {type(value).__name__}, not text")
-            if value is not None and value == value and str(value).strip():  # NaN is not itself
+            if not missing(value):
                 return str(value)
         if default is None:
-            found = ", ".join(map(str, self.fields)) or "nothing"
-            raise self.broken(f"no value in {' or '.join(columns)} (its columns are {found})")
+            raise self.broken(f"no value in {' or '.join(columns)} (its columns are {column_names(self.fields)})")
         return default
+
+    def texts(self, column: str) -> tuple[str, ...]:
+        """A column of lists (in CSV: as JSON, or separated by " | "); nothing where it is missing. Raises ValueError
+        for a list with an empty cell."""
+        value = self.fields.get(column)
+        if isinstance(value, str) and value.lstrip().startswith("["):
+            with suppress(json.JSONDecodeError):
+                value = json.loads(value)
+        if not isinstance(value, list | tuple):
+            return () if missing(value) else tuple(str(value).split(" | "))
+        if any(map(missing, value)):
+            raise self.broken(f"{column} has an empty cell in its list")
+        return tuple(map(str, value))
 
     def broken(self, reason: str) -> ValueError:
         return ValueError(f"{self.where}: {reason}")
 
 
+def missing(value: Any) -> bool:
+    """Whether a cell holds nothing: None, NaN, or blanks."""
+    if isinstance(value, str) or value is None:
+        return not (value or "").strip()
+    return not hasattr(value, "__len__") and bool(pd.isna(value))
+
+
+def column_names(columns: Iterable[Any]) -> str:
+    """Columns for an error message; what looks like a question (a file without a header) is not shown."""
+    shown = [name if len(name) <= 40 and name.count(" ") < 4 else "…" for name in map(str, columns)]
+    return ", ".join(shown) or "none"
+
+
 def read_rows(found: AttackSet, request: Request) -> tuple[list[Row], str]:
-    """All rows of a set and their source: from `request.path` where given, else from the Hub.
+    """All rows of a set and their source: from `request.path` where given, else from the package that holds the set where
+    that is installed, else from the Hub.
 
     Raises ValueError for a broken or empty file or a set that is not on the Hub; FileNotFoundError; PermissionError for
     a gated set; ConnectionError offline.
     """
     if request.path is not None:
         return _from_files(_files(request.path, found), found)
+    if packaged := files_of_package(found):
+        return _from_files(packaged, found)
     if found.hub is None:
         raise ValueError(f"{found.name} is not on the Hub: pass path=… to your copy. {found.note}".strip())
     rows = _from_hub(found.name, found.hub)
     return rows, f"{found.hub.repo}@{found.hub.revision}"
+
+
+def files_of_package(found: AttackSet) -> list[Path]:
+    """A set's files in an installed package, which is found without being imported; none where there is none."""
+    package, _, pattern = found.package.partition("/")
+    spec = importlib.util.find_spec(package) if package else None
+    folders = spec.submodule_search_locations or [] if spec else []
+    return sorted(file for folder in folders for file in Path(folder).glob(pattern))
 
 
 # ------------------------------------------------------------------------------------------------ the Hub
@@ -133,10 +171,10 @@ def _from_files(files: list[Path], found: AttackSet) -> tuple[list[Row], str]:
 
 def _read(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
     """(place, fields) of every row. Raises ValueError for anything that is not the format its name says."""
-    if path.suffix not in READERS:
+    if path.suffix.lower() not in READERS:
         raise ValueError(f"{path}: unknown kind of file; expected one of {', '.join(READERS)}")
     try:
-        yield from READERS[path.suffix](path, columns)
+        yield from READERS[path.suffix.lower()](path, columns)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from error
 
@@ -173,6 +211,10 @@ def _checked(where: str, item: Any) -> tuple[str, dict[str, Any]]:
     return where, item
 
 
+NAN = ("NaN", "nan", "<NA>")
+"""How pandas and NumPy write a missing cell into CSV."""
+
+
 def _read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Rows by the header's names, or by `columns` for files without a header."""
     with path.open(encoding="utf-8-sig", newline="") as lines:
@@ -182,14 +224,14 @@ def _read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[
             for number, row in enumerate(reader, 1):
                 if None in row:
                     raise ValueError(f"{path}, row {number}: has more cells than there are columns")
-                yield f"{path}, row {number}", row
+                yield f"{path}, row {number}", {name: None if cell in NAN else cell for name, cell in row.items()}
         except csv.Error as error:
             raise ValueError(f"{path}, row {number + 1}: not CSV ({error})") from error
 
 
 def _read_parquet(path: Path, _: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
     try:
-        table = pd.read_parquet(path)
+        table = pd.read_parquet(path, dtype_backend="pyarrow")  # whose cells are lists and None, not arrays and NaN
     except (OSError, ValueError) as error:
         raise ValueError(f"{path}: not a parquet file") from error
     for number, row in enumerate(table.to_dict("records"), 1):

@@ -101,6 +101,7 @@ def optimise_suffix(
     draft_weight: float = 0.0,
     draft_aim: DraftAim = "begin",
     bins: int = 1,
+    project: bool = False,
     progress: bool = True,
 ) -> Suffix:
     """Optimise a suffix for one question against a pair's target (its tokenizer and template are taken) or a model.
@@ -108,16 +109,19 @@ def optimise_suffix(
     target_text is the beginning of the wanted answer ("Sure, here is …"). Returns the best suffix of all steps.
     draft_weight: w of the joint loss over a pair's target and draft; 0 attacks the target alone. draft_aim: what is wanted
     of the draft (`gcg_loss`). bins: bins of the scheduler in which every token shall match ("match"): the text is
-    continued to their end as the target itself goes on.
+    continued to their end as the target itself goes on. project: let the draft's gradient, off the target's, choose the
+    tokens that are tried.
 
-    Raises ValueError for an empty target text, a model without its tokenizer, a start that the tokenizer merges, or a
-    draft_weight outside 0 … 1 or without a pair.
+    Raises ValueError for an empty target text, a model without its tokenizer, a start that the tokenizer merges, a
+    draft_weight outside 0 … 1 or without a pair, or project without a draft_weight.
     """
     if not target_text:
         raise ValueError("target_text is empty: give the beginning of the answer that the attack aims for")
+    if project and not draft_weight:
+        raise ValueError("project needs a draft_weight: there is no other gradient to project off")
     asked = question, target_text, config.start
     if isinstance(pair_or_model, Pair):
-        problem = _against_pair(pair_or_model, asked, draft_weight, draft_aim, bins)
+        problem = _against_pair(pair_or_model, asked, draft_weight, draft_aim, bins, project)
     elif tokenizer is None:
         raise ValueError("a model alone needs tokenizer=")
     elif draft_weight:
@@ -128,7 +132,12 @@ def optimise_suffix(
 
 
 def _against_pair(
-    pair: Pair, asked: tuple[str, str | Sequence[int], str], draft_weight: float, aim: DraftAim, bins: int
+    pair: Pair,
+    asked: tuple[str, str | Sequence[int], str],
+    draft_weight: float,
+    aim: DraftAim,
+    bins: int,
+    project: bool,
 ) -> Problem | JointProblem:
     """The target's problem, joined with the draft's where that has a weight."""
     question, text, start = asked
@@ -144,7 +153,7 @@ def _against_pair(
         draft.tokens = tokens
     if isinstance(draft, FailingProblem):
         draft.bin_size, draft.threshold = pair.config.bin_size, pair.config.threshold
-    return JointProblem(target, draft, draft_weight)
+    return JointProblem(target, draft, draft_weight, project)
 
 
 def continued(pair: Pair, question: str, text: str | Sequence[int], tokens: int) -> list[int]:

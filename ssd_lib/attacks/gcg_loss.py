@@ -15,6 +15,17 @@ margin m_i = logit(y_i) − max over the others, L_draft can ask for just that i
     match   L = CE + mean max(0, 1 − m_i)     every token shall match: no alarm
     fail    L =      mean max(0, 1 + m_i)     none shall match, while the target goes on saying y: a false alarm, and a slow
                                               answer (after Mistletoe, arXiv 2605.14005)
+
+Mistletoe's "null-space projection" keeps the two aims apart. Of the draft's gradient only what leaves the target's loss
+alone, to first order, chooses the tokens that are tried:
+
+    g = g_draft − (⟨g_draft, g_target⟩ / (‖g_target‖² + ε)) g_target                                    (`project`)
+
+Not the paper itself but summaries of it could be read (a rejection loss and a loss of semantic preservation; the former's
+gradient less its part along the latter's, then a discrete search, and a veto on suffixes whose KL divergence from the
+target's clean answer is too large). Not confirmed: ε, and the space. Here it is that of the one-hot vectors of the whole
+suffix, the only one that two models with embeddings of their own share; the search still takes the lowest joint loss,
+in which the target's stands in place of the veto.
 """
 
 from __future__ import annotations
@@ -176,16 +187,16 @@ def banned_tokens(tokenizer: PreTrainedTokenizerBase, vocab: int) -> Bool[Tensor
 class JointProblem:
     """The same question for target and draft: L = (1 − w) L_target + w L_draft; reached when both have reached theirs.
 
-    A suffix is tokens of the vocabulary that both models share. Raises ValueError for a weight outside 0 … 1, or where
-    the two tokenizers encode the start differently.
+    A suffix is tokens of the vocabulary that both models share. project: see above. Raises ValueError for a weight
+    outside 0 … 1, or where the two tokenizers encode the start differently.
     """
 
-    def __init__(self, target: Problem, draft: Problem, draft_weight: float):
+    def __init__(self, target: Problem, draft: Problem, draft_weight: float, project: bool = False):
         if not 0 <= draft_weight <= 1:
             raise ValueError(f"draft_weight must lie between 0 and 1, not {draft_weight!r}")
         if target.start != draft.start:
             raise ValueError("the two tokenizers encode the start differently: choose another start=")
-        self.parts = ((target, 1 - draft_weight), (draft, draft_weight))
+        self.parts, self.project = ((target, 1 - draft_weight), (draft, draft_weight)), project
         self.start, self.text = target.start, target.text
         self.banned = target.banned | shaped_like(draft.banned, target.banned)
 
@@ -195,10 +206,11 @@ class JointProblem:
         return target.typed(suffixes) & draft.typed(suffixes)
 
     def gradient(self, suffix: Sequence[int]) -> Float[Tensor, "length vocab"]:
-        """The weighted sum of both gradients, on the target's device."""
+        """The weighted sum of both gradients, or the draft's off the target's (`project`), on the target's device."""
         (target, kept), (draft, weight) = self.parts
         ours = target.gradient(suffix)
-        return kept * ours + weight * shaped_like(draft.gradient(suffix), ours)
+        theirs = shaped_like(draft.gradient(suffix), ours)
+        return off(theirs, ours) if self.project else kept * ours + weight * theirs
 
     def weigh(
         self, suffixes: Int[Tensor, "rows length"], batch: int
@@ -207,6 +219,15 @@ class JointProblem:
         (target, kept), (draft, weight) = self.parts
         (ours, begins), (theirs, agrees) = target.weigh(suffixes, batch), draft.weigh(suffixes, batch)
         return kept * ours + weight * theirs, begins & agrees
+
+
+def off(gradient: Float[Tensor, "length vocab"], kept: Float[Tensor, "length vocab"]) -> Float[Tensor, "length vocab"]:
+    """A gradient without its part along another one, so that a small step leaves the other's loss as it is."""
+    return gradient - (gradient * kept).sum() / (kept.square().sum() + EPSILON) * kept
+
+
+EPSILON = 1e-12
+"""Keeps the projection finite where the target's loss is flat: nothing is taken off then."""
 
 
 def shaped_like(values: Tensor, pattern: Tensor) -> Tensor:

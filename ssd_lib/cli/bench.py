@@ -15,7 +15,9 @@ def bench(
     quick: Annotated[bool, typer.Option(help="Micro shapes: proves the path, measures nothing of interest.")] = False,
     only: Annotated[
         str,
-        typer.Option(help="products, speed, scaling, parts, batches or lookup; the rest is read from the last run."),
+        typer.Option(
+            help="products, speed, scaling, parts, batches, lookup or hardened; the rest is read from the last run."
+        ),
     ] = "",
     brief: Annotated[
         bool, typer.Option("--brief", help="For a busy machine: fewer points, one thread, the process's own CPU time.")

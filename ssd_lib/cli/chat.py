@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ssd_lib.cli.common import app, fail, one_line, plain, quiet_libraries
+from ssd_lib.cli.common import FORMAT_HELP, TARGET_HELP, app, fail, one_line, plain, quiet_libraries
 
 if TYPE_CHECKING:
     from ssd_lib.cli.conversation import Talk, Turn
@@ -34,17 +34,25 @@ ERRORS = (ValueError, OSError, ImportError, FloatingPointError)
 @app.command()
 def chat(
     prompt: Annotated[str | None, typer.Argument(help="The question; without one, a conversation.")] = None,
-    pair: Annotated[str, typer.Option(help="toy, llama2, llama2-13b-chat, vicuna or llama3.1_8b.")] = "toy",
+    pair: Annotated[
+        str | None,
+        typer.Option(help="toy, llama2, llama2-13b-chat, vicuna or llama3.1_8b; none: --target and --draft, else toy."),
+    ] = None,
     defender: Annotated[str, typer.Option(help="ssd, none, self-exam, …")] = "ssd",
     prefill: Annotated[str, typer.Option(help="What an attacker wrote as the beginning of the (first) answer.")] = "",
-    target: Annotated[str | None, typer.Option(help="Another target: Hub id or path.")] = None,
-    draft: Annotated[str | None, typer.Option(help="Another draft: Hub id or path.")] = None,
+    target: Annotated[str | None, typer.Option(help=TARGET_HELP)] = None,
+    draft: Annotated[str | None, typer.Option(help="Another draft, likewise.")] = None,
+    target_format: Annotated[str | None, typer.Option(help=FORMAT_HELP)] = None,
+    draft_format: Annotated[str | None, typer.Option(help="For the draft, likewise.")] = None,
     alpha_intersection: Annotated[float | None, typer.Option(help="α_I; default: the pair's.")] = None,
     alpha_union: Annotated[float | None, typer.Option(help="α_U; default: the pair's.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Match ratio below which Union begins.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 160,
     context: Annotated[int | None, typer.Option(min=1, help="Tokens a conversation holds; default: ≤ 4096.")] = None,
     trace: Annotated[Path | None, typer.Option(help="Write the token strip as HTML here (SSD, one question).")] = None,
+    retracted: Annotated[
+        bool, typer.Option("--retracted", help="Show, struck through, what ssd-hardened took back.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="One JSON object an answer on stdout.")] = False,
 ) -> None:
     """Ask one question and see, token by token, how the answer came about; or, without one, talk: /help lists commands."""
@@ -54,8 +62,8 @@ def chat(
 
         quiet_libraries()
         defender = find_defender(defender)
-        _check_trace(trace, prompt, defender)
-        loaded = load_pair(pair, target=target, draft=draft)
+        _check_shown(trace, retracted, prompt, defender)
+        loaded = load_pair(pair, target=target, draft=draft, target_format=target_format, draft_format=draft_format)
         given = {"alpha_intersection": alpha_intersection, "alpha_union": alpha_union, "threshold": threshold}
         config = replace(loaded.config, **{name: value for name, value in given.items() if value is not None})
         loaded = loaded.with_config(config)
@@ -63,25 +71,32 @@ def chat(
         if prompt is None:
             from ssd_lib.cli.conversation import Talk
 
-            return _converse(Talk(loaded, prefill=prefill, context=context, **options), screen)
+            talk = Talk(loaded, prefill=prefill, context=context, retracted=retracted, **options)
+            return _converse(talk, screen)
         stream = screen.stream(prefill)
         reply = answer(loaded, prompt, prefill=prefill, streamer=stream if screen.live else None, **options)[0]
         if trace is not None:
             from ssd_lib.cli.conversation import write_strip
 
-            write_strip(trace, reply, loaded)
+            write_strip(trace, reply, loaded, retracted)
     except ERRORS as error:
         fail(error)
-    screen.show(reply, stream)
+    screen.show(reply, stream, retracted=retracted)
 
 
-def _check_trace(trace: Path | None, prompt: str | None, defender: str) -> None:
-    """Raise ValueError, before anything is loaded, where --trace could write nothing."""
+def _check_shown(trace: Path | None, retracted: bool, prompt: str | None, defender: str) -> None:
+    """Raise ValueError, before anything is loaded, where --trace could write or --retracted show nothing."""
+    from ssd_lib.defenders import DEFENDERS
+    from ssd_lib.defenders.decoding import ssd
+
+    traced = DEFENDERS[defender].run is ssd
+    if retracted and prompt is not None and not traced:
+        raise ValueError(f"--retracted shows what ssd-hardened took back; the defender {defender!r} has no trace")
     if trace is None:
         return
     if prompt is None:
         raise ValueError("--trace belongs to one question: in a conversation, /trace PATH writes the last strip")
-    if defender != "ssd":
+    if not traced:
         raise ValueError(f"--trace shows how SSD decodes; the defender {defender!r} has no trace")
     if not trace.parent.is_dir():
         raise ValueError(f"--trace: there is no folder {trace.parent}")
@@ -127,7 +142,7 @@ def _turn(talk: Talk, screen: _Screen, question: str) -> None:
     except KeyboardInterrupt:
         screen.note("stopped before the first word: the question is taken back")
         return
-    screen.show(turn.answer, stream, turn)
+    screen.show(turn.answer, stream, turn, retracted=talk.retracted)
 
 
 def _reader(typed: bool) -> Callable[[], str]:
@@ -170,8 +185,11 @@ class _Screen:
     def stream(self, prefill: str) -> _Stream:
         return _Stream(self.pair, prefill, self.console if self.live else None)
 
-    def show(self, answer: Answer, stream: _Stream, turn: Turn | None = None) -> None:
-        """The answer, unless the stream showed it; at a terminal also how each token came about, and what it cost."""
+    def show(self, answer: Answer, stream: _Stream, turn: Turn | None = None, *, retracted: bool = False) -> None:
+        """The answer, unless the stream showed it; at a terminal also how each token came about, and what it cost.
+
+        retracted: tokens that were taken back are among them, struck through; through a pipe the notes hold the strip.
+        """
         if self.as_json:
             more = {} if turn is None else {"kept_tokens": turn.kept, "end": turn.end}
             typer.echo(json.dumps(_object(answer) | more))
@@ -182,8 +200,10 @@ class _Screen:
             whole = Text().append(plain(answer.prefill), style=GIVEN).append(plain(answer.text))
             self.console.print(whole, soft_wrap=True)
         if self.live and answer.trace is not None:
-            self.console.print(_coloured(answer, self.pair, legend=not self.explained))
+            self.console.print(_coloured(answer, self.pair, legend=not self.explained, retracted=retracted))
             self.explained = True
+        elif retracted and answer.trace is not None:
+            self.note(answer.trace.to_text(self.pair.tokenizer, retracted=True))
         if self.live or turn is not None:
             self.note(_status(answer, turn))
 
@@ -249,24 +269,28 @@ def _status(answer: Answer, turn: Turn | None = None) -> str:
     if answer.trace is not None:
         words[0] += f" in {answer.trace.frame['round'].max() + 1} rounds"
         words.insert(0, f"match ratio {answer.trace.frame['match'].mean():.2f}")
+        if taken_back := int(answer.trace.lines["retracted"].sum()):
+            words.append(f"{taken_back} taken back")
     words.append(f"{cost.tokens / max(cost.seconds, 1e-9):.0f} tokens a second")
     if cost.prompt_tokens:
         words.append(f"{cost.prompt_tokens} prompt tokens read" + (f", {turn.kept} kept" if turn else ""))
     return " · ".join([*words, *([turn.end] if turn and turn.end else [])])
 
 
-def _coloured(answer: Answer, pair: Pair, *, legend: bool = True) -> Text:
-    """The answer again, coloured by how each token came about; Union reversed."""
-    from ssd_lib.trace import kind, pieces
+def _coloured(answer: Answer, pair: Pair, *, legend: bool = True, retracted: bool = False) -> Text:
+    """The answer again, coloured by how each token came about; Union reversed, what was taken back struck through."""
+    from ssd_lib.trace import kind
 
     assert answer.trace is not None
     given = pair.tokenizer.encode(answer.prefill, add_special_tokens=False)
-    texts = pieces(pair.tokenizer, answer.token_ids, given[-1] if given else None)
+    frame = answer.trace.to_frame(pair.tokenizer, retracted=retracted, before=given[-1] if given else None)
     strip = Text("\n").append(plain(answer.prefill), style=GIVEN)
-    for text, line in zip(texts, answer.trace.to_frame().to_dict("records"), strict=True):
-        strip.append(text, style=TOKEN_STYLES[kind(line)] + (" reverse" if line["scheme"] == "union" else ""))
+    for line in frame.to_dict("records"):
+        marks = " reverse" * (line["scheme"] == "union") + " strike" * line["retracted"]
+        strip.append(line["text"], style=TOKEN_STYLES[kind(line)] + marks)
     if legend:
         strip.append("\n")
-        for name, style in [*TOKEN_STYLES.items(), ("Union", "reverse"), *([("prefill", GIVEN)] if given else [])]:
+        more = [("prefill", GIVEN)] * bool(given) + [("taken back", "strike")] * retracted
+        for name, style in [*TOKEN_STYLES.items(), ("Union", "reverse"), *more]:
             strip.append("  ").append(name, style=style)
     return strip

@@ -10,6 +10,9 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Speculative Safety-Aware Decoding (arXiv 2508.17739)."
 )
 
+TARGET_HELP = "Another target: Hub id, path or GGUF file."
+FORMAT_HELP = "A known chat template (llama2, vicuna, llama3, tinyllama), for a target without one of its own."
+
 
 def fail(error: Exception) -> NoReturn:
     """One line on stderr and exit code 1."""

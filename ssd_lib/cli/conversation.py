@@ -20,6 +20,7 @@ from ssd_lib.defenders.base import answers_of
 from ssd_lib.defenders.decoding import ssd
 from ssd_lib.inference import Pass, without_answers
 from ssd_lib.pairs import Pair
+from ssd_lib.trace import TAKEN_BACK
 
 CONTEXT = 4096
 """Tokens a conversation holds at most unless told otherwise: its caches are allocated whole."""
@@ -62,6 +63,7 @@ class Talk:
         prefill: str = "",
         max_new_tokens: int = 160,
         context: int | None = None,
+        retracted: bool = False,
     ):
         limits = [m.config.get_text_config().max_position_embeddings for m in (pair.target, pair.draft)]
         if context is not None and context > min(limits):
@@ -69,6 +71,8 @@ class Talk:
         self.pair, self.defender = pair, find_defender(defender)
         self.context = context or min(CONTEXT, *limits)
         self.prefill, self.max_new_tokens = prefill, max_new_tokens
+        self.retracted = retracted
+        """Whether strips show what was taken back."""
         self.changed: dict[str, dict[str, Any]] = {}
         """Of each defender: its settings that differ from the pair's."""
         self.messages: list[Message] = []
@@ -207,8 +211,12 @@ class Talk:
         if self.last is None or self.last.trace is None:
             raise ValueError("there is no strip to write: only whole answers of ssd have one")
         path = Path(rest).expanduser()
-        write_strip(path, self.last, self.pair)
+        write_strip(path, self.last, self.pair, self.retracted)
         return f"the strip is in {path}"
+
+    def show_retracted(self, rest: str) -> str:
+        self.retracted = not self.retracted
+        return f"strips {'show, struck through,' if self.retracted else 'leave out'} what was taken back"
 
     def quit(self, rest: str) -> str:
         raise EOFError
@@ -221,6 +229,7 @@ COMMANDS: dict[str, tuple[Callable[[Talk, str], str], str, str]] = {
     "/prefill": (Talk.write_beginning, "/prefill TEXT", "what an attacker writes as the beginning of the next answer; alone: none"),
     "/set": (Talk.change, "/set NAME VALUE", "max_new_tokens or a setting of the defender, such as alpha_union 0.5; alone: all"),
     "/trace": (Talk.write_trace, "/trace PATH", "write the last answer's token strip as HTML"),
+    "/retracted": (Talk.show_retracted, "/retracted", "show, struck through, what ssd-hardened took back; again: hide it"),
     "/quit": (Talk.quit, "/quit", "end, as Ctrl-D does"),
 }  # fmt: skip
 """Of every command: what it does, how it is written, and its line of /help."""
@@ -234,7 +243,17 @@ def _value(raw: str) -> Any:
         return raw
 
 
-def write_strip(path: Path, said: Answer, pair: Pair) -> None:
-    """The token strip of an answer that has a trace, as a page of its own."""
+TOGGLE = (
+    f"<style>#show:not(:checked)~div .{TAKEN_BACK}{{{{display:none}}}}</style>"
+    "<input type=checkbox id=show{}><label for=show> show what was taken back</label>"
+)
+"""Above a strip: shows and hides what was taken back, without a script."""
+
+
+def write_strip(path: Path, said: Answer, pair: Pair, retracted: bool = False) -> None:
+    """The token strip of an answer that has a trace, as a page of its own; `retracted`: it opens with what was taken back."""
     assert said.trace is not None
-    path.write_text(f"<!doctype html><meta charset=utf-8>{said.trace.to_html(pair.tokenizer)}", encoding="utf-8")
+    any_ = bool(said.trace.lines["retracted"].any())
+    toggle = TOGGLE.format(" checked" * retracted) if any_ else ""
+    strip = said.trace.to_html(pair.tokenizer, retracted=any_)
+    path.write_text(f"<!doctype html><meta charset=utf-8>{toggle}{strip}", encoding="utf-8")

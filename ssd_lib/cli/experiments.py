@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -9,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ssd_lib.cli.common import app, fail, plain, quiet_libraries
+from ssd_lib.cli.common import FORMAT_HELP, TARGET_HELP, app, fail, plain, quiet_libraries
 
 
 def spread(args: Iterable[str], names: Iterable[str]) -> Iterator[str]:
@@ -22,14 +23,19 @@ def spread(args: Iterable[str], names: Iterable[str]) -> Iterator[str]:
         name, equals, value = arg.partition("=")
         if arg.startswith("-"):
             option = name if name in names else None
-            values = value.split(",") if option and equals else [] if option else None
+            values = _values(value) if option and equals else [] if option else None
         else:
-            values = arg.split(",") if option else None
+            values = _values(arg) if option else None
         if values is None:
             yield arg
         else:
             for each in filter(None, values):
                 yield from (str(option), each)
+
+
+def _values(text: str) -> list[str]:
+    """Parts between commas; a comma before a space or in double quotes is text."""
+    return re.findall(r'(?:"[^"]*"|, |[^,])+', text)
 
 
 class ListCommand(TyperCommand):
@@ -44,10 +50,12 @@ class ListCommand(TyperCommand):
 def run(
     config: Annotated[Path | None, typer.Option(help="The experiment as a TOML file.")] = None,
     preset: Annotated[str | None, typer.Option(help="paper-prefill, paper-gsm8k, paper-attacks, embedded, …")] = None,
-    pair: Annotated[str | None, typer.Option("--pair", "--model_name", help="toy, llama2, vicuna, …")] = None,
+    pair: Annotated[
+        str | None, typer.Option("--pair", "--model_name", help="toy, llama2, vicuna, …; none: --target and --draft.")
+    ] = None,
     attacks: Annotated[
         list[str] | None,
-        typer.Option("--attacks", "--attacker", help="Sets: direct prefill-20 gsm8k custom:path=FILE …"),
+        typer.Option("--attacks", "--attacker", help="Sets: direct advbench:prefill=10 gsm8k my/questions.csv …"),
     ] = None,
     defenders: Annotated[
         list[str] | None, typer.Option("--defenders", "--defender", help="none ssd ssd:alpha_union=1.5 self-exam …")
@@ -55,8 +63,10 @@ def run(
     judges: Annotated[list[str] | None, typer.Option(help="exact refusal gsm8k qwen …")] = None,
     limit: Annotated[int | None, typer.Option(help="Items of each set.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; run again to resume.")] = None,
-    target: Annotated[str | None, typer.Option(help="Another target: Hub id or path.")] = None,
-    draft: Annotated[str | None, typer.Option(help="Another draft: Hub id or path.")] = None,
+    target: Annotated[str | None, typer.Option(help=TARGET_HELP)] = None,
+    draft: Annotated[str | None, typer.Option(help="Another draft, likewise.")] = None,
+    target_format: Annotated[str | None, typer.Option(help=FORMAT_HELP)] = None,
+    draft_format: Annotated[str | None, typer.Option(help="For the draft, likewise.")] = None,
     expert: Annotated[str | None, typer.Option(help="SafeDecoding's adapter.")] = None,
     data: Annotated[Path | None, typer.Option(help="A folder with the sets that are files.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; default: what there is.")] = None,
@@ -86,6 +96,8 @@ def run(
         "name": pair,
         "target": target,
         "draft": draft,
+        "target_format": target_format,
+        "draft_format": draft_format,
         "device": device,
         "dtype": dtype,
         "quantization": quantization,

@@ -13,6 +13,7 @@ from rich.table import Table
 from ssd_lib.cli.common import app, fail, quiet_libraries
 
 TOUR_QUESTIONS, TOUR_PREFILL = 24, 10
+TOUR_SYSTEMS = ("target alone", "draft alone", "SSD", "hardened SSD")
 
 
 @app.command()
@@ -35,6 +36,10 @@ def train(
     expert: Annotated[
         bool, typer.Option("--expert", help="For --model: SafeDecoding's expert (an adapter), not a deep draft.")
     ] = False,
+    presto: Annotated[
+        float,
+        typer.Option(help="Weight of PRESTO's attention term in the draft's training (published: 1); 0 leaves it out."),
+    ] = 0.0,
     chat_format: Annotated[str | None, typer.Option(help="For a --model without a chat template of its own.")] = None,
     quick: Annotated[bool, typer.Option(help="A few steps a stage: proves the path, teaches nothing.")] = False,
     controls: Annotated[bool, typer.Option(help="Train the two controls, too.")] = True,
@@ -44,7 +49,7 @@ def train(
         if pair == "toy" and model is None:
             from ssd_lib.toy_pair import train_toy
 
-            train_toy(out, seed=seed, quick=quick, controls=controls)
+            train_toy(out, seed=seed, quick=quick, controls=controls, presto=presto)
         elif pair is None and model and harmful and benign:
             from ssd_lib.training import train_deep_alignment, train_expert
 
@@ -55,7 +60,9 @@ def train(
             }
             if expert and lora_rank:
                 raise ValueError("--expert is an adapter already, of the published rank: leave --lora-rank out")
-            kind = train_expert if expert else partial(train_deep_alignment, lora_rank=lora_rank)
+            if expert and presto:
+                raise ValueError("--expert refuses from the first token on: --presto is for a deep draft")
+            kind = train_expert if expert else partial(train_deep_alignment, lora_rank=lora_rank, presto=presto)
             out = kind(model, harmful, benign, out, seed=seed, chat_format=chat_format, **given)
         else:
             raise ValueError("give either --pair toy, or --model with --harmful and --benign")
@@ -132,7 +139,7 @@ def tour(
     except (OSError, ImportError) as error:
         fail(error)
     conditions = [Condition("forbidden", TOUR_PREFILL), Condition("benign"), Condition("scary")]
-    frame = run(pair, conditions=conditions, questions=TOUR_QUESTIONS, systems=["target alone", "draft alone", "SSD"])
+    frame = run(pair, conditions=conditions, questions=TOUR_QUESTIONS, systems=TOUR_SYSTEMS)
     Console().print(_tour_table(frame))
     typer.echo("Open the book in JupyterLab:  make lab")
 

@@ -115,6 +115,11 @@ class LayerMask(NamedTuple):
 PAST = LayerMask(masking_utils.causal_mask_function, math.inf)
 
 
+def visible_to(layers: LayerMask, cache: RowCache) -> LayerMask:
+    """A reach beyond what is visible is all of the past, so that such layers share its mask."""
+    return layers if layers.reach < cache.visible else PAST
+
+
 def mask_functions(config: PreTrainedConfig) -> dict[str, LayerMask] | LayerMask:
     """One mask for all layers, or one for each type of layer: as transformers' `create_masks_for_generate` decides it.
 
@@ -174,19 +179,16 @@ class CachedModel:
 
     def masks(self, positions: Int[Tensor, "rows new"], cache: RowCache) -> Tensor | dict[str, Tensor]:
         """What tokens at these positions may attend to: one mask for all layers, or one by type of layer."""
-        made: dict[LayerMask, Tensor] = {}
-
-        def mask_of(layers: LayerMask) -> Tensor:
-            layers = layers if layers.reach < cache.visible else PAST
-            if layers not in made:
-                mask = cache.mask(positions, layers.may_attend)
-                dtype = self.model.dtype
-                made[layers] = (~mask).to(dtype) * torch.finfo(dtype).min if self.additive_mask else mask
-            return made[layers]
-
         if isinstance(self.layer_masks, LayerMask):
-            return mask_of(self.layer_masks)
-        return {kind: mask_of(layers) for kind, layers in self.layer_masks.items()}
+            return self.mask(positions, cache, visible_to(self.layer_masks, cache))
+        visible = {kind: visible_to(layers, cache) for kind, layers in self.layer_masks.items()}
+        made = {layers: self.mask(positions, cache, layers) for layers in dict.fromkeys(visible.values())}
+        return {kind: made[layers] for kind, layers in visible.items()}
+
+    def mask(self, positions: Int[Tensor, "rows new"], cache: RowCache, layers: LayerMask) -> Tensor:
+        """What these layers may attend to, as the model wants it: true, or 0 where the rest is added as minus infinity."""
+        may, dtype = cache.mask(positions, layers.may_attend), self.model.dtype
+        return (~may).to(dtype) * torch.finfo(dtype).min if self.additive_mask else may
 
     def call(
         self,

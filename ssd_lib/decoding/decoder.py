@@ -261,16 +261,21 @@ class Decoder:
         return self.probabilities(logits, [guesses])
 
     def probabilities(
-        self, logits: Float[Tensor, "rows new width"], guessed: Sequence[Int[Tensor, "rows some"]]
+        self,
+        logits: Float[Tensor, "rows new width"],
+        guessed: Sequence[Int[Tensor, "rows some"]],
+        indices: Sequence[int] | None = None,
+        again: int = 0,
     ) -> tuple[Float[Tensor, "rows new vocab"], Bool[Tensor, "rows new"]]:
         """Softmax in fp32, on the target's device, and where it is not a number (one such logit spoils its position).
 
-        guessed: all tokens of this round before the last position, for logits processors. For sampling spoilt positions are
-        made uniform: a draw from them would raise before the round can report them.
+        guessed: all tokens of this round before the last position, for logits processors; indices, again: as theirs, by
+        default all rows and none. For sampling spoilt positions are made uniform: a draw from them would raise before the
+        round can report them.
         """
         logits = logits.to(self.target.device)
         if self.processors is not None:
-            logits = self.processors(logits, guessed, self.indices)
+            logits = self.processors(logits, guessed, self.indices if indices is None else indices, again)
         logits = logits[..., : self.vocab]
         if not self.config.do_sample:
             probs = logits.softmax(dim=-1)

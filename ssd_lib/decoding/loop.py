@@ -193,7 +193,12 @@ class Loop:
         ids, back = (values.to(decoder.pending.device) for values in (ids, back))
         decoder.draft.cache.rewind(back)
         self._show(size)
-        probs, _ = decoder.probabilities(decoder.draft.forward(ids[:, :-1].to(decoder.draft.device)), [ids[:, 1:-1]])
+        logits = decoder.draft.forward(ids[:, :-1].to(decoder.draft.device))
         decoder.draft.cache.advance(back.to(decoder.draft.device))
-        matches = (probs.argmax(dim=-1) == ids[:, 1:]).sum(dim=1)
-        decoder.distrust((back > 0) & (matches.double() / size < decoder.config.threshold))
+        long = sorted(counted)
+        indices = [decoder.indices[row] for row in long]
+        probs, _ = decoder.probabilities(logits[long], [ids[long, 1:-1]], indices, again=size)
+        matches = (probs.argmax(dim=-1) == ids[long, 1:]).sum(dim=1)
+        alarm = back > 0
+        alarm[long] = matches.double() / size < decoder.config.threshold
+        decoder.distrust(alarm)

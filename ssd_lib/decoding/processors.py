@@ -52,13 +52,18 @@ class Processors:
         logits: Float[Tensor, "rows new width"],
         guessed: Sequence[Int[Tensor, "rows some"]],
         indices: Sequence[int],
+        again: int = 0,
     ) -> Float[Tensor, "rows new width"]:
-        """Processed logits; `guessed` are the round's tokens before the last position, `indices` each row's prompt."""
+        """Processed logits; `guessed` are the round's tokens before the last position, `indices` each row's prompt.
+
+        again: so many last tokens of the texts are read once more, as `guessed` and the token after it.
+        """
         new, processed = logits.shape[1], logits.clone()
         after = torch.cat([part.cpu() for part in guessed], dim=1).tolist() if guessed else [[] for _ in indices]
         for row, index in enumerate(indices):
             for place in range(new):
-                ids = self.texts[index] + after[row][: len(after[row]) - new + 1 + place]
+                text = self.texts[index][: len(self.texts[index]) - again]
+                ids = text + after[row][: len(after[row]) - new + 1 + place]
                 scores = logits[row, place].unsqueeze(0)
                 processed[row, place] = self.lists[index](torch.tensor([ids], device=logits.device), scores)[0]
         return processed

@@ -19,6 +19,10 @@ from typing import Any
 Value = str | int | float | bool | tuple | None
 
 
+SETTING = r':(?=\w+=)(?=(?:[^"]*"[^"]*")*[^"]*$)'
+"""Where a setting begins: a colon before a name, with no open quote before it."""
+
+
 @dataclass(frozen=True)
 class Choice:
     """A name with the settings that differ from its defaults."""
@@ -32,8 +36,8 @@ class Choice:
 
     @classmethod
     def parse(cls, text: str) -> Choice:
-        """Read `name:key=value:key=value`; a value is JSON where it can be, else text."""
-        name, *given = re.split(r":(?=\w+=)", text.strip())
+        """Read `name:key=value:key=value`; a value is JSON where it can be, else text. In double quotes, `:key=` is text."""
+        name, *given = re.split(SETTING, text.strip())
         pairs = [part.split("=", 1) for part in given]
         return cls(name, tuple((key, _value(raw)) for key, raw in pairs))
 
@@ -63,7 +67,10 @@ def _value(raw: str) -> Value:
 
 
 def _written(value: Value) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    if not isinstance(value, str):
+        return json.dumps(value)
+    read_back = _value(value) == value and '"' not in value and not re.search(SETTING, value)
+    return value if read_back else json.dumps(value, ensure_ascii=False)
 
 
 def read_choices(entries: Iterable[Any], find: Callable[[str], str]) -> tuple[Choice, ...]:

@@ -22,27 +22,41 @@ from pathlib import Path
 from typing import Any, Literal
 
 from ssd_lib.attacks import find_set
+from ssd_lib.attacks.prefilling import check_prefill
 from ssd_lib.defenders import find_defender, settings_for
 from ssd_lib.experiments.choice import Choice, read_choices
 from ssd_lib.judges import JUDGES, judge
-from ssd_lib.pairs import Pair, PairSpec, Quantization, find_pair
+from ssd_lib.pairs import Pair, PairSpec, Quantization, choose_pair, find_pair
 from ssd_lib.settings import Positive, settings
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-ATTACK_SETTINGS = ("path", "seed", "target_model", "limit")
-"""What `load_set` takes from a choice, in the place of the experiment's own."""
+ATTACK_SETTINGS = ("path", "seed", "target_model", "limit", "question", "target", "prefill", "from")
+"""What a choice says of a set: arguments of `load_set`, in the place of the experiment's own, and who writes a prefill."""
 
 
 @settings
 class PairSettings:
-    """Which pair, and how it is loaded; as in `load_pair`."""
+    """Which pair, and how it is loaded; as in `load_pair`. No name: a pair of your own, or "toy" where nothing is given."""
 
-    name: str = "toy"
+    name: str | None = None
     target: str | None = None
     draft: str | None = None
+    target_format: str | None = None
+    draft_format: str | None = None
     device: str | None = None
     dtype: Dtype | None = None
     quantization: Quantization | None = None
+
+    @property
+    def spec(self) -> PairSpec:
+        """The pair with its models, templates and settings. Raises ValueError as `choose_pair`."""
+        names = ("name", "target", "draft", "target_format", "draft_format")
+        return choose_pair(**{name: getattr(self, name) for name in names})
+
+    @property
+    def lacks_draft(self) -> bool:
+        """Whether it is a registered pair without a draft: a run may begin without one and get it later."""
+        return self.name is not None and find_pair(self.name).draft is None
 
 
 @settings
@@ -77,9 +91,9 @@ def differences(stored: Mapping[str, Any], config: ExperimentConfig) -> list[str
     needed one, may get one."""
     now, lines = config.table(), []
     for name in now.keys() - set(GROWING):
-        pairs = {f"pair.{key}": (stored[name][key], now[name][key]) for key in now[name]} if name == "pair" else {}
+        pairs = {f"pair.{key}": (stored[name].get(key), now[name][key]) for key in now[name]} if name == "pair" else {}
         for what, (before, after) in (pairs or {name: (stored[name], now[name])}).items():
-            first_draft = what == "pair.draft" and before is None and find_pair(config.pair.name).draft is None
+            first_draft = what == "pair.draft" and before is None and config.pair.lacks_draft
             if before != after and not first_draft:
                 lines.append(f"{what} was {before!r}, now {after!r}")
     return sorted(lines)
@@ -91,7 +105,7 @@ def continued(stored: Mapping[str, Any], config: ExperimentConfig) -> Experiment
     So a run that needed no draft can be extended by a defender that does, and the other way round.
     """
     pair, batch = config.pair, config.batch or stored["batch"]
-    if find_pair(pair.name).draft is None and pair.draft is None:
+    if pair.lacks_draft and pair.draft is None:
         pair = replace(pair, draft=stored["pair"]["draft"])
     return replace(config, pair=pair, batch=batch)
 
@@ -127,7 +141,9 @@ def config_from(table: Mapping[str, Any], where: str = "the experiment") -> Expe
         finders = {"attacks": _attack, "defenders": find_defender, "judges": find_judge}
         chosen = {name: read_choices(table.get(name) or (), find) for name, find in finders.items()}
         rest = {name: value for name, value in table.items() if name not in (*CHOICES, "pair", "out")}
-        config = ExperimentConfig(pair=_pair(table.get("pair", "toy")), out=Path(table["out"]), **chosen, **rest)
+        config = ExperimentConfig(
+            pair=pair_settings(table.get("pair", "toy")), out=Path(table["out"]), **chosen, **rest
+        )
         config = _check_settings(config)
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
@@ -137,7 +153,7 @@ def config_from(table: Mapping[str, Any], where: str = "the experiment") -> Expe
 def _check_settings(config: ExperimentConfig) -> ExperimentConfig:
     """Raise ValueError for a setting that does not exist or is out of range; 2 becomes 2.0 where a number is meant, so that
     both are the same setting."""
-    spec, defenders = find_pair(config.pair.name), []
+    spec, defenders = config.pair.spec, []
     for defender in config.defenders:
         defender_settings(defender, config, spec)
         defaults = settings_for(spec, defender.name)
@@ -150,9 +166,11 @@ def _check_settings(config: ExperimentConfig) -> ExperimentConfig:
             raise ValueError(
                 f"the set {attack.name!r} has no setting {unknown[0]}: it has {', '.join(ATTACK_SETTINGS)}"
             )
-        limit = dict(attack.settings).get("limit", 1)
+        given = dict(attack.settings)
+        limit = given.get("limit", 1)
         if type(limit) is not int or limit < 1:
             raise ValueError(f"the set {attack.name!r} has limit={limit!r}: it counts items, and is at least 1")
+        check_prefill(attack.name, given.get("prefill"), given.get("from"))
     for each in config.judges:
         judge(each.name, [], [], **dict(each.settings))  # over nothing: checks the options
     return replace(config, defenders=tuple(dict.fromkeys(defenders)))
@@ -180,11 +198,12 @@ def _attack(name: str) -> str:
     return find_set(name).name
 
 
-def _pair(entry: Any) -> PairSettings:
+def pair_settings(entry: Any) -> PairSettings:
     table = _as_table(entry)
     _known_keys(table, PairSettings, "key of pair")
     chosen = PairSettings(**table)
-    return replace(chosen, name=find_pair(chosen.name).name)
+    spec, own = chosen.spec, chosen.name is None and chosen.target is not None
+    return chosen if own else replace(chosen, name=spec.name)
 
 
 def _as_table(entry: Any) -> dict[str, Any]:

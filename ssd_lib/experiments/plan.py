@@ -18,14 +18,16 @@ from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from ssd_lib import world
-from ssd_lib.attacks import AttackSet, find_set, load_set
+from ssd_lib.attacks import AttackSet, find_set
+from ssd_lib.attacks.files import files_of_package
 from ssd_lib.chat import render_prompt
+from ssd_lib.dequantised import is_gguf
 from ssd_lib.experiments.choice import Choice
 from ssd_lib.experiments.config import ExperimentConfig, defender_settings
-from ssd_lib.experiments.starting import check_expert, needs_draft
-from ssd_lib.pairs import PairSpec, find_pair, locate
+from ssd_lib.experiments.starting import check_expert, look_into, needs_draft
+from ssd_lib.pairs import PairSpec, check_template, locate
 
-HERE, CACHED, MISSING = "on this machine", "in the cache", "missing"
+HERE, CACHED, MISSING, TO_DOWNLOAD = "on this machine", "in the cache", "missing", "to be downloaded from the Hub"
 CLIP = 240
 """Characters of a sample prompt and of a defender's settings that are shown."""
 
@@ -58,7 +60,7 @@ class Plan:
     def text(self) -> str:
         """The plan as lines for a terminal."""
         count = f"{self.generations}{' and those of sets of unknown size' if self.at_least else ''}"
-        lines = [f"pair        {self.config.pair.name}"]
+        lines = [f"pair        {self.config.pair.spec.name}"]
         for model in self.models:
             lines += [
                 f"{model.role:<11} {model.source} ({model.where})",
@@ -74,7 +76,7 @@ class Plan:
 
 def plan(config: ExperimentConfig) -> Plan:
     """Resolve an experiment without running it. What would stop it is in `warnings`."""
-    spec, warnings = find_pair(config.pair.name), []
+    spec, warnings = config.pair.spec, []
     models_ = tuple(_models(config, spec, warnings))
     sets = [_describe_set(attack, config, warnings) for attack in config.attacks]
     defenders = tuple(_describe_defender(each, config, spec) for each in config.defenders)
@@ -91,20 +93,26 @@ def plan(config: ExperimentConfig) -> Plan:
 
 
 def _models(config: ExperimentConfig, spec: PairSpec, warnings: list[str]) -> Iterator[Model]:
-    yield _model("target", config.pair.target or spec.target, spec.target_format, spec, warnings)
-    draft = config.pair.draft or spec.draft
-    if draft is not None:
-        yield _model("draft", draft, spec.draft_format, spec, warnings)
+    yield _model("target", spec.target, spec.target_format, spec, warnings)
+    if spec.draft is not None:
+        yield _model("draft", spec.draft, spec.draft_format, spec, warnings)
     elif needs_draft(config):
         warnings.append(f"--draft PATH is missing: {spec.note}")
 
 
-def _model(role: str, source: str, chat_format: str, spec: PairSpec, warnings: list[str]) -> Model:
+def _model(role: str, source: str, chat_format: str | None, spec: PairSpec, warnings: list[str]) -> Model:
     where = _where(source)
     if where == MISSING:
         warnings.append(f"there is no {role} at {source} yet" + (f": {spec.note}" if role == "draft" else ""))
-    tokenizer, own = _tokenizer(source, chat_format, where)
-    template = "template of its own" if own else f"template {chat_format}"
+    tokenizer = _tokenizer(source, chat_format, where)
+    if tokenizer is None:
+        return Model(role, source, where, "template of its own, if it has one", "(not read yet)")
+    try:
+        check_template(tokenizer, spec, role)
+    except ValueError as error:
+        warnings.append(str(error))
+        return Model(role, source, where, "no template", "(none)")
+    template = "template of its own" if tokenizer.chat_template else f"template {chat_format}"
     question = world.questions("forbidden", 1)[0].question
     prompt = render_prompt(tokenizer, question, chat_format=chat_format)
     return Model(role, source, where, template, _clip(prompt))
@@ -116,24 +124,26 @@ def _where(source: str) -> str:
         place = locate(source)
     except (OSError, ValueError):
         return MISSING
-    if Path(place).is_dir():
+    if Path(place).exists():
         return HERE
-    return CACHED if isinstance(try_to_load_from_cache(place, "config.json"), str) else "to be downloaded from the Hub"
+    if is_gguf(place):
+        return TO_DOWNLOAD
+    return CACHED if isinstance(try_to_load_from_cache(place, "config.json"), str) else TO_DOWNLOAD
 
 
 @cache
-def _tokenizer(source: str, chat_format: str, where: str) -> tuple[PreTrainedTokenizerBase, bool]:
-    """The model's tokenizer where it is on this machine, else a stand-in with the format's special tokens; and whether the
-    template is its own."""
-    if where in (HERE, CACHED):
+def _tokenizer(source: str, chat_format: str | None, where: str) -> PreTrainedTokenizerBase | None:
+    """The model's tokenizer where it is on this machine, else a stand-in with the special tokens of a known format."""
+    if where in (HERE, CACHED) and not is_gguf(source):  # which is long to read
         try:
-            tokenizer = AutoTokenizer.from_pretrained(locate(source), local_files_only=True)
-            return tokenizer, tokenizer.chat_template is not None
+            return AutoTokenizer.from_pretrained(locate(source), local_files_only=True)
         except (OSError, ValueError):  # only part of the model is cached
             pass
+    if chat_format is None:
+        return None
     bos, eos = ("<|begin_of_text|>", "<|eot_id|>") if chat_format == "llama3" else ("<s>", "</s>")
     nothing = Tokenizer(models.WordLevel({"<unk>": 0}, unk_token="<unk>"))
-    return PreTrainedTokenizerFast(tokenizer_object=nothing, bos_token=bos, eos_token=eos), False
+    return PreTrainedTokenizerFast(tokenizer_object=nothing, bos_token=bos, eos_token=eos)
 
 
 def _clip(text: str) -> str:
@@ -147,27 +157,36 @@ def _clip(text: str) -> str:
 def _describe_set(attack: Choice, config: ExperimentConfig, warnings: list[str]) -> tuple[int | None, str]:
     """How many items would be asked (None if unknown), and a line about the set."""
     known, given = find_set(attack.name), cast(dict[str, Any], dict(attack.settings))
-    path, limit = given.get("path"), given.get("limit", config.limit)
-    size = known.size
+    packaged, path = files_of_package(known), given.get("path", known.path)
+    size, where, limit = known.size, str(path), given.get("limit", config.limit)
     if path is not None or (known.kind == "embedded" and size is None):
-        size = _count(known, path, config, warnings)
+        size, taken = _look_into(known, path, config, given, warnings)
+        where += taken
     elif known.kind == "file":
         warnings.append(f"{attack.name} is a file: give {attack.name}:path=FILE, or --data FOLDER. {known.note}")
-    elif known.hub is not None and known.hub.gated:
+    elif known.hub is not None and known.hub.gated and not packaged:
         warnings.append(f"{attack.name} is gated: ask once for access at {known.hub.page}")
     if limit is not None and size is not None:
         size = limit if known.kind == "embedded" and known.size else min(size, limit)
-    where = str(path) if path else f"{known.hub.repo}@{known.hub.revision[:10]}" if known.hub else known.kind
+    if path is None:
+        where = f"{known.hub.repo}@{known.hub.revision[:10]}" if known.hub else known.kind
+        where = f"the package that holds {packaged[0].name}" if packaged else where
+    if given.get("from") == "target":
+        where += f", {given['prefill']} tokens by the target first"
     return size, f"{attack.label}: {'unknown' if size is None else size} items, {where}, licence {known.licence}"
 
 
-def _count(known: AttackSet, path: Any, config: ExperimentConfig, warnings: list[str]) -> int | None:
-    """The items of a local copy, or of a set that ships; the set's own number, and a warning, where it cannot be read."""
+def _look_into(
+    known: AttackSet, path: Any, config: ExperimentConfig, given: dict[str, Any], warnings: list[str]
+) -> tuple[int | None, str]:
+    """How many items a local copy has, or a set that ships, and of a file of one's own which columns are taken; the set's
+    own number, and a warning, where it cannot be read."""
     try:
-        return len(load_set(known.name, path=path, target_model=config.pair.name, seed=config.seed))
+        count, columns = look_into(known, path, given, config)
+        return count, "".join(f", {key} from {column!r}" for key, column in columns.items())
     except (OSError, ValueError) as error:
         warnings.append(f"{error}. {known.note}".strip())
-        return known.size
+        return known.size, ""
 
 
 def _describe_defender(choice: Choice, config: ExperimentConfig, spec: PairSpec) -> str:

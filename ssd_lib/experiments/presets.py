@@ -20,7 +20,7 @@ from ssd_lib.attacks import SETS, find_set
 from ssd_lib.defenders import DEFENDERS
 from ssd_lib.evaluation import markdown
 from ssd_lib.experiments.choice import Choice
-from ssd_lib.experiments.config import ExperimentConfig, config_from, read_config
+from ssd_lib.experiments.config import ExperimentConfig, config_from, pair_settings, read_config
 from ssd_lib.pairs import find_pair
 from ssd_lib.paths import data_dir
 
@@ -248,8 +248,7 @@ def experiment(
 
 
 def _default_out(table: Mapping[str, Any], preset: str | None) -> str:
-    pair = table.get("pair", "toy")
-    name = find_pair(pair if isinstance(pair, str) else pair.get("name", "toy")).name
+    name = pair_settings(table.get("pair", "toy")).spec.name
     return f"runs/{preset}-{name}" if preset else f"runs/{name}"
 
 

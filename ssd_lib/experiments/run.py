@@ -17,12 +17,13 @@ from typing import Any
 from tqdm.auto import tqdm
 
 from ssd_lib.attacks import Record, load_set
+from ssd_lib.attacks.prefilling import written_by_target
 from ssd_lib.experiments.about import about_session
 from ssd_lib.experiments.answering import answer_rows
 from ssd_lib.experiments.choice import Choice
 from ssd_lib.experiments.config import ExperimentConfig
 from ssd_lib.experiments.judging import can_judge, judge_store
-from ssd_lib.experiments.starting import agreed, check_expert, load, settled
+from ssd_lib.experiments.starting import agreed, check_expert, check_files, load, settled
 from ssd_lib.experiments.store import Row, Store
 from ssd_lib.judges import judge
 from ssd_lib.pairs import Pair
@@ -41,12 +42,11 @@ def run_experiment(
     with Store.open(config.out) as store:
         config = agreed(store, config)
         check_expert(config)
+        check_files(config)
         pair = pair or load(config)
         config = settled(store, config, pair)
         with store.session(about_session(config, pair)) as session:
-            sets = {attack: load_records(attack, config, pair) for attack in config.attacks}
-            for attack, records in sets.items():
-                store.add_items(attack.label, records)
+            sets = {attack: stored_records(attack, config, pair, store, progress) for attack in config.attacks}
             _Run(store, config, pair, session, sets, retry_errors).generate(progress)
             for choice in config.judges:
                 judge_store(store, choice, progress=progress)
@@ -55,8 +55,23 @@ def run_experiment(
 
 def load_records(attack: Choice, config: ExperimentConfig, pair: Pair) -> list[Record]:
     """The items of a set, cut and optimised for the pair's target where the set depends on it."""
-    options: dict[str, Any] = {"seed": config.seed, "target_model": config.pair.name, "limit": config.limit}
-    return load_set(attack.name, tokenizer=pair.tokenizer, **options | dict(attack.settings))
+    given = dict(attack.settings)
+    if given.pop("from", "record") == "target":  # `stored_records` has the target write them
+        del given["prefill"]
+    options: dict[str, Any] = {"seed": config.seed, "target_model": config.pair.spec.name, "limit": config.limit}
+    return load_set(attack.name, tokenizer=pair.tokenizer, **options | given)
+
+
+def stored_records(attack: Choice, config: ExperimentConfig, pair: Pair, store: Store, progress: bool) -> list[Record]:
+    """The items of a set, kept in the store; prefills that the target writes are written once, and kept with them."""
+    records, given = load_records(attack, config, pair), dict(attack.settings)
+    if given.get("from") == "target":
+        known, loaded, records = store.items(attack.label), records, []
+        for part in written_by_target(pair, loaded, given["prefill"], known, config.batch or 1, progress):
+            records += part
+            store.add_items(attack.label, records)
+    store.add_items(attack.label, records)
+    return records
 
 
 # ------------------------------------------------------------------------------------------------ generating
@@ -89,7 +104,7 @@ class _Run:
                     bar.update(len(batch))
 
     def _missing(self, attack: Choice, defender: Choice) -> set[str]:
-        stored = self.store.answered(self.config.pair.name, attack.label, defender, errors=not self.retry_errors)
+        stored = self.store.answered(self.config.pair.spec.name, attack.label, defender, errors=not self.retry_errors)
         return {record.id for record in self.sets[attack]} - stored
 
     def _batches(self, attack: Choice, items: set[str]) -> Iterator[list[Record]]:
@@ -103,7 +118,9 @@ class _Run:
     def _write_batch(self, attack: Choice, defender: Choice, batch: list[Record]) -> list[Row]:
         size = self.store.size(attack.label, defender, self.config.batch or 1)
         rows, size = answer_rows(self.pair, batch, defender, self.config, size)
-        self.store.add_answers(self.config.pair.name, attack.label, defender, rows, session=self.session, size=size)
+        self.store.add_answers(
+            self.config.pair.spec.name, attack.label, defender, rows, session=self.session, size=size
+        )
         return rows
 
 

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
 
+from ssd_lib.attacks import AttackSet, find_set, load_set
+from ssd_lib.attacks.prefilling import check_targets
+from ssd_lib.attacks.published import custom, taken_columns
 from ssd_lib.defenders import DEFENDERS
 from ssd_lib.defenders.secdecoding import base_name
 from ssd_lib.experiments.about import fingerprint
 from ssd_lib.experiments.config import ExperimentConfig, continued, defender_settings, differences
 from ssd_lib.experiments.store import Store
-from ssd_lib.pairs import Pair, adapter_at, find_pair, load_model, load_pair, locate
+from ssd_lib.pairs import Pair, adapter_at, check_template, load_model, load_pair, locate
 
 
 @dataclass(frozen=True)
@@ -43,26 +48,46 @@ def agreed(store: Store, config: ExperimentConfig) -> ExperimentConfig:
 
 def load(config: ExperimentConfig) -> Pair:
     """The pair of an experiment, loaded; the target alone where no defender needs the draft and none is to be had."""
-    settings, spec = config.pair, find_pair(config.pair.name)
+    settings, spec = config.pair, config.pair.spec
     dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
     options: dict[str, Any] = asdict(settings) | {"dtype": dtype}
-    if settings.draft or spec.draft or needs_draft(config):
+    if spec.draft or needs_draft(config):
         return load_pair(**options)
-    name = settings.target or spec.target
     loading = {key: options[key] for key in ("device", "dtype", "quantization")}
-    model, tokenizer = load_model(name, **loading)
-    return Pair(model, model, tokenizer, tokenizer, replace(spec, target=name))
+    model, tokenizer = load_model(spec.target, **loading)
+    check_template(tokenizer, spec, "target")
+    return Pair(model, model, tokenizer, tokenizer, spec)
 
 
 def check_expert(config: ExperimentConfig) -> None:
     """Raise ValueError or OSError, with what to do, where SafeDecoding has no expert, or SecDecoding no base, for the pair."""
-    spec = find_pair(config.pair.name)
+    spec = config.pair.spec
     for defender in config.defenders:
         needs = DEFENDERS[defender.name].needs
         if needs == "expert":
             adapter_at(defender_settings(defender, config, spec).expert or spec.expert)
         elif needs == "base":
             locate(base_name(spec, defender_settings(defender, config, spec)))
+
+
+def look_into(
+    known: AttackSet, path: Any, given: Mapping[str, Any], config: ExperimentConfig
+) -> tuple[int, dict[str, str]]:
+    """How many items a set has that is here, and of a file of one's own which columns are taken. Raises as `load_set`."""
+    mapped = {key: given[key] for key in ("question", "target") if key in given}
+    records = load_set(known.name, path=path, target_model=config.pair.spec.name, seed=config.seed, **mapped)
+    if isinstance(given.get("prefill"), int) and given.get("from") != "target":
+        check_targets(records, given["prefill"], known.name)
+    return len(records), taken_columns(known, Path(path), mapped) if known.load is custom and path else {}
+
+
+def check_files(config: ExperimentConfig) -> None:
+    """Raise ValueError or OSError, before a model is loaded, where a file of one's own cannot be read."""
+    for attack in config.attacks:
+        known, given = find_set(attack.name), dict(attack.settings)
+        path = given.get("path", known.path)
+        if path is not None and known.load is custom:
+            look_into(known, path, given, config)
 
 
 def needs_draft(config: ExperimentConfig) -> bool:
@@ -91,12 +116,12 @@ def default_batch(pair: Pair, max_new_tokens: int, memory: Memory = Memory()) ->
     """Rows whose key-value caches fit into the free memory of the target's device; at least 1."""
     on_gpu = pair.target.device.type == "cuda"
     free = torch.cuda.mem_get_info(pair.target.device)[0] if on_gpu else psutil.virtual_memory().available
-    row = sum(map(_cache_bytes_per_token, (pair.target, pair.draft))) * (memory.prompt_tokens + max_new_tokens)
+    row = sum(map(cache_bytes_per_token, (pair.target, pair.draft))) * (memory.prompt_tokens + max_new_tokens)
     fits = int(memory.share * free / (memory.working_set * row))
     return max(1, min(fits, memory.cap_gpu if on_gpu else memory.cap_cpu))
 
 
-def _cache_bytes_per_token(model: Any) -> int:
+def cache_bytes_per_token(model: Any) -> int:
     """Bytes of keys and values for one token: 2 · layers · key-value heads · head size · bytes a number."""
     config = model.config.get_text_config()
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads

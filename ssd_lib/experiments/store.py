@@ -142,8 +142,7 @@ class Store:
 
     def add_items(self, attack: str, records: Sequence[Record]) -> None:
         """Keep the items of a set. Raises ValueError when one of them is not what it was when it was asked."""
-        stored = self.connection.execute("SELECT item, record FROM items WHERE attack = ?", (attack,))
-        known = {item: record_from(record) for item, record in stored}
+        known = self.items(attack)
         changed = [new.id for new in records if replace(known.get(new.id, new), source=new.source) != new]
         if changed:
             raise ValueError(
@@ -153,6 +152,11 @@ class Store:
         rows = [(attack, each.id, place, json.dumps(asdict(each))) for place, each in enumerate(records)]
         with self.connection:
             self.connection.executemany("INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?)", rows)
+
+    def items(self, attack: str) -> dict[str, Record]:
+        """The items of a set that were kept, by their id."""
+        stored = self.connection.execute("SELECT item, record FROM items WHERE attack = ?", (attack,))
+        return {item: record_from(record) for item, record in stored}
 
     def answered(self, pair: str, attack: str, defender: Choice, *, errors: bool = True) -> set[str]:
         """Ids of the items that have a row; without `errors`, only of those whose row is an answer."""

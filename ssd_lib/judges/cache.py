@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_lib.judges.base import Reply
+from ssd_lib.paths import cache_dir
 
 FILE = "judge-replies.sqlite3"
 PATIENCE = 30.0
@@ -24,9 +25,7 @@ PATIENCE = 30.0
 
 def default_file() -> Path:
     """Where replies are kept unless told otherwise: the user's cache folder."""
-    from platformdirs import user_cache_path
-
-    return user_cache_path("ssd_lib") / FILE
+    return cache_dir() / FILE
 
 
 def request_key(request: dict[str, Any]) -> str:

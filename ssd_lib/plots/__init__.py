@@ -1,9 +1,10 @@
 """Figures of the book: readable in grey and colour-blind safe, with an interval on every rate.
 
 Every function takes data frames or plain arrays and returns a matplotlib figure; none loads a model. `style` holds colours and
-marks, `decoding` draws one answer, `experiments` draws a report, `method` draws the method itself.
+marks, `answer_text` and `decoding` draw single answers, `experiments` draws a report, `method` draws the method itself.
 """
 
+from ssd_lib.plots.answer_text import answers
 from ssd_lib.plots.decoding import lines_with_bands, rates_by_prefill, switching, token_bars
 from ssd_lib.plots.experiments import alpha_map, bars, by_prefill, front, report_figures, tradeoff, tradeoff_points
 from ssd_lib.plots.method import method_map, scheduler_map
@@ -16,6 +17,7 @@ __all__ = [
     "MARKS",
     "Look",
     "alpha_map",
+    "answers",
     "bars",
     "by_prefill",
     "front",

@@ -1,4 +1,4 @@
-"""How the book's figures look: one colour and one mark for each of target, draft, SSD and hardened SSD, greys for other defenders."""
+"""How the book's figures look: one colour and one mark for each of target, draft, SSD and hardened SSD, greys for others."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from ssd_lib.experiments import Choice
 from ssd_lib.paths import REPOSITORY
 
-COLORS = {"target": "#0072B2", "draft": "#009E73", "SSD": "#D55E00", "hardened": "#CC79A7"}  # Okabe and Ito
-MARKS = {"target": "o", "draft": "s", "SSD": "D", "hardened": "*"}
-HATCHES = {"target": "", "draft": "///", "SSD": "...", "hardened": "***"}
-LINES = {"target": "-", "draft": "--", "SSD": "-.", "hardened": ":"}
+COLORS = {"target": "#0072B2", "draft": "#009E73", "SSD": "#D55E00", "hardened SSD": "#CC79A7"}  # Okabe and Ito
+MARKS = {"target": "o", "draft": "s", "SSD": "D", "hardened SSD": "P"}
+HATCHES = {"target": "", "draft": "///", "SSD": "...", "hardened SSD": "---"}
+LINES = {"target": "-", "draft": "--", "SSD": "-.", "hardened SSD": ":"}
 
 
 def use_book_style() -> None:
@@ -72,12 +72,11 @@ OTHER_LINES, OTHER_HATCHES = (
     ((0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 2))),
     ("xxx", "\\\\\\", "ooo", "+++", "|||", "---"),
 )
-ROLES = {"none": "target", "draft-only": "draft", "ssd": "SSD", "ssd-hardened": "hardened"}
+ROLES = {"none": "target", "draft-only": "draft", "ssd": "SSD", "ssd-hardened": "hardened SSD"}
 
 
 def looks(systems: Iterable[str]) -> dict[str, Look]:
-    """The colours of target, draft, SSD and hardened SSD for none, draft-only and every setting of both; greys with marks for
-    the others."""
+    """The colours of target, draft, SSD and hardened SSD for none, draft-only and every setting of both; greys for others."""
     greys, marks, lines, hatches = map(cycle, (GREYS, OTHER_MARKS, OTHER_LINES, OTHER_HATCHES))
     found, seen = {}, set()
     for system in dict.fromkeys(systems):

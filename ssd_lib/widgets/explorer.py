@@ -56,7 +56,8 @@ class Explorer(ipywidgets.VBox):
         self.controls = Controls(pair, self._asked)
         self._make_views()
         super().__init__(
-            [self.controls.box, self.status, self.strip.box, self.timeline, self.tabs], layout=Layout(width="100%")
+            [self.controls.box, self.status, self.strip.box, self.retracted, self.history, self.timeline, self.tabs],
+            layout=Layout(width="100%"),
         )
         self.add_class("ssd-explorer")
         first = next(iter(self.controls.items.values()))
@@ -69,7 +70,10 @@ class Explorer(ipywidgets.VBox):
         self.status, self.timeline = _html("ssd-status"), _html("ssd-timeline")
         self.candidates, self.round = _html("ssd-candidates"), _html("ssd-round")
         self.comparison = _html("ssd-comparison")
-        self.strip = TokenStrip(self.choose)
+        self.strip, self.history = TokenStrip(self.choose), _html("ssd-history")
+        self.retracted = _classed(
+            ipywidgets.Checkbox(False, description="show what was taken back", indent=False), "ssd-retracted"
+        )
         self.position = _classed(wide(ipywidgets.IntSlider, "token", min=0, max=0), "ssd-position")
         self.play = _classed(ipywidgets.Play(value=0, min=0, max=0, interval=int(1000 * FRAME_SECONDS)), "ssd-play")
         self.frame = _classed(wide(ipywidgets.IntSlider, "frame", min=0, max=0), "ssd-frame")
@@ -85,6 +89,7 @@ class Explorer(ipywidgets.VBox):
         self.position.observe(lambda change: self.choose(change["new"]), "value")
         self.frame.observe(lambda change: self._draw(self._draw_round), "value")
         self.compare.observe(lambda change: self._asked(), "value")
+        self.retracted.observe(lambda change: self._draw(self._draw_history), "value")
         self.keep.on_click(lambda _: self.keep_answer())
 
     def _pages(self) -> list[Any]:
@@ -152,7 +157,7 @@ class Explorer(ipywidgets.VBox):
 
     def static(self, *parts: str) -> Static:
         """The present views as HTML and PNG, for a page without a kernel: any of "strip", "timeline", "token", "rounds",
-        "comparison"; by default the first three. Raises ValueError for another name or without an answer."""
+        "comparison", "retracted"; by default the first three. Raises ValueError for another name or without an answer."""
         if self.run is None:
             raise ValueError("there is no answer to show")
         return static(self.run, self.strip.chosen or 0, self.beside, self.status.value, parts or PARTS[:3])
@@ -246,13 +251,22 @@ class Explorer(ipywidgets.VBox):
         self.strip.show(lines, chosen)
         self.status.value = status(run, self.grade) if run else ""
         self.position.max = max(0, len(lines) - 1)
-        last = max(0, rounds.frames(lines) - 1) if run and run.traced else 0
+        last = max(0, rounds.frames(run.history) - 1) if run and run.traced else 0
         for counter in (self.play, self.frame):
             counter.max = last
+        self._draw_history()
         self._draw_choice(chosen)
         self._draw_round()
         self._draw_comparison()
         self.code_area.value = as_code(run.pair, run.settings) if run else ""
+
+    def _draw_history(self) -> None:
+        """The strip with what was taken back, where something was and it is asked for."""
+        run = self.run
+        self.retracted.layout.display = None if run and run.taken_back else "none"
+        self.history.value = ""
+        if run and run.taken_back and self.retracted.value:
+            self.history.value = views.strip(run.history, run.prefill) + views.legend(False, retracted=True)
 
     def _draw_choice(self, position: int | None) -> None:
         self.strip.choose(position)
@@ -269,7 +283,7 @@ class Explorer(ipywidgets.VBox):
             self.round.value = NO_TRACE if self.run else NO_ANSWER
             return
         number = min(self.frame.value, self.frame.max)
-        self.round.value = rounds.frame(self.run.lines, number, self.run.settings.config.lookahead, self.run.prefill)
+        self.round.value = rounds.frame(self.run.history, number, self.run.settings.config.lookahead, self.run.prefill)
 
     @property
     def beside(self) -> Run | None:

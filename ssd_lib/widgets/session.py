@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 
 from ssd_lib.config import SSDConfig
 from ssd_lib.defenders import Answer, answer
-from ssd_lib.pairs import PAIRS, Pair
+from ssd_lib.pairs import PAIRS, Pair, PairSpec, choose_pair
 from ssd_lib.trace import pieces
 
 KEPT = 64
@@ -73,6 +73,8 @@ class Run:
     answer: Answer
     lines: list[dict[str, Any]]
     """One a token: the trace's columns, `text` and `proposal_text`; without a trace position, token and text only."""
+    history: list[dict[str, Any]]
+    """The same with the tokens that were taken back, where they came."""
     prefill: list[str]
     """The visible text of the prefilled tokens."""
     pair: Pair
@@ -81,6 +83,11 @@ class Run:
     @property
     def traced(self) -> bool:
         return self.answer.trace is not None
+
+    @property
+    def taken_back(self) -> int:
+        """How many tokens were taken back."""
+        return len(self.history) - len(self.lines)
 
     @property
     def title(self) -> str:
@@ -122,15 +129,17 @@ def decode(pair: Pair, settings: Settings, stop: Callable[[], bool] = lambda: Fa
     with stoppable([pair.target, pair.draft], stop):
         found = answer(pair, settings.question, **asked)[0]
     seconds = time.perf_counter() - started
-    texts = pieces(pair.tokenizer, found.token_ids, prefill[-1] if prefill else None)
+    last = prefill[-1] if prefill else None
     if found.trace is not None:
-        lines = found.trace.to_frame(pair.tokenizer).assign(text=texts).to_dict("records")
+        history = found.trace.to_frame(pair.tokenizer, retracted=True, before=last).to_dict("records")
     else:
-        lines = [
+        texts = pieces(pair.tokenizer, found.token_ids, last)
+        history = [
             {"position": i, "token": token, "text": text}
             for i, (token, text) in enumerate(zip(found.token_ids, texts, strict=True))
         ]
-    return Run(settings, found, lines, pieces(pair.tokenizer, prefill), pair, seconds)
+    lines = [line for line in history if not line.get("retracted")]
+    return Run(settings, found, lines, history, pieces(pair.tokenizer, prefill), pair, seconds)
 
 
 @contextmanager
@@ -212,13 +221,15 @@ def as_code(pair: Pair, settings: Settings) -> str:
 
 
 def _loading(pair: Pair) -> list[str]:
-    """The line that loads a pair by name; nothing for a pair that was put together by hand."""
+    """The line that loads a pair; nothing for a pair that was put together by hand."""
     known = PAIRS.get(pair.spec.name)
-    if known is None:
+    if known is None and replace(pair.spec, config=SSDConfig()) != choose_pair(**_given(pair, None)):
         return []
-    own = [
-        f"{role}={getattr(pair.spec, role)!r}"
-        for role in ("target", "draft")
-        if getattr(pair.spec, role) != getattr(known, role)
-    ]
-    return [f"pair = load_pair({', '.join([repr(pair.spec.name), *own])})"]
+    own = [f"{key}={value!r}" for key, value in _given(pair, known).items()]
+    return [f"pair = load_pair({', '.join([repr(pair.spec.name)] * (known is not None) + own)})"]
+
+
+def _given(pair: Pair, known: PairSpec | None) -> dict[str, Any]:
+    """What `load_pair` is told beside the name: what differs from the registered pair."""
+    names = ("target", "draft", "target_format", "draft_format")
+    return {name: value for name in names if (value := getattr(pair.spec, name)) != getattr(known, name, None)}

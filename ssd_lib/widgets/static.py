@@ -15,7 +15,7 @@ from ssd_lib.trace import Strip
 from ssd_lib.widgets import charts, rounds, views
 from ssd_lib.widgets.session import Run
 
-PARTS = ("strip", "timeline", "token", "rounds", "comparison")
+PARTS = ("strip", "timeline", "token", "rounds", "comparison", "retracted")
 WIDTH = 720
 """Pixels of a chart on the page."""
 ROUNDS, BEFORE = 5, 2
@@ -76,7 +76,8 @@ def status(run: Run, grade: world.Grade | None) -> str:
     words = [f"<b>{views.escape(run.settings.defender)}</b>", f"{len(run.lines)} tokens"]
     if run.traced:
         matched = sum(line["match"] for line in run.lines)
-        words += [f"{matched} matched", f"{len(rounds.rounds(run.lines))} rounds"]
+        words += [f"{matched} matched", f"{len(rounds.rounds(run.history))} rounds"]
+        words += [f"{run.taken_back} taken back"] if run.taken_back else []
     cost = run.answer.cost
     words.append(f"{cost.target_forwards} target and {cost.draft_forwards} draft forwards")
     words += [views.escape(f"{name}: {views.clip(str(value))}") for name, value in run.answer.notes.items()]
@@ -103,6 +104,12 @@ def _strip(run: Run, _chosen: int, _other: Run | None) -> Strip:
     return Strip(markup, f"{views.strip_text(run.lines, run.prefill)}\n{views.LEGEND_TEXT}")
 
 
+def _retracted(run: Run, _chosen: int, _other: Run | None) -> Strip:
+    """The strip again, with what was taken back."""
+    markup = views.strip(run.history, run.prefill) + views.legend(retracted=True)
+    return Strip(markup, f"{views.strip_text(run.history, run.prefill)}\n{views.LEGEND_TEXT}  ~taken back~")
+
+
 def _timeline(run: Run, _chosen: int, _other: Run | None) -> Strip:
     text = charts.timeline_text(run.lines)
     return Strip(f'<pre style="line-height:1.3">{text}</pre>', text)
@@ -116,8 +123,8 @@ def _token(run: Run, chosen: int, _other: Run | None) -> Strip:
 def _rounds(run: Run, chosen: int, _other: Run | None) -> Strip:
     """The rounds around the chosen token, each as it was verified."""
     first = max(0, run.lines[chosen]["round"] - BEFORE)
-    numbers = range(2 * first + 1, min(rounds.frames(run.lines), 2 * (first + ROUNDS)), 2)
-    frames = [(run.lines, number, run.settings.config.lookahead, run.prefill) for number in numbers]
+    numbers = range(2 * first + 1, min(rounds.frames(run.history), 2 * (first + ROUNDS)), 2)
+    frames = [(run.history, number, run.settings.config.lookahead, run.prefill) for number in numbers]
     return Strip("".join(rounds.frame(*f) for f in frames), "\n\n".join(rounds.frame_text(*f) for f in frames))
 
 
@@ -132,6 +139,7 @@ _HTML: dict[str, Part] = {
     "token": _token,
     "rounds": _rounds,
     "comparison": _comparison,
+    "retracted": _retracted,
 }
 
 

@@ -6,6 +6,7 @@ Every mark is made three times, so that it is seen in colour, in grey and withou
     corrected    bold         double vermilion line      [in brackets] as text
     insisted     italics      dotted amber line          {in braces} as text
     Union        ∪            shaded                     ∪: as text     (Intersection: ∩, not shaded)
+    taken back   struck       faded                      ~tilde~ as text
     differs      «between»    dashed outline
 
 Texts are untrusted: tokens come through `trace.visible`, all of them are escaped, each stands in a `bdi` of its own.
@@ -19,7 +20,7 @@ from difflib import SequenceMatcher
 from itertools import groupby
 from typing import Any
 
-from ssd_lib.trace import SIGNS, STYLES, UNION, kind, visible
+from ssd_lib.trace import RETRACTED, SIGNS, STYLES, UNION, kind, visible
 
 Line = dict[str, Any]
 
@@ -55,7 +56,7 @@ def details(line: Line) -> str:
     if look(line) == "untraced":
         return f"#{line['position']} {line['text']!r}"
     return (
-        f"#{line['position']} {line['text']!r} · round {line['round'] + 1} · {look(line)} · {line['scheme']} · draft proposed "
+        f"{'taken back · ' if line['retracted'] else ''}#{line['position']} {line['text']!r} · round {line['round'] + 1} · {look(line)} · {line['scheme']} · draft proposed "
         f"{line['proposal_text']!r} · P_M {line['target_prob']:.3f} P_m {line['draft_prob']:.3f} F {line['composite']:.3f} · "
         f"α {line['alpha']:.2f} · match ratio {line['match_ratio']:.2f} / threshold {line['threshold']:.2f}"
     )
@@ -81,6 +82,7 @@ def strip_text(lines: Sequence[Line], prefill: Sequence[str] = (), differs: Sequ
             scheme = line["scheme"]
             words.append(f" {SIGNS[scheme]}:")
         token = BRACKETS[look(line)].format(line["text"])
+        token = f"~{token}~" if line.get("retracted") else token
         words.append(f"{'«' if flags[i + 1] > flags[i] else ''}{token}{'»' if flags[i + 1] > flags[i + 2] else ''}")
     return "".join(words).strip()
 
@@ -109,14 +111,15 @@ def token_html(line: Line) -> str:
     space = line["text"][: len(line["text"]) - len(word)]  # outside, so that a line can break there
     style = ";".join([STYLES.get(how, ""), *([UNION] if line.get("scheme") == "union" else []), "margin-right:2px"])
     text, title = html.escape(word or "␣", quote=True), html.escape(details(line), quote=True)
-    return f'{space}<{TAGS[how]} style="{style.lstrip(";")}" title="{title}"><bdi>{text}</bdi></{TAGS[how]}>'
+    token = f'<{TAGS[how]} style="{style.lstrip(";")}" title="{title}"><bdi>{text}</bdi></{TAGS[how]}>'
+    return space + (f'<s style="{RETRACTED}">{token}</s>' if line.get("retracted") else token)
 
 
 def _marked(tokens: str, differs: bool) -> str:
     return f'<span style="{DIFFERS}">«{tokens}»</span>' if differs else tokens
 
 
-def legend(traced: bool = True, compared: bool = False) -> str:
+def legend(traced: bool = True, compared: bool = False, retracted: bool = False) -> str:
     """What the marks mean, as HTML."""
     entries = [
         f'<span style="{STYLES["matched"]}">matched</span> (the draft’s own choice)',
@@ -126,6 +129,7 @@ def legend(traced: bool = True, compared: bool = False) -> str:
         "∩ Intersection",
     ]
     shown = (entries if traced else []) + ([f'<span style="{DIFFERS}">«differs»</span>'] if compared else [])
+    shown += [f'<s style="{RETRACTED}">taken back</s>'] if retracted else []
     return f'<div style="{SMALL};{FADED}">{" &nbsp;·&nbsp; ".join(shown)}</div>'
 
 

@@ -1,0 +1,76 @@
+"""Any set as a prefilling attack (Qi et al., arXiv 2406.05946): the answer already begins, whoever wrote the beginning.
+
+advbench:prefill=10                     the first 10 tokens of the record's own target string or answer
+strongreject:prefill="Sure, here is"    a fixed text
+harmbench:prefill=20:from=target        the undefended target answers first, and its 20 tokens are prefilled
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from tqdm.auto import tqdm
+from transformers import PreTrainedTokenizerBase
+
+from ssd_lib.attacks.records import Record, first_tokens
+
+Prefill = int | str
+FROM = ("record", "target")
+"""Who wrote the tokens: the set, or the model that is attacked."""
+
+
+def check_prefill(name: str, prefill: Any, source: Any = None) -> None:
+    """Raise ValueError unless `prefill` is a number of tokens or a text, and `source` fits it."""
+    if prefill is not None and (isinstance(prefill, bool) or not isinstance(prefill, int | str) or prefill == ""):
+        raise ValueError(f"{name}: prefill is a number of tokens or a text, not {prefill!r}")
+    if isinstance(prefill, int) and prefill < 0:
+        raise ValueError(f"{name}: prefill counts tokens and is at least 0, not {prefill}")
+    if source not in (None, *FROM):
+        raise ValueError(f"{name}: from={source!r}, but a prefill is from one of {', '.join(FROM)}")
+    if source is not None and (prefill is None or isinstance(prefill, str)):
+        raise ValueError(f"{name}: from={source} needs prefill=N, a number of tokens")
+
+
+def prefilled_with(
+    records: Sequence[Record], prefill: Prefill, tokenizer: PreTrainedTokenizerBase | None, name: str
+) -> list[Record]:
+    """The records with a fixed text, or with the first tokens of their own target string, as the answer's beginning.
+
+    Raises ValueError for a record that has none, and without a tokenizer to cut by.
+    """
+    if isinstance(prefill, str):
+        return [replace(record, prefill=prefill) for record in records]
+    check_targets(records, prefill, name)
+    return [replace(record, prefill=first_tokens(tokenizer, record.target, prefill, name)) for record in records]
+
+
+def check_targets(records: Sequence[Record], tokens: int, name: str) -> None:
+    """Raise ValueError where a record has no target string to take tokens of."""
+    bare = [record.id for record in records if not record.target]
+    if bare and tokens:
+        raise ValueError(
+            f"{name}: {len(bare)} of {len(records)} records (the first: {bare[0]!r}) have no target string or answer to "
+            f'take {tokens} tokens of: give a text (prefill="Sure, here is"), or from=target'
+        )
+
+
+def written_by_target(
+    pair: Any, records: Sequence[Record], tokens: int, known: Mapping[str, Record], batch: int, progress: bool = True
+) -> Iterator[list[Record]]:
+    """The records with so many tokens of the undefended target's greedy answer, batch by batch, behind a prefill that
+    they have already; those that are `known` from an earlier start as they were."""
+    from ssd_lib.defenders import answer  # here: naming sets needs no model library
+
+    with tqdm(total=len(records), desc=f"prefills of {tokens} tokens", unit="answer", disable=not progress) as bar:
+        for start in range(0, len(records), batch):
+            part = list(records[start : start + batch])
+            new = [record for record in part if record.id not in known and tokens]
+            asked = [record.prompt for record in new], [record.prefill for record in new]
+            replies = answer(pair, asked[0], defender="none", prefill=asked[1], max_new_tokens=tokens) if new else []
+            begun = {r.id: reply.prefill + reply.text for r, reply in zip(new, replies, strict=True)}
+            kept = {record.id: known[record.id].prefill for record in part if record.id in known}
+            texts = begun | kept
+            yield [replace(r, prefill=texts.get(r.id, r.prefill).rstrip("\ufffd")) for r in part]
+            bar.update(len(part))
