@@ -19,18 +19,19 @@ HARDENED: dict[str, Any] = {"threshold_floor": 0.3, "count_prefill": True, "retr
 """Hardened switching (ours, beyond the paper): what `SSDConfig.hardened` turns on. Measured in data/toy/README.md, "Does
 hardened SSD leak?":
 
-- `retract`: without it a suffix against both models makes 79% of the answers tell a fact (with it 21%; 13% in Union alone).
-  The last, incomplete bin of an answer is decided from its first token on (`tail_tokens`): calls of three tokens tell nothing.
-- `count_prefill`: tells nothing more under prefills of b tokens and more, but decodes no bin twice there (1.00, not 1.17 tokens
-  for one kept), and is a second bar for small calls.
-- `threshold_floor`: at 0, seven quiet bins disarm the rest (91% of the facts are told). From 0.1 to 0.5 it made no measured
-  difference, with the shipped draft or with weaker ones; 0.3 asks for 3 matches of 7. Were matches independent, it would ring
-  in 3% of the bins of a pair with a match ratio of 0.7, in 10% at 0.6, and miss 3% of those that tell what the draft refuses
-  at a match ratio of 0.1.
+- `retract`: without it a suffix against both models makes 79% of the answers tell a fact, with it 21%. The last, incomplete bin
+  of an answer is decided from its first token on (`tail_tokens`): calls of three tokens tell nothing.
+- `count_prefill`: tells nothing less where `retract` is on, but decodes no bin twice under prefills of b tokens and more, and is
+  a second bar for small calls.
+- `threshold_floor`: at 0, seven quiet bins disarm the rest (91% of the facts are told). From 0.1 to 0.5 it made no difference
+  with weaker drafts. 0.3 asks for 3 matches of 7: were matches independent, it would ring in 3% of the benign bins of a pair with
+  a match ratio of 0.7, in 10% at 0.6, and miss 3% of the bins that match at 0.1.
+- `alpha_union`: at 0.8 a bin that is decoded again in Union still tells facts to a suffix against both models; 1.5 brings
+  21% to 13% (Vicuna's published value is 2). Chosen on the suffixes that it is measured on.
 
-The threshold stays the pair's own. 0.6 is right where benign answers match above 0.8, as the embedded pair's do (0.93). With a
-draft of 0.7 it costs utility and half of the tokens are decoded twice; `threshold=0.4` then gives both back and
-still tells nothing under prefills. In the embedded pair it lets more of the suffixes against both models through (33%, not 21%)."""
+The threshold stays the pair's own. 0.6 is right where benign answers match as the embedded pair's do (0.93). Where they match
+at 0.85 or less it costs right answers, and many tokens are decoded twice: `threshold=0.4` mends both there, and still tells
+nothing under prefills. In the embedded pair it lets more of the suffixes against both models through."""
 
 
 @settings

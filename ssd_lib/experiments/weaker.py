@@ -2,7 +2,7 @@
 
     python -m ssd_lib.experiments.weaker noise 2.0 runs/weak/noise-2      # noise on the shipped draft's logits
     python -m ssd_lib.experiments.weaker steps 300 runs/weak/steps-300    # a draft with fewer base steps
-    ssd run --preset hardened-agreement --draft runs/weak/noise-2 --out runs/noise-2
+    ssd run --preset hardened-agreement --pair toy --draft runs/weak/noise-2 --out runs/noise-2
 
 The noise is a fixed random map of the last hidden state, added to the output matrix: logits are what they were plus noise of
 the given standard deviation. It is a function of the context alone, so an answer depends neither on lookahead nor on batch.
