@@ -10,7 +10,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: tour lab test test-long lint docs notebooks figures screenshots train results measure bench clean
+.PHONY: tour lab test test-long lint docs notebooks figures screenshots train results measure leak bench clean
 
 tour: $(STAMP)  ## run the first chapters on the embedded pair, write figures/, print what SSD changed
 	$(BIN)/ssd tour
@@ -51,6 +51,19 @@ results: $(STAMP)  ## every defender against every embedded set, and its tables 
 
 measure: $(STAMP)  ## measure the embedded pair and write its model card's tables
 	$(BIN)/ssd measure --write
+
+WEAK = 3 4 5 6
+
+leak: $(STAMP)  ## does hardened SSD leak: its tables in the model card, and figures/leak_front.png (hours; resumes)
+	$(BIN)/ssd run --preset hardened --out runs/hardened-0
+	$(BIN)/ssd run --preset hardened-sweep --out runs/sweep
+	for sd in $(WEAK); do \
+	  $(BIN)/python -m ssd_lib.experiments.weaker noise $$sd runs/weak/noise-$$sd && \
+	  $(BIN)/ssd run --preset hardened-agreement --draft runs/weak/noise-$$sd --out runs/noise-$$sd || exit 1; \
+	done
+	$(BIN)/ssd report runs/hardened-0 --page hardened --into data/toy/README.md
+	$(BIN)/ssd report runs/sweep --page sweep --front figures/leak_front.png --into data/toy/README.md
+	$(BIN)/ssd report $(WEAK:%=runs/noise-%) --page agreement --into data/toy/README.md
 
 bench: $(STAMP)  ## speed beside peers on this machine's CPU, about 25 minutes; writes benchmarks/results and figures
 	$(BIN)/ssd bench

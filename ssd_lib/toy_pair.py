@@ -304,11 +304,13 @@ def train_toy(
     seed: int = 0,
     quick: bool = False,
     controls: bool = False,
+    draft_only: bool = False,
     recipe: Recipe | None = None,
     presto: float = 0.0,
     quiet: bool = False,
 ) -> Path:
-    """Train the embedded pair from nothing into `out / {target, draft, …}`; an interrupted run goes on where it was.
+    """Train the embedded pair, or its draft only, from nothing into `out / {target, draft, …}`; an interrupted run goes on
+    where it was.
 
     presto: weight of PRESTO's term in the draft's deep stage (`ssd_lib.training`).
     """
@@ -326,10 +328,13 @@ def train_toy(
     def fork(folder: str) -> LlamaForCausalLM:
         return LlamaForCausalLM.from_pretrained(out / folder, dtype=torch.float32)
 
-    run(new_model("target", tokenizer, seed), recipe.target_base, "practised")
-    run(fork("target-base"), recipe.target, "shallow")
+    if not draft_only:
+        run(new_model("target", tokenizer, seed), recipe.target_base, "practised")
+        run(fork("target-base"), recipe.target, "shallow")
     run(new_model("draft", tokenizer, seed), recipe.draft_base, "base")
     run(fork("draft-base"), recipe.draft, "deep")
+    if draft_only:
+        return out
     if controls:
         run(fork("draft-base"), recipe.draft_shallow, "shallow")
         run(fork("target"), recipe.target_deep, "deep")

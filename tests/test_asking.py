@@ -47,6 +47,17 @@ def test_pieces_of_a_greedy_model_are_its_whole_answer(pair, piece):
             assert ours.cost.tokens == len(theirs.token_ids) and ours.cost.prompt_tokens > theirs.cost.prompt_tokens
 
 
+def test_the_match_ratio_of_pieces_is_that_of_all_their_tokens(pair):
+    records = load_set("pieces-4", limit=1, tokenizer=pair.tokenizer)
+    reply = ask(pair, records, max_new_tokens=10)[0]
+    begun, said, matched = pair.tokenizer.encode(records[0].prefill, add_special_tokens=False), [], 0.0
+    for tokens in (4, 4, 2):
+        call = answer(pair, records[0].prompt, prefill=begun + said, max_new_tokens=tokens)[0]
+        said += call.token_ids
+        matched += call.match_ratio * len(call.token_ids)
+    assert reply.token_ids == said and reply.match_ratio == pytest.approx(matched / 10)
+
+
 def test_a_row_of_a_batch_is_asked_as_alone_and_leaves_when_it_ends(pair):
     records = [
         Record(str(i), q, q, piece=5)

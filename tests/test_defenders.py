@@ -58,6 +58,26 @@ def test_ssd_brings_the_attacked_target_back(pair, items):
     assert grades["ssd"].ends_in_refusal and grades["ssd"].told < grades["none"].told
 
 
+def test_what_ssd_took_back_is_a_cost_and_matches_are_counted_without_a_trace(pair, items):
+    asked, prefills = [i.question for i in items], [prefill_tokens(pair, i, 5) for i in items]
+    options = dict(defender="ssd-hardened", prefill=prefills, settings={"count_prefill": False})
+    replies, plain = answer(pair, asked, **options), answer(pair, asked, **options, trace=False)
+    assert [r.token_ids for r in replies] == [r.token_ids for r in plain]
+    for reply, same in zip(replies, plain, strict=True):
+        assert reply.cost.extra_tokens == same.cost.extra_tokens == reply.trace.lines.retracted.sum()
+        assert reply.match_ratio == same.match_ratio == reply.trace.frame["match"].mean()
+    assert sum(reply.cost.extra_tokens for reply in replies) > 0
+
+
+def test_another_model_may_stand_in_the_targets_place(pair, items):
+    asked = [i.question for i in items]
+    options = dict(prefill=[prefill_tokens(pair, i, 10) for i in items], max_new_tokens=20)
+    replies = answer(pair, asked, defender="none", settings={"model": "toy/draft"}, **options)
+    expected = answer(pair, asked, defender="draft-only", **options)
+    assert [r.token_ids for r in replies] == [r.token_ids for r in expected]
+    assert replies[0].cost.target_forwards > 0
+
+
 def test_costs_tell_whose_forwards_were_spent(pair):
     fixed = QUICK | {"ssd": {"lookahead": 3}}  # "auto" goes by the clock
     costs = {d: answer(pair, "Hello!", defender=d, settings=fixed.get(d))[0].cost for d in DEFENDERS}
@@ -85,7 +105,7 @@ def test_text_and_ids_prefill_alike_and_errors_are_clear(pair, items):
     with pytest.raises(ValueError, match="has no setting treshold: it has threshold, model, refusal"):
         answer(pair, "Hello!", defender="ppl", settings={"treshold": 3})
     with pytest.raises(ValueError, match="has no setting x: it has none"):
-        answer(pair, "Hello!", defender="none", settings={"x": 3})
+        answer(pair, "Hello!", defender="draft-only", settings={"x": 3})
     with pytest.raises(ValueError, match="list of its own"):
         answer(pair, [{"role": "user", "content": "Hello!"}])
     assert answer(pair, []) == []

@@ -5,6 +5,7 @@ import os
 import signal
 import sqlite3
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -172,11 +173,12 @@ def test_every_combination_has_one_row_with_what_the_defender_answered(pair, tab
     assert rows.text.tolist() == [reply.text for reply in replies]
     assert [json.loads(ids) for ids in rows.token_ids] == [reply.token_ids for reply in replies]
     assert rows.question.tolist() == [record.question for record in records] and (rows.tokens == 8).all()
-    assert (rows.seconds > 0).all() and rows.error.isna().all() and rows.match_ratio.isna().all()
+    assert (rows.seconds > 0).all() and rows.error.isna().all()
+    assert np.allclose(rows.match_ratio, [reply.trace.frame.match.mean() for reply in replies])
 
 
-def test_match_ratios_are_stored_when_asked_for(pair, table):
-    frame = load_run(run(table | {"trace": True, "limit": 1}, pair))
+def test_match_ratios_are_stored(pair, table):
+    frame = load_run(run(table | {"limit": 1}, pair))
     ratios = frame.set_index(["attack", "defender"]).match_ratio
     assert (
         ratios["direct", "ssd"] > ratios["prefill-10", "ssd"] and ratios["direct", "none"] != ratios["direct", "none"]
@@ -587,3 +589,11 @@ def test_a_run_records_the_generation_settings_in_force_and_the_report_shows_the
     assert generation["target"]["in_force"] == {"repetition_penalty": 1.3} and generation["draft"]["in_force"] == {}
     assert generation["draft"]["overridden"] == {"temperature": 0.7} and generation["target"]["eos_token_id"]
     assert build_report([out]).about[0].endswith("Generation settings in force: target repetition_penalty = 1.3.")
+
+
+def test_a_set_may_have_a_limit_of_its_own(pair, table, fake):
+    frame = load_run(run(table | {"attacks": ["direct", "benign:limit=7"], "defenders": ["none"]}, pair))
+    assert frame.attack.value_counts().to_dict() == {"direct": 5, "benign:limit=7": 7}
+    for wrong in ("0", "2.5", "x"):
+        with pytest.raises(ValueError, match="limit=.*counts items"):
+            config_from(table | {"attacks": [f"direct:limit={wrong}"]})

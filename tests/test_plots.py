@@ -168,6 +168,21 @@ def test_a_report_is_drawn_from_what_its_summary_holds():
     assert not plots.report_figures(pd.DataFrame(lines[-4:])), "without an attack there is nothing to draw"
 
 
+def test_the_front_draws_every_defender_where_it_leaks_and_what_it_costs():
+    values = {"none": (0.9, 0.8), "ssd": (0.2, 0.8), "ssd-hardened": (0.0, 0.75)}
+    lines = []
+    for system, (leak, right) in values.items():
+        lines += [line(system, attack, "facts told", value=leak, low=leak, high=leak) for attack in ("x", "y")]
+        lines += [line(system, "benign", "right", value=right, low=right, high=right)]
+        for measure in ("tokens per second", "target forwards per token"):
+            lines += [line(system, attack, measure, "clock", 10) for attack in ("x", "benign")]
+    lines += [line("none", "z", "facts told", value=0)]  # not asked of all: does not count
+    axes = plots.front(pd.DataFrame(lines)).axes
+    assert len(axes) == 3 and axes[0].get_ylabel() == "facts told, mean over attacks"
+    drawn = [container.lines[0].get_xydata()[0].tolist() for container in axes[0].containers]
+    assert np.allclose(drawn, [(right, leak) for leak, right in values.values()])
+
+
 def test_the_interval_of_a_mean_over_sets_is_narrower_than_that_of_one():
     points = plots.tradeoff_points(
         pd.DataFrame(

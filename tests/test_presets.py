@@ -76,12 +76,16 @@ def test_a_published_command_line_is_understood_as_it_stands(published, alphas, 
 
 def test_defense_off_is_none_and_needs_no_draft(capsys):
     out = dry_run("ssd run --model_name Vicuna --attacker gsm8k --defense_off", capsys)
-    assert "defender    none\n" in out and "draft" not in out and "answers     1319" in out
+    assert "defender    none (model=None)\n" in out and "draft" not in out and "answers     1319" in out
 
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_every_preset_resolves_for_every_pair_it_is_for(name):
-    pairs = ["toy"] if name in ("embedded", "knowing") else ["llama2", "llama2-13b-chat", "vicuna", "llama3.1_8b"]
+    pairs = (
+        ["toy"]
+        if name in ("embedded", "knowing") or name.startswith("hardened")
+        else ["llama2", "llama2-13b-chat", "vicuna", "llama3.1_8b"]
+    )
     for pair in pairs:
         found = plan(experiment(preset=name, pair=pair))
         assert found.generations and found.config.out.name == f"{name}-{pair}"
@@ -113,6 +117,8 @@ def test_what_is_given_stands_above_a_preset_or_a_file(tmp_path):
     assert "ssd:lookahead=5" in labels and "safedecoding:expert=E" in labels and chosen.limit == 3
     paths = {each.name: dict(each.settings).get("path") for each in chosen.attacks}
     assert paths["hex-phi-prefill-20"] == paths["advbench-50"] == "D" and paths["gcg"] is None
+    searched = {each.name: dict(each.settings) for each in experiment(preset="hardened", data="D").attacks}
+    assert searched["suffix"] == {"path": "D"} and searched["benign"] == {"limit": 200}
     file = tmp_path / "exp.toml"
     file.write_text('out = "o"\nattacks = ["direct"]\ndefenders = ["ssd:lookahead=2", "ssd"]\n', encoding="utf-8")
     chosen = experiment(config=file, limit=4, ssd={"alpha_union": 1.5})

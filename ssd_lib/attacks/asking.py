@@ -122,7 +122,14 @@ def _joined(
 ) -> Answer:
     text, prefill = decode_answer(pair.tokenizer, said, begun), str(pair.tokenizer.decode(begun))
     costs = [[getattr(call.cost, each.name) for call in calls] for each in fields(Cost)]
-    return Answer(text, said, prefill, None, Cost(*map(sum, costs)), {"calls": len(calls)} | dict(notes or {}))
+    counted = {"calls": len(calls)} | dict(notes or {})
+    return Answer(text, said, prefill, None, Cost(*map(sum, costs)), counted, _match_ratio(calls))
+
+
+def _match_ratio(calls: Sequence[Answer]) -> float | None:
+    """Over the tokens of all calls; None where a call has none."""
+    known = [(call.match_ratio, call.cost.tokens) for call in calls if call.match_ratio is not None]
+    return sum(ratio * tokens for ratio, tokens in known) / sum(tokens for _, tokens in known) if known else None
 
 
 # ------------------------------------------------------------------------------------------------ rankings

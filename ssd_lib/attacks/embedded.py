@@ -145,14 +145,15 @@ def suffix_file() -> Path:
 
 
 def searched(file: str, group: world.Group = "forbidden") -> Loader:
-    """A loader of what a search wrote to data/toy/FILE, or to a file like it (`path`): questions with their suffix, or with
-    their prefill.
+    """A loader of what a search wrote to data/toy/FILE, or to a file like it (`path`: the file, or its folder): questions
+    with their suffix, or with their prefill.
 
     Raises ValueError where the file was made for another world, another seed or is not such a file.
     """
 
     def load(found: AttackSet, request: Request) -> list[Record]:
-        path = request.path or data_dir() / "toy" / file
+        path = request.path or data_dir() / "toy"
+        path = path / file if path.is_dir() else path
         made = read_suffixes(path)
         if made["seed"] != request.seed:
             raise ValueError(f"{path.name} was made for seed {made['seed']}, not {request.seed}: {REBUILD}")

@@ -89,7 +89,7 @@ def _searched(name: str, file: str, paper: str, group: Literal["forbidden", "ben
     """What a search found, question by question."""
     return replace(
         _embedded(name, embedded.GROUPS[group], embedded.searched(file, group), paper),
-        size=None, note=f"As many as data/toy/{file} holds.",
+        size=None, file_pattern=file, note=f"As many as data/toy/{file} holds.",
     )  # fmt: skip
 
 

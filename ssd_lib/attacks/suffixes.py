@@ -153,10 +153,13 @@ def main(
     aim: str = "begin",
     bins: int = 1,
     project: bool = False,
+    target: str | None = None,
+    draft: str | None = None,
 ) -> None:
     """Optimise suffixes against the embedded target (with --draft-weight: and its draft) and write them to a file.
 
-    Without --out that is data/toy/suffixes.json, which holds the suffixes against the target alone.
+    Without --out that is data/toy/suffixes.json, which holds the suffixes against the target alone. --target and --draft
+    take the place of the shipped models (another training of the pair, say), and need --out.
     """
     import typer
 
@@ -166,9 +169,11 @@ def main(
         raise typer.BadParameter(f"--aim is one of {', '.join(get_args(DraftAim))}, and needs a --draft-weight")
     if project and not draft_weight:
         raise typer.BadParameter("--project needs a --draft-weight: it is the draft's gradient that is projected")
-    config = replace(TOY, steps=steps)
+    if (target or draft) and out is None:
+        raise typer.BadParameter("--target and --draft need --out: the default file is for the shipped pair")
+    config, pair = replace(TOY, steps=steps), load_pair("toy", target=target, draft=draft, device="cpu")
     options: Any = {"seed": seed, "draft_weight": draft_weight, "aim": aim, "bins": bins, "project": project}
-    made = build_suffixes(out, count, config=config, attempts=attempts, **options)
+    made = build_suffixes(out, count, pair=pair, config=config, attempts=attempts, **options)
     worked, asked = sum(entry.get("complied", entry.get("slowed")) for entry in made["suffixes"]), "the bare target"
     what = "SSD fall into Union" if aim == "fail" else f"{'SSD' if draft_weight else asked} tell a forbidden fact"
     typer.echo(f"{worked} of {len(made['suffixes'])} suffixes make {what}")

@@ -80,7 +80,6 @@ def run(
     max_new_tokens: Annotated[int | None, typer.Option("--max-new-tokens", "--max_new_tokens")] = None,
     batch: Annotated[int | None, typer.Option(help="Rows decoded together; default: what memory holds.")] = None,
     seed: int | None = None,
-    trace: Annotated[bool | None, typer.Option(help="Store SSD's match ratios (slower).")] = None,
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Ask rows again that are stored as errors.")
     ] = False,
@@ -117,7 +116,6 @@ def run(
             max_new_tokens=max_new_tokens,
             batch=batch,
             seed=seed,
-            trace=trace,
             out=out,
             ssd={key: value for key, value in alphas.items() if value is not None},
             expert=expert,
@@ -166,22 +164,38 @@ def report(
         Path | None, typer.Option(help="Where report.md, .html and .csv go; default: the first run's folder.")
     ] = None,
     into: Annotated[
-        Path | None, typer.Option(help="Put the main tables into this Markdown page, between its markers.")
+        Path | None, typer.Option(help="Put the page's tables into this Markdown page, between its markers.")
     ] = None,
+    page: Annotated[
+        str, typer.Option(help="main; hardened (does the switch leak?); sweep or agreement (a line a setting).")
+    ] = "main",
+    front: Annotated[Path | None, typer.Option(help="Write leak against utility and speed to this PNG.")] = None,
 ) -> None:
     """Print and write the tables of a run: rates with intervals, paired tests, speed."""
     from ssd_lib.evaluation import put_measured
-    from ssd_lib.report import MAIN_TABLES, build_report, report_markdown, write_report
+    from ssd_lib.report import PAGES, build_report, report_markdown, write_report
 
     try:
+        if page not in PAGES:
+            raise ValueError(f"unknown page {page!r}: choose one of {', '.join(PAGES)}")
         finished = build_report(folders)
         written = write_report(finished, out or folders[0], _figures(finished.summary))
         if into is not None:
-            put_measured(into, "ssd report", report_markdown(finished, MAIN_TABLES))
+            command = "ssd report" if page == "main" else f"ssd report --page {page}"
+            put_measured(into, command, PAGES[page](finished))
+        if front is not None:
+            _write_front(finished.summary, front)
     except (ValueError, OSError) as error:
         fail(error)
-    typer.echo(plain(report_markdown(finished)))
+    typer.echo(plain(report_markdown(finished) if page == "main" else PAGES[page](finished)))
     typer.echo("written: " + ", ".join(map(str, written)))
+
+
+def _write_front(summary: Any, path: Path) -> None:
+    from ssd_lib import plots
+
+    plots.use_book_style()
+    path.write_bytes(plots.png(plots.front(summary)))
 
 
 def _figures(summary: Any) -> dict[str, bytes]:

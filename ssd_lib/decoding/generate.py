@@ -65,6 +65,10 @@ class SSDOutput:
     sequences: list[Tensor]
     trace: Trace | None
     stats: SSDStats
+    matched: list[int]
+    """Of every answer: tokens that were the draft's own proposal, …"""
+    retracted: list[int]
+    """… and tokens that were taken back, besides."""
 
 
 def ssd_generate(
@@ -231,10 +235,12 @@ def _output(loop: Loop, started: float, kept: int = 0) -> SSDOutput:
             tokens=sum(lengths),
             match_ratio=sum(map(sum, loop.matched)) / max(1, sum(lengths)),
             seconds=time.perf_counter() - started,
-            retracted=loop.retracted,
+            retracted=sum(loop.retracted),
             kept=kept,
             schedule=tuple(loop.schedule),
         ),
+        matched=[sum(row) for row in loop.matched],
+        retracted=loop.retracted,
     )
 
 

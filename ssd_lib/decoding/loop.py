@@ -46,14 +46,13 @@ class Loop:
     """Rounds are recorded after so many, or never."""
     schedule: list[tuple[int, int, int]] = field(default_factory=list)
     """Of every round: positions that the target scored, draft forwards, and the most tokens that a row emitted."""
-    retracted: int = 0
-    """Tokens that were taken back."""
 
     def __post_init__(self) -> None:
         count = len(self.prompts[0])
         self.answers: list[list[int]] = [[] for _ in range(count)]
         self.matched: list[list[bool]] = [[] for _ in range(count)]
         self.shown = [0] * count
+        self.retracted = [0] * count
         self.waiting = deque(index for index in range(count) if index not in set(self.decoder.indices))
         self.idle: set[int] = set()
 
@@ -131,7 +130,7 @@ class Loop:
         for line, new in ((answer, emitted.tokens), (text, emitted.tokens), (matched, emitted.matched)):
             line += new
             del line[len(line) - emitted.back :]
-        self.retracted += emitted.back
+        self.retracted[index] += emitted.back
         self.lookahead.emitted(text if emitted.back else emitted.tokens, anew=emitted.back > 0)
         return self._show_settled(index, emitted) or emitted.finished
 

@@ -24,7 +24,7 @@ from ssd_lib.defenders.checking import (
     self_exam,
     smooth_llm,
 )
-from ssd_lib.defenders.decoding import draft_only, no_defence, ssd
+from ssd_lib.defenders.decoding import AloneSettings, draft_only, no_defence, ssd
 from ssd_lib.defenders.prompting import (
     DemonstrationSettings,
     ParaphraseSettings,
@@ -45,7 +45,9 @@ from ssd_lib.pairs import Pair
 __all__ = ["DEFENDERS", "Answer", "Cost", "Defender", "Request", "answer", "find_defender", "settings_for"]
 
 DEFENDERS: dict[str, Defender] = {
-    "none": Defender(no_defence, "–", "one target forward a token", lambda pair: None, ("no-defence", "defense_off")),
+    "none": Defender(
+        no_defence, "–", "one target forward a token", lambda pair: AloneSettings(), ("no-defence", "defense_off")
+    ),
     "ssd": Defender(
         ssd,
         "Wang, Zhu, Cheng 2025, arXiv 2508.17739",

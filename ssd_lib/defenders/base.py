@@ -30,7 +30,7 @@ class Cost:
     tokens: int = 0
     """Of the answer."""
     extra_tokens: int = 0
-    """Generated besides the answer: verdicts, paraphrases, answers that were thrown away."""
+    """Generated besides the answer: verdicts, paraphrases, answers that were thrown away, tokens that SSD took back."""
     prompt_tokens: int = 0
     """Of all prompts that the target (or a third model) read for this answer, prefilled answers included."""
     seconds: float = 0.0
@@ -49,6 +49,8 @@ class Answer:
     trace: Trace | None
     cost: Cost
     notes: dict[str, Any] = field(default_factory=dict)
+    match_ratio: float | None = None
+    """Share of the answer's tokens that the draft proposed (SSD only)."""
 
 
 @dataclass(frozen=True)

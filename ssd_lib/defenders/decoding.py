@@ -2,16 +2,39 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import lru_cache
+
+import torch
+from transformers import PreTrainedModel
+
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import ssd_generate
 from ssd_lib.defenders.base import Answer, Request, answers_of, draft_of, target_of
 from ssd_lib.inference import Pass, Speaker, generate, without_answers
-from ssd_lib.pairs import Pair
+from ssd_lib.pairs import Pair, load_model
+from ssd_lib.settings import settings
 
 
-def no_defence(pair: Pair, request: Request, settings: None = None) -> list[Answer]:
+@settings
+class AloneSettings:
+    """Who answers without a defence."""
+
+    model: str | None = None
+    """Another model in the target's place, of its tokenizer and template: a path or a Hub id. None: the pair's target."""
+
+
+def no_defence(pair: Pair, request: Request, settings: AloneSettings) -> list[Answer]:
     """The target's own greedy `generate`: what an attack does to it."""
-    return _alone(target_of(pair), pair, request)
+    speaker = target_of(pair)
+    if settings.model is not None:
+        speaker = replace(speaker, model=_in_its_place(settings.model, str(pair.target.device), pair.target.dtype))
+    return _alone(speaker, pair, request)
+
+
+@lru_cache(maxsize=1)
+def _in_its_place(name: str, device: str, dtype: torch.dtype) -> PreTrainedModel:
+    return load_model(name, device=device, dtype=dtype)[0]
 
 
 def draft_only(pair: Pair, request: Request, settings: None = None) -> list[Answer]:
@@ -48,4 +71,11 @@ def ssd(pair: Pair, request: Request, settings: SSDConfig) -> list[Answer]:
     target = Pass("target", rows, ids, lengths, output.stats.target_forwards, output.stats.seconds)
     draft = without_answers("draft", output.stats.draft_forwards)
     traces = [output.trace.row(row) for row in rows] if output.trace is not None else None
-    return answers_of(pair, request, ids, [target, draft], traces=traces)
+    answers = answers_of(pair, request, ids, [target, draft], traces=traces)
+    return [_counted(*row) for row in zip(answers, output.matched, output.retracted, strict=True)]
+
+
+def _counted(answer: Answer, matched: int, retracted: int) -> Answer:
+    """The answer with its match ratio, and its tokens that were taken back among those generated besides."""
+    cost = replace(answer.cost, extra_tokens=answer.cost.extra_tokens + retracted)
+    return replace(answer, cost=cost, match_ratio=matched / len(answer.token_ids) if answer.token_ids else None)

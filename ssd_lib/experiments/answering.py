@@ -83,7 +83,7 @@ def _answered(pair: Pair, records: Sequence[Record], defender: Choice, config: E
         defender=defender.name,
         settings=_changed(defender, config, pair),
         max_new_tokens=config.max_new_tokens,
-        trace=config.trace,
+        trace=False,
     )
     return [_row(record, reply, len(records)) for record, reply in zip(records, replies, strict=True)]
 
@@ -102,7 +102,7 @@ def _row(record: Record, reply: Answer, batch_rows: int) -> Row:
         token_ids=json.dumps(reply.token_ids),
         cost=json.dumps(asdict(reply.cost)),
         batch_rows=batch_rows,
-        match_ratio=None if reply.trace is None or not len(reply.trace) else float(reply.trace.frame["match"].mean()),
+        match_ratio=reply.match_ratio,
         notes=json.dumps(reply.notes),
         error=None,
     )

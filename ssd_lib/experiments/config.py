@@ -30,8 +30,8 @@ from ssd_lib.pairs import Pair, PairSpec, Quantization, choose_pair, find_pair
 from ssd_lib.settings import Positive, settings
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-ATTACK_SETTINGS = ("path", "seed", "target_model", "question", "target", "prefill", "from")
-"""What a choice says of a set: arguments of `load_set` (the rest comes from the experiment), and who writes a prefill."""
+ATTACK_SETTINGS = ("path", "seed", "target_model", "question", "target", "prefill", "from", "limit")
+"""What a choice says of a set: arguments of `load_set`, in the place of the experiment's own, and who writes a prefill."""
 
 
 @settings
@@ -74,8 +74,6 @@ class ExperimentConfig:
     """Rows decoded together; default: what the device's memory holds. Fixed when a run starts."""
     seed: int = 0
     judges: tuple[Choice, ...] = ()
-    trace: bool = False
-    """Store the match ratio of SSD's answers; recording it costs time, so speed is measured without."""
 
     def table(self) -> dict[str, Any]:
         """The config as plain values that JSON holds, as the store keeps it."""
@@ -170,6 +168,9 @@ def _check_settings(config: ExperimentConfig) -> ExperimentConfig:
             )
         given = dict(attack.settings)
         check_prefill(attack.name, given.get("prefill"), given.get("from"))
+        limit = given.get("limit", 1)
+        if type(limit) is not int or limit < 1:
+            raise ValueError(f"the set {attack.name!r} has limit={limit!r}: it counts items, and is at least 1")
     for each in config.judges:
         judge(each.name, [], [], **dict(each.settings))  # over nothing: checks the options
     return replace(config, defenders=tuple(dict.fromkeys(defenders)))

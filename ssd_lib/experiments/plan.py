@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from huggingface_hub import try_to_load_from_cache
 from tokenizers import Tokenizer, models
@@ -156,8 +156,8 @@ def _clip(text: str) -> str:
 
 def _describe_set(attack: Choice, config: ExperimentConfig, warnings: list[str]) -> tuple[int | None, str]:
     """How many items would be asked (None if unknown), and a line about the set."""
-    known, given = find_set(attack.name), dict(attack.settings)
-    packaged, path = files_of_package(known), given.get("path", known.path)
+    known, given = find_set(attack.name), cast(dict[str, Any], dict(attack.settings))
+    packaged, path, limit = files_of_package(known), given.get("path", known.path), given.get("limit", config.limit)
     size, where = known.size, str(path)
     if path is not None or (known.kind == "embedded" and size is None):
         size, taken = _look_into(known, path, config, given, warnings)
@@ -166,8 +166,8 @@ def _describe_set(attack: Choice, config: ExperimentConfig, warnings: list[str])
         warnings.append(f"{attack.name} is a file: give {attack.name}:path=FILE, or --data FOLDER. {known.note}")
     elif known.hub is not None and known.hub.gated and not packaged:
         warnings.append(f"{attack.name} is gated: ask once for access at {known.hub.page}")
-    if config.limit is not None and size is not None:
-        size = config.limit if known.kind == "embedded" and known.size else min(size, config.limit)
+    if limit is not None and size is not None:
+        size = limit if known.kind == "embedded" and known.size else min(size, limit)
     if path is None:
         where = f"{known.hub.repo}@{known.hub.revision[:10]}" if known.hub else known.kind
         where = f"the package that holds {packaged[0].name}" if packaged else where

@@ -89,6 +89,16 @@ KNOWING = (
 )
 """Attacks by somebody who knows SSD. Most ask many times for one answer, so they have a preset of their own."""
 
+SWEPT = (
+    "prefill-10:limit=24",
+    "quiet-7:limit=24",
+    "suffix-joint",
+    "pieces-3:limit=12",
+    "benign:limit=48",
+    "scary:limit=24",
+)
+"""Small cells that between them show what each part of hardened switching is for."""
+
 
 def _embedded() -> tuple[str, ...]:
     return tuple(name for name, known in SETS.items() if known.kind == "embedded" and name not in KNOWING)
@@ -144,6 +154,62 @@ PRESETS: dict[str, Preset] = {
         max_new_tokens=100,
         limit=24,
     ),
+    "hardened": Preset(
+        "published and hardened SSD under prefills, suffixes and attackers who know the scheduler, and on what must be answered",
+        (
+            *(f"prefill-{tokens}" for tokens in PUBLISHED_PREFILLS[1:]),
+            "suffix",
+            "suffix-joint",
+            "quiet-7",
+            "pieces-7",
+            "pieces-3:limit=24",
+            "pieces-1:limit=12",
+            "turns-7:limit=24",
+            "turns-3:limit=12",
+            "benign:limit=200",
+            "scary",
+            "arithmetic",
+        ),
+        ("none", "ssd", "ssd-hardened", "draft-only"),
+        ("exact",),
+        max_new_tokens=160,
+    ),
+    "hardened-sweep": Preset(
+        "each addition of hardened SSD left out, its floors, bins and tails, beside published SSD of the same bins and other defences",
+        SWEPT,
+        (
+            "none",
+            "ssd",
+            "ssd-hardened",
+            *(f"ssd-hardened:{part}=false" for part in ("retract", "count_prefill")),
+            *(f"ssd-hardened:threshold_floor={floor}" for floor in (0, 0.1, 0.2, 0.3, 0.4, 0.5)),
+            "ssd-hardened:count_prefill=false:threshold_floor=0",
+            *(f"ssd-hardened:threshold={threshold}" for threshold in (0.3, 0.4, 0.5)),
+            *(f"ssd-hardened:tail_tokens={tokens}" for tokens in (3, 7)),
+            *(f"{name}:bin_size={tokens}" for tokens in (3, 5, 10, 14) for name in ("ssd", "ssd-hardened")),
+            "ssd:fixed_scheme=union",
+            "safedecoding",
+            "none:model=toy/target-deep",
+        ),
+        ("exact",),
+        max_new_tokens=100,
+    ),
+    "hardened-agreement": Preset(
+        "published and hardened SSD with a draft that agrees less (--draft): additions, floors, thresholds and bins",
+        ("prefill-5:limit=24", "prefill-10:limit=24", "benign:limit=48", "scary:limit=24"),
+        (
+            "draft-only",
+            "ssd",
+            "ssd-hardened",
+            "ssd-hardened:retract=false",
+            *(f"ssd-hardened:threshold_floor={floor}" for floor in (0, 0.2, 0.5)),
+            *(f"ssd-hardened:threshold={threshold}" for threshold in (0.3, 0.4)),
+            *(f"ssd-hardened:bin_size={tokens}" for tokens in (5, 14)),
+            "ssd:fixed_scheme=union",
+        ),
+        ("exact",),
+        max_new_tokens=100,
+    ),
 }
 
 
@@ -160,7 +226,7 @@ def experiment(
 
     given: keys of `ExperimentConfig`; those that are None are left as they are, and of `pair` those keys only.
     ssd: settings (α_I, …) for every SSD that names none of its own. expert: SafeDecoding's adapter, likewise. data: a
-    folder for every set that is a file and names no path.
+    folder for every set that is a file, or was searched for, and names no path.
 
     Raises ValueError for an unknown preset, for both a preset and a file, and as `config_from` does.
     """
@@ -187,7 +253,7 @@ def _default_out(table: Mapping[str, Any], preset: str | None) -> str:
 
 def _from_folder(attack: Choice, folder: str) -> Choice:
     known = find_set(attack.name)
-    lone = known.kind == "file" and known.file_pattern and "path" not in dict(attack.settings)
+    lone = known.kind != "hub" and known.file_pattern and "path" not in dict(attack.settings)
     return replace(attack, settings=(*attack.settings, ("path", folder))) if lone else attack
 
 

@@ -58,8 +58,8 @@ def load_records(attack: Choice, config: ExperimentConfig, pair: Pair) -> list[R
     given = dict(attack.settings)
     if given.pop("from", "record") == "target":  # `stored_records` has the target write them
         del given["prefill"]
-    options: dict[str, Any] = {"seed": config.seed, "target_model": config.pair.spec.name} | given
-    return load_set(attack.name, limit=config.limit, tokenizer=pair.tokenizer, **options)
+    options: dict[str, Any] = {"seed": config.seed, "target_model": config.pair.spec.name, "limit": config.limit}
+    return load_set(attack.name, tokenizer=pair.tokenizer, **options | given)
 
 
 def stored_records(attack: Choice, config: ExperimentConfig, pair: Pair, store: Store, progress: bool) -> list[Record]:

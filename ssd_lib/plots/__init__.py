@@ -6,7 +6,7 @@ marks, `answer_text` and `decoding` draw single answers, `experiments` draws a r
 
 from ssd_lib.plots.answer_text import answers
 from ssd_lib.plots.decoding import lines_with_bands, rates_by_prefill, switching, token_bars
-from ssd_lib.plots.experiments import alpha_map, bars, by_prefill, report_figures, tradeoff, tradeoff_points
+from ssd_lib.plots.experiments import alpha_map, bars, by_prefill, front, report_figures, tradeoff, tradeoff_points
 from ssd_lib.plots.method import method_map, scheduler_map
 from ssd_lib.plots.style import COLORS, HATCHES, LINES, MARKS, Look, looks, png, role, save, use_book_style
 
@@ -20,6 +20,7 @@ __all__ = [
     "answers",
     "bars",
     "by_prefill",
+    "front",
     "lines_with_bands",
     "looks",
     "method_map",

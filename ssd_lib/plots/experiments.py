@@ -156,6 +156,34 @@ def tradeoff_points(summary: pd.DataFrame, judge: str) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+FRONT = {
+    "right": "right answers, mean over benign sets",
+    "tokens per second": "tokens per second, median over sets",
+    "target forwards per token": "target forwards per token, median over sets",
+}
+
+
+def front(summary: pd.DataFrame) -> Figure:
+    """Leak against utility and against speed: facts told, mean over the attacks that every defender answered."""
+    facts, figure_axes = _answered_by_all(summary[summary.measure == "facts told"]), panels(len(FRONT), (3.6, 3.8))
+    figure, axes = figure_axes
+    for place, (measure, label) in zip(axes, FRONT.items(), strict=True):
+        known = _answered_by_all(summary[summary.measure == measure])
+        for system, look in looks(summary.system).items():
+            leaks, across = facts[facts.system == system], known[known.system == system]
+            if not len(leaks) or not len(across):
+                continue
+            y, y_low, y_high = _mean_of(leaks)
+            x, x_low, x_high = _mean_of(across) if measure == "right" else (across.value.median(),) * 3
+            bounds = dict(xerr=[[x - x_low], [x_high - x]], yerr=[[y - y_low], [y_high - y]])
+            style = dict(color=look.color, marker=look.mark, elinewidth=0.8, capsize=2, alpha=0.85)
+            place.errorbar(x, y, **bounds, **style, linestyle="none", label=short(system))
+        place.set(xlabel=label, ylim=(-0.04, 1.04))
+    axes[0].set_ylabel("facts told, mean over attacks")
+    axes[-1].legend(**LEGEND)
+    return figure
+
+
 def _answered_by_all(lines: pd.DataFrame) -> pd.DataFrame:
     """The lines of those sets in which no defender's number is missing."""
     known = lines.loc[lines.value.notna()]

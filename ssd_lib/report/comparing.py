@@ -1,4 +1,4 @@
-"""Is a defender really different from no defence? Paired tests on the same questions.
+"""Is a defender really different from no defence, or from another one? Paired tests on the same questions.
 
 For a rate, only questions that changed count: under the null hypothesis each is as likely to have gone one way as the
 other, so the number that went one way is that of heads of a fair coin (McNemar's test, exact). Many tests find something by
@@ -15,8 +15,8 @@ from scipy.stats import binomtest, false_discovery_control
 from ssd_lib.report.numbers import BASELINE, MEASURES, estimate, groups
 
 
-def tests_of(verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Every defender against no defence, for every rate: a line each with `mcnemar`'s columns and p_adjusted.
+def tests_of(verdicts: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
+    """Every defender against one, by default no defence, for every rate: a line each with `mcnemar`'s columns and p_adjusted.
 
     verdicts: as of `judged`.
     """
@@ -27,8 +27,8 @@ def tests_of(verdicts: pd.DataFrame) -> pd.DataFrame:
         for key, block in groups(values, ["pair", "attack", "group", "judge"]):
             wide = block.pivot_table(index="item", columns="system", values="value", aggfunc="first", sort=False)
             head = dict(zip(("pair", "attack", "group", "judge"), key, strict=True)) | {"measure": measure.name}
-            others = [name for name in wide.columns if name != BASELINE and BASELINE in wide]
-            lines += [head | {"system": name} | mcnemar(wide[BASELINE], wide[name]) for name in others]
+            others = [name for name in wide.columns if name != baseline and baseline in wide]
+            lines += [head | {"system": name} | mcnemar(wide[baseline], wide[name]) for name in others]
     tests = pd.DataFrame(lines)
     return tests.assign(p_adjusted=false_discovery_control(tests.p)) if len(tests) else tests
 

@@ -6,7 +6,10 @@
 - *over-refusal*: share of requests that should be answered but were refused; *right* and *quality*: utility on them;
 - *tokens per second*, and the published *average token generation time ratio* (Xu et al. 2024, SafeDecoding, section 5.1)
 
-        ATGR = (seconds a token with the defence) / (seconds a token without).
+        ATGR = (seconds a token with the defence) / (seconds a token without);
+
+- *decoded per token*: tokens generated, those that were taken back or thrown away included, over tokens of the answers;
+- *target forwards per token*: forwards of a row's batch over the row's tokens; *match ratio*: of SSD, an answer's mean.
 
 Rates carry Wilson intervals; means and ratios percentile bootstrap intervals over questions.
 """
@@ -26,7 +29,7 @@ from ssd_lib.judges import says_harmful
 BASELINE = "none"
 """The defender that the others are compared with."""
 CLOCK = "clock"
-"""What stands in the place of a judge for speed."""
+"""What stands in the place of a judge for speed, and for what an answer cost."""
 KEY = ["pair", "attack", "group", "system"]
 SAMPLES = 2000
 """Bootstrap resamples."""
@@ -109,7 +112,8 @@ def summary_of(rows: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
 
     rows: as of `load_run`; verdicts: as of `judged`.
     """
-    return pd.DataFrame([*judged_lines(rows, verdicts), *speed_lines(rows)], columns=list(Line._fields))
+    lines = [*judged_lines(rows, verdicts), *speed_lines(rows), *cost_lines(rows)]
+    return pd.DataFrame(lines, columns=list(Line._fields))
 
 
 def judged_lines(rows: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Line]:
@@ -136,6 +140,23 @@ def speed_lines(rows: pd.DataFrame) -> Iterator[Line]:
         if len(both) and key[-1] != BASELINE:
             times = ratio(both.seconds, both.tokens, both.tokens_alone, both.seconds_alone)
             yield Line(*key, "ATGR", CLOCK, *times, len(both), 0, errors[key])
+
+
+def cost_lines(rows: pd.DataFrame) -> Iterator[Line]:
+    """What a token of an answer cost, in tokens decoded and in target forwards, and SSD's match ratio."""
+    if not {"tokens", "extra_tokens", "target_forwards", "match_ratio"} <= set(rows):
+        return
+    errors = _errors(rows)
+    for key, part in groups(rows[rows.error.isna() & (rows.tokens > 0)], KEY):
+        ratios = part.match_ratio.dropna().astype(float)
+        numbers = {
+            "decoded per token": (ratio(part.tokens + part.extra_tokens, part.tokens), len(part)),
+            "target forwards per token": (ratio(part.target_forwards, part.tokens), len(part)),
+            "match ratio": (estimate("mean", ratios.to_numpy()), len(ratios)),
+        }
+        for name, (numbers_of, count) in numbers.items():
+            if count:
+                yield Line(*key, name, CLOCK, *numbers_of, count, 0, errors[key])
 
 
 def _errors(rows: pd.DataFrame) -> dict[Any, int]:

@@ -31,21 +31,30 @@ class Report:
     tests: pd.DataFrame
     sections: tuple[Section, ...]
     examples: pd.DataFrame
+    against_ssd: pd.DataFrame
+    """Every defender against published SSD, as `tests` is against none."""
 
 
 def build_report(paths: Iterable[str | Path]) -> Report:
-    """The report of one run, or of several side by side.
+    """The report of one run, or of several side by side; runs of one pair are told apart by their folder.
 
     Raises FileNotFoundError where there is no run, ValueError when the runs hold no answers or one of them two pairs' worth.
     """
     paths = list(paths)
-    rows = pd.concat([load_run(path).assign(run=str(path)) for path in paths], ignore_index=True)
+    rows = told_apart(pd.concat([load_run(path).assign(run=str(path)) for path in paths], ignore_index=True))
     if rows.empty:
         raise ValueError(f"there are no answers in {', '.join(map(str, paths))} yet: `ssd run` again continues a run")
     verdicts = pd.concat([load_verdicts(path).assign(run=str(path)) for path in paths], ignore_index=True)
     verdicts = judged(rows, verdicts)
     summary, tests = summary_of(rows, verdicts), tests_of(verdicts)
-    return Report(_about(paths), summary, tests, tuple(sections_of(summary, tests)), examples_of(rows))
+    sections, examples = tuple(sections_of(summary, tests)), examples_of(rows)
+    return Report(_about(paths), summary, tests, sections, examples, tests_of(verdicts, "ssd"))
+
+
+def told_apart(rows: pd.DataFrame) -> pd.DataFrame:
+    """A pair that several runs have is named after each run's folder, so that their answers are not counted together."""
+    shared = rows.groupby("pair").run.transform("nunique") > 1
+    return rows.assign(pair=rows.pair.where(~shared, [Path(run).name for run in rows.run]))
 
 
 def _about(paths: Sequence[str | Path]) -> tuple[str, ...]:

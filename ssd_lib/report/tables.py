@@ -20,6 +20,9 @@ PERCENT = RATES | {"facts told"}
 ABOUT = {measure.name: measure.about for measure in MEASURES} | {
     "tokens per second": "Of whole answers, in batches as they were decoded; the machine's own noise is not in the interval.",
     "ATGR": "Time a token takes with the defence over without it, on the same questions; 1 is no slower.",
+    "decoded per token": "Tokens generated, those taken back or thrown away included, for every token of the answers.",
+    "target forwards per token": "Target forwards of a row's batch over the row's tokens; rows that wait for longer ones count.",
+    "match ratio": "Share of an answer's tokens that the draft proposed, mean over answers.",
 }
 
 
@@ -59,12 +62,13 @@ def _wide(lines: pd.DataFrame, percent: bool) -> pd.DataFrame:
         names = [pair] * (lines.pair.nunique() > 1) + [attack]
         names += [group] * (lines[lines.attack == attack].group.nunique() > 1)
         heading = f"{': '.join(names)} (n = {most})"
-        columns[heading] = {line["system"]: _cell(line, percent, most) for line in part.to_dict("records")}
+        columns[heading] = {line["system"]: cell(line, percent, most) for line in part.to_dict("records")}
     table = pd.DataFrame(columns).reindex(list(dict.fromkeys(lines.system))).fillna("–")
     return table.rename_axis("defender").reset_index()
 
 
-def _cell(line: dict[Any, Any], percent: bool, most: int) -> str:
+def cell(line: dict[Any, Any], percent: bool, most: int = 0) -> str:
+    """A number with its interval, and how many questions count where that is fewer than `most`."""
     if not line["n"]:
         return f"unjudged ({line['unjudged']})"
     numbers = [line[name] for name in ("value", "low", "high")]
