@@ -59,7 +59,7 @@ leak: $(STAMP)  ## does hardened SSD leak: its tables in the model card, and fig
 	$(BIN)/ssd run --preset hardened-sweep --out runs/sweep
 	for sd in $(WEAK); do \
 	  $(BIN)/python -m ssd_lib.experiments.weaker noise $$sd runs/weak/noise-$$sd && \
-	  $(BIN)/ssd run --preset hardened-agreement --draft runs/weak/noise-$$sd --out runs/noise-$$sd || exit 1; \
+	  $(BIN)/ssd run --preset hardened-agreement --pair toy --draft runs/weak/noise-$$sd --out runs/noise-$$sd || exit 1; \
 	done
 	$(BIN)/ssd report runs/hardened-0 --page hardened --into data/toy/README.md
 	$(BIN)/ssd report runs/sweep --page sweep --front figures/leak_front.png --into data/toy/README.md
