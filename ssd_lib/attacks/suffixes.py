@@ -152,9 +152,9 @@ def main(
     draft_weight: float = 0.0,
     aim: str = "begin",
     bins: int = 1,
+    project: bool = False,
     target: str | None = None,
     draft: str | None = None,
-    project: bool = False,
 ) -> None:
     """Optimise suffixes against the embedded target (with --draft-weight: and its draft) and write them to a file.
 
@@ -167,10 +167,10 @@ def main(
         raise typer.BadParameter("--draft-weight needs --out: the default file is for the target alone")
     if aim not in get_args(DraftAim) or (aim != "begin" and not draft_weight):
         raise typer.BadParameter(f"--aim is one of {', '.join(get_args(DraftAim))}, and needs a --draft-weight")
-    if (target or draft) and out is None:
-        raise typer.BadParameter("--target and --draft need --out: the default file is for the shipped pair")
     if project and not draft_weight:
         raise typer.BadParameter("--project needs a --draft-weight: it is the draft's gradient that is projected")
+    if (target or draft) and out is None:
+        raise typer.BadParameter("--target and --draft need --out: the default file is for the shipped pair")
     config, pair = replace(TOY, steps=steps), load_pair("toy", target=target, draft=draft, device="cpu")
     options: Any = {"seed": seed, "draft_weight": draft_weight, "aim": aim, "bins": bins, "project": project}
     made = build_suffixes(out, count, pair=pair, config=config, attempts=attempts, **options)

@@ -30,7 +30,7 @@ from ssd_lib.pairs import Pair, PairSpec, Quantization, choose_pair, find_pair
 from ssd_lib.settings import Positive, settings
 
 Dtype = Literal["float32", "bfloat16", "float16"]
-ATTACK_SETTINGS = ("path", "seed", "target_model", "limit", "question", "target", "prefill", "from")
+ATTACK_SETTINGS = ("path", "seed", "target_model", "question", "target", "prefill", "from", "limit")
 """What a choice says of a set: arguments of `load_set`, in the place of the experiment's own, and who writes a prefill."""
 
 
@@ -167,10 +167,10 @@ def _check_settings(config: ExperimentConfig) -> ExperimentConfig:
                 f"the set {attack.name!r} has no setting {unknown[0]}: it has {', '.join(ATTACK_SETTINGS)}"
             )
         given = dict(attack.settings)
+        check_prefill(attack.name, given.get("prefill"), given.get("from"))
         limit = given.get("limit", 1)
         if type(limit) is not int or limit < 1:
             raise ValueError(f"the set {attack.name!r} has limit={limit!r}: it counts items, and is at least 1")
-        check_prefill(attack.name, given.get("prefill"), given.get("from"))
     for each in config.judges:
         judge(each.name, [], [], **dict(each.settings))  # over nothing: checks the options
     return replace(config, defenders=tuple(dict.fromkeys(defenders)))

@@ -157,8 +157,8 @@ def _clip(text: str) -> str:
 def _describe_set(attack: Choice, config: ExperimentConfig, warnings: list[str]) -> tuple[int | None, str]:
     """How many items would be asked (None if unknown), and a line about the set."""
     known, given = find_set(attack.name), cast(dict[str, Any], dict(attack.settings))
-    packaged, path = files_of_package(known), given.get("path", known.path)
-    size, where, limit = known.size, str(path), given.get("limit", config.limit)
+    packaged, path, limit = files_of_package(known), given.get("path", known.path), given.get("limit", config.limit)
+    size, where = known.size, str(path)
     if path is not None or (known.kind == "embedded" and size is None):
         size, taken = _look_into(known, path, config, given, warnings)
         where += taken
