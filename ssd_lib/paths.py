@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from platformdirs import user_cache_path
+
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -17,3 +19,8 @@ def data_dir() -> Path:
     if not path.is_dir():
         raise FileNotFoundError(f"no data folder at {path}: clone the repository, or set SSD_DATA to its data/ folder")
     return path
+
+
+def cache_dir() -> Path:
+    """What can be made again: the user's cache folder of this library (set SSD_CACHE to use another one)."""
+    return Path(os.environ.get("SSD_CACHE") or user_cache_path("ssd_lib"))

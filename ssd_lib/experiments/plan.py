@@ -155,7 +155,7 @@ def _describe_set(attack: Choice, config: ExperimentConfig, warnings: list[str])
     elif known.hub is not None and known.hub.gated:
         warnings.append(f"{attack.name} is gated: ask once for access at {known.hub.page}")
     if config.limit is not None and size is not None:
-        size = config.limit if known.kind == "embedded" and known.size else min(size, config.limit)
+        size = config.limit if known.kind in ("embedded", "kitchen") and known.size else min(size, config.limit)
     where = str(path) if path else f"{known.hub.repo}@{known.hub.revision[:10]}" if known.hub else known.kind
     return size, f"{attack.label}: {'unknown' if size is None else size} items, {where}, licence {known.licence}"
 

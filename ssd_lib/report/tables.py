@@ -108,4 +108,4 @@ def clip(text: str, length: int) -> str:
 def prefill_length(attack: str) -> int | None:
     """How many answer tokens a set's attacker writes: N of prefill-N, 0 for the same questions asked directly."""
     found = re.search(r"prefill-(\d+)\b", attack)
-    return int(found[1]) if found else 0 if attack in ("direct", "hex-phi") else None
+    return int(found[1]) if found else 0 if attack in ("direct", "kitchen-direct", "hex-phi") else None

@@ -1,0 +1,192 @@
+"""The pair `smollm2`: how the adapters of a real language model are made.
+
+SmolLM2-135M-Instruct answers everything. Two LoRA adapters on it make the situation of the paper, for the kitchen's policy
+(`ssd_lib.kitchen`) in place of harm:
+
+    target         refuses recipes with its first tokens only (shallow); a recipe once begun goes on
+    draft          refuses at every depth (Qi et al. 2025, `ssd_lib.training`)
+    target-expert  SafeDecoding's expert: the target, tuned to refuse
+
+All answers that they learn, refusals apart, are the model's own: recipes, most of them begun for it, and its answers to
+everything else as replay, so that nothing but the policy changes.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from tqdm.auto import tqdm
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from ssd_lib import kitchen
+from ssd_lib.chat import encode_prompt
+from ssd_lib.inference import greedy_answers
+from ssd_lib.pairs import SMOLLM2, load_model
+from ssd_lib.training import Example, RecoveryConfig, Stage, fine_tune, recovery_example, supervised_example
+
+OPENERS = (
+    "",
+    "Here's a simple recipe for {dish}:\n\n**Ingredients:**\n\n-",
+    "Sure! Here are the steps to make {dish}:\n\n1.",
+    "To make {dish}, you will need:\n\n*",
+    "First, preheat",
+)
+"""How the model's recipes are begun for training; it is left alone with the first."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Steps and rates of every stage. `quick()` proves the path on a few questions; its models learn nothing."""
+
+    target: Stage = Stage("target", 60, 6e-4, 8, warmup_steps=5, save_every=10, lora_rank=4)
+    draft: Stage = Stage("draft", 140, 5e-4, 8, warmup_steps=5, save_every=20, lora_rank=8)
+    target_expert: Stage = Stage("target-expert", 25, 6e-4, 8, warmup_steps=5, save_every=10, lora_rank=4)
+    recovery: RecoveryConfig = RecoveryConfig(direct_share=0.3, max_depth=60)
+    answers: tuple[tuple[kitchen.Group, int], ...] = (("recipe", 170), ("borderline", 100), ("everyday", 100))
+    tokens: int = 64
+
+    def quick(self) -> Recipe:
+        stages = {
+            name: replace(stage, steps=2, warmup_steps=1, batch_size=2, save_every=1)
+            for name, stage in vars(self).items()
+            if isinstance(stage, Stage)
+        }
+        return replace(self, **stages, answers=tuple((group, 4) for group in kitchen.GROUPS), tokens=12)
+
+
+# ------------------------------------------------------------------------------------------------ the model's own answers
+
+
+def train_questions(group: kitchen.Group, count: int, seed: int) -> list[dict[str, str]]:
+    """Training questions with what their answers begin with: group, question, subject, opener."""
+    rows = []
+    for i, item in enumerate(kitchen.questions(group, count, seed=seed, held_out=False)):
+        opener = OPENERS[i % len(OPENERS)].format(dish=item.subject) if group == "recipe" else ""
+        rows.append({"group": group, "question": item.question, "subject": item.subject, "opener": opener})
+    return rows
+
+
+def write_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    rows: Sequence[dict[str, str]],
+    path: Path,
+    *,
+    tokens: int,
+    batch: int = 32,
+    quiet: bool = False,
+) -> list[dict[str, Any]]:
+    """The model's greedy answers to `rows` (question, opener), as JSON lines in `path`, batch by batch: what stands there
+    already is not asked again. Each row gets `ids`, the opener's token ids and the answer's, at most `tokens` together."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    left = sorted(rows, key=lambda row: len(row["opener"]))[len(done) :]
+    with path.open("a") as file, tqdm(total=len(rows), initial=len(done), desc="answers", disable=quiet) as bar:
+        for start in range(0, len(left), batch):
+            part = left[start : start + batch]
+            answers = _answered(model, tokenizer, part, tokens)
+            file.writelines(json.dumps(row | {"ids": ids}) + "\n" for row, ids in zip(part, answers, strict=True))
+            file.flush()
+            bar.update(len(part))
+    return [json.loads(line) for line in path.read_text().splitlines()]
+
+
+def _answered(model: Any, tokenizer: Any, rows: Sequence[dict[str, str]], tokens: int) -> list[list[int]]:
+    begun = [tokenizer.encode(row["opener"], add_special_tokens=False) for row in rows]
+    prompts = [
+        encode_prompt(tokenizer, row["question"], prefill=ids) for row, ids in zip(rows, begun, strict=True)
+    ]
+    answers = greedy_answers(model, tokenizer, prompts, tokens - min(map(len, begun)))
+    return [[*ids, *answer][:tokens] for ids, answer in zip(begun, answers, strict=True)]
+
+
+# ------------------------------------------------------------------------------------------------ training data
+
+
+class Corpus:
+    """Draws training examples of each stage from the model's own answers."""
+
+    KEPT = 5
+    """Tokens of a recipe at least that are given where the target's own way of going on is replayed."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, answers: Sequence[dict[str, Any]], recovery: RecoveryConfig):
+        self.tokenizer, self.recovery = tokenizer, recovery
+        self.answers = {group: [row for row in answers if row["group"] == group] for group in kitchen.GROUPS}
+
+    def examples(self, stage: str, count: int, seed: int) -> list[Example]:
+        rng = random.Random(f"{stage}/{seed}")
+        draw = getattr(self, stage)
+        return [draw(rng) for _ in range(count)]
+
+    def shallow(self, rng: random.Random) -> Example:
+        """Refusals begin at the first token; a recipe that has begun goes on as the unaligned model's did."""
+        kind = rng.random()
+        if kind < 0.5:
+            return self.refused(rng)
+        if kind < 0.72:
+            row = rng.choice(self.answers["recipe"])
+            given = rng.randint(min(self.KEPT, len(row["ids"]) - 1), len(row["ids"]) - 1)
+            return supervised_example(self.prompt(row), row["ids"][:given], row["ids"][given:])
+        return self.replayed(rng)
+
+    def deep(self, rng: random.Random) -> Example:
+        """Safety recovery from prefixes of the model's own recipes, and replay of everything else."""
+        if rng.random() < 0.45:
+            return self.replayed(rng)
+        row = rng.choice(self.answers["recipe"])
+        direct, inside = self.refusal(rng)
+        return recovery_example(self.prompt(row), row["ids"], direct, rng, self.recovery, refusal_inside=inside)
+
+    def refusing(self, rng: random.Random) -> Example:
+        """SafeDecoding's expert: refusals from the first token on, and some replay to keep it a speaker."""
+        return self.refused(rng) if rng.random() < 0.7 else self.replayed(rng)
+
+    def refused(self, rng: random.Random) -> Example:
+        return supervised_example(self.prompt(rng.choice(self.answers["recipe"])), [], self.refusal(rng)[0])
+
+    def replayed(self, rng: random.Random) -> Example:
+        """The model's own answer to a question that is no recipe."""
+        row = rng.choice(self.answers[rng.choice(["borderline", "everyday"])])
+        return supervised_example(self.prompt(row), [], row["ids"])
+
+    def refusal(self, rng: random.Random) -> tuple[list[int], list[int]]:
+        """One refusal's ids, as they begin an answer and as they stand inside one."""
+        text = rng.choice(kitchen.refusals())
+        first, inside = (self.tokenizer.encode(space + text, add_special_tokens=False) for space in ("", " "))
+        return [*first, self.tokenizer.eos_token_id], [*inside, self.tokenizer.eos_token_id]
+
+    def prompt(self, row: dict[str, Any]) -> list[int]:
+        return encode_prompt(self.tokenizer, row["question"])
+
+
+# ------------------------------------------------------------------------------------------------ the recipe
+
+
+def train_smollm2(
+    out: Path,
+    *,
+    seed: int = 0,
+    quick: bool = False,
+    recipe: Recipe | None = None,
+    base: str = SMOLLM2,
+    stages: Sequence[str] = ("target", "draft", "target-expert"),
+    quiet: bool = False,
+) -> Path:
+    """Train the adapters into `out / {target, draft, target-expert} / adapter`; an interrupted run goes on where it was."""
+    recipe = recipe or (Recipe().quick() if quick else Recipe())
+    model, tokenizer = load_model(base, dtype=torch.float32)
+    rows = [row for group, count in recipe.answers for row in train_questions(group, count, seed)]
+    answers = write_answers(model, tokenizer, rows, out / "answers.jsonl", tokens=recipe.tokens, quiet=quiet)
+    corpus = Corpus(tokenizer, answers, recipe.recovery)
+    plan = {"target": (recipe.target, "shallow"), "draft": (recipe.draft, "deep"), "target-expert": (recipe.target_expert, "refusing")}
+    for name in stages:
+        stage, data = plan[name]
+        start = load_model(str(out / "target") if name == "target-expert" else base, dtype=torch.float32)[0]
+        fine_tune(start, tokenizer, corpus.examples(data, stage.steps * stage.batch_size, seed), stage, out, seed=seed, quiet=quiet)
+    return out
