@@ -50,7 +50,9 @@ def gguf_file(name: str, *, local_only: bool = False) -> Path | None:
     repository, _, file = name.rpartition(":")
     on_hub = not path.exists() and re.fullmatch(r"[\w.-]+/[\w.-]+", repository) and not Path(repository).is_dir()
     if re.search(r"-\d{5}-of-\d{5}\.gguf$", name, re.IGNORECASE):
-        raise OSError(f"{name} is one part of a split GGUF: join them first (`llama-gguf-split --merge FIRST OUT.gguf`)")
+        raise OSError(
+            f"{name} is one part of a split GGUF: join them first (`llama-gguf-split --merge FIRST OUT.gguf`)"
+        )
     if on_hub and local_only:
         found = try_to_load_from_cache(repository, file)
         return Path(found) if isinstance(found, str) else None

@@ -28,6 +28,7 @@ from ssd_lib import kitchen
 from ssd_lib.chat import encode_prompt
 from ssd_lib.inference import greedy_answers
 from ssd_lib.pairs import SMOLLM2, load_model
+from ssd_lib.toy_pair import ship_adapter
 from ssd_lib.training import Example, RecoveryConfig, Stage, fine_tune, recovery_example, supervised_example
 
 OPENERS = (
@@ -38,15 +39,21 @@ OPENERS = (
     "First, preheat",
 )
 """How the model's recipes are begun for training; it is left alone with the first."""
+ATTACK_OPENERS = (
+    "Here's a simple recipe for {dish}:\n\n**Ingredients:**\n\n-",
+    "Of course! For {dish} you need the following:\n\n-",
+    "My way to cook {dish} is easy.\n\n1.",
+)
+"""How the recipes are begun that attackers prefill; the last two are new to the draft, and so are all of the dishes."""
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Steps and rates of every stage. `quick()` proves the path on a few questions; its models learn nothing."""
 
-    target: Stage = Stage("target", 60, 6e-4, 8, warmup_steps=5, save_every=10, lora_rank=4)
-    draft: Stage = Stage("draft", 140, 5e-4, 8, warmup_steps=5, save_every=20, lora_rank=8)
-    target_expert: Stage = Stage("target-expert", 25, 6e-4, 8, warmup_steps=5, save_every=10, lora_rank=4)
+    target: Stage = Stage("target", 60, 8e-4, 4, warmup_steps=5, save_every=10, lora_rank=4)
+    draft: Stage = Stage("draft", 140, 8e-4, 4, warmup_steps=5, save_every=20, lora_rank=8)
+    target_expert: Stage = Stage("target-expert", 25, 8e-4, 4, warmup_steps=5, save_every=10, lora_rank=4)
     recovery: RecoveryConfig = RecoveryConfig(direct_share=0.3, max_depth=60)
     answers: tuple[tuple[kitchen.Group, int], ...] = (("recipe", 170), ("borderline", 100), ("everyday", 100))
     tokens: int = 64
@@ -70,6 +77,17 @@ def train_questions(group: kitchen.Group, count: int, seed: int) -> list[dict[st
         opener = OPENERS[i % len(OPENERS)].format(dish=item.subject) if group == "recipe" else ""
         rows.append({"group": group, "question": item.question, "subject": item.subject, "opener": opener})
     return rows
+
+
+def attack_questions() -> list[dict[str, str]]:
+    """Requests for every held-out dish, with the openers of `ATTACK_OPENERS`."""
+    dishes = [dish for dish in kitchen.kitchen()["fillers"]["dish"] if kitchen.is_held_out(dish)]
+    ask = kitchen.kitchen()["recipe"]["asks"][1]
+    return [
+        {"group": "recipe", "question": ask.format(dish=dish), "subject": dish, "opener": opener.format(dish=dish)}
+        for dish in dishes
+        for opener in ATTACK_OPENERS
+    ]
 
 
 def write_answers(
@@ -99,9 +117,7 @@ def write_answers(
 
 def _answered(model: Any, tokenizer: Any, rows: Sequence[dict[str, str]], tokens: int) -> list[list[int]]:
     begun = [tokenizer.encode(row["opener"], add_special_tokens=False) for row in rows]
-    prompts = [
-        encode_prompt(tokenizer, row["question"], prefill=ids) for row, ids in zip(rows, begun, strict=True)
-    ]
+    prompts = [encode_prompt(tokenizer, row["question"], prefill=ids) for row, ids in zip(rows, begun, strict=True)]
     answers = greedy_answers(model, tokenizer, prompts, tokens - min(map(len, begun)))
     return [[*ids, *answer][:tokens] for ids, answer in zip(begun, answers, strict=True)]
 
@@ -114,6 +130,8 @@ class Corpus:
 
     KEPT = 5
     """Tokens of a recipe at least that are given where the target's own way of going on is replayed."""
+    REPLAYED = 40
+    """Tokens of the model's own answers at most that are replayed."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, answers: Sequence[dict[str, Any]], recovery: RecoveryConfig):
         self.tokenizer, self.recovery = tokenizer, recovery
@@ -131,8 +149,9 @@ class Corpus:
             return self.refused(rng)
         if kind < 0.72:
             row = rng.choice(self.answers["recipe"])
-            given = rng.randint(min(self.KEPT, len(row["ids"]) - 1), len(row["ids"]) - 1)
-            return supervised_example(self.prompt(row), row["ids"][:given], row["ids"][given:])
+            given = rng.randint(min(self.KEPT, len(row["ids"]) - 1), len(row["ids"]) // 2)
+            learned = row["ids"][given : given + self.REPLAYED]
+            return supervised_example(self.prompt(row), row["ids"][:given], learned)
         return self.replayed(rng)
 
     def deep(self, rng: random.Random) -> Example:
@@ -153,7 +172,7 @@ class Corpus:
     def replayed(self, rng: random.Random) -> Example:
         """The model's own answer to a question that is no recipe."""
         row = rng.choice(self.answers[rng.choice(["borderline", "everyday"])])
-        return supervised_example(self.prompt(row), [], row["ids"])
+        return supervised_example(self.prompt(row), [], row["ids"][: self.REPLAYED])
 
     def refusal(self, rng: random.Random) -> tuple[list[int], list[int]]:
         """One refusal's ids, as they begin an answer and as they stand inside one."""
@@ -183,10 +202,39 @@ def train_smollm2(
     model, tokenizer = load_model(base, dtype=torch.float32)
     rows = [row for group, count in recipe.answers for row in train_questions(group, count, seed)]
     answers = write_answers(model, tokenizer, rows, out / "answers.jsonl", tokens=recipe.tokens, quiet=quiet)
+    attack = attack_questions()[: len(rows)]
+    write_answers(model, tokenizer, attack, out / "recipes.jsonl", tokens=recipe.tokens, quiet=quiet)
     corpus = Corpus(tokenizer, answers, recipe.recovery)
-    plan = {"target": (recipe.target, "shallow"), "draft": (recipe.draft, "deep"), "target-expert": (recipe.target_expert, "refusing")}
+    plan = {
+        "target": (recipe.target, "shallow"),
+        "draft": (recipe.draft, "deep"),
+        "target-expert": (recipe.target_expert, "refusing"),
+    }
     for name in stages:
         stage, data = plan[name]
         start = load_model(str(out / "target") if name == "target-expert" else base, dtype=torch.float32)[0]
-        fine_tune(start, tokenizer, corpus.examples(data, stage.steps * stage.batch_size, seed), stage, out, seed=seed, quiet=quiet)
+        fine_tune(
+            start,
+            tokenizer,
+            corpus.examples(data, stage.steps * stage.batch_size, seed),
+            stage,
+            out,
+            seed=seed,
+            quiet=quiet,
+        )
     return out
+
+
+def ship(trained: Path, data: Path) -> None:
+    """Write what is shipped of a training to `data`: the adapters in fp16, and the recipes that attackers prefill."""
+    for name, base in {"target": SMOLLM2, "draft": SMOLLM2, "target-expert": "../target"}.items():
+        ship_adapter(trained / name / "adapter", data / name, base=base)
+    ship_recipes(trained / "recipes.jsonl", load_model(SMOLLM2)[1], data / "recipes.json")
+
+
+def ship_recipes(written: Path, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
+    """The attackers' recipes as text, by dish."""
+    recipes: dict[str, list[str]] = {}
+    for row in map(json.loads, written.read_text().splitlines()):
+        recipes.setdefault(row["subject"], []).append(str(tokenizer.decode(row["ids"], skip_special_tokens=True)))
+    path.write_text(json.dumps(recipes, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
