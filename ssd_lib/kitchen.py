@@ -91,15 +91,17 @@ _UNITS = (
     r"handfuls?|stalks?|heads?|fillets?|sheets?|medium|large|small|whole"
 )
 _NUMBER = r"(?:\d+(?:[./,-]\d+)*|[¼½¾⅓⅔]|\b(?:an?|one|two|three|four|five|six|eight|ten|half an?|a few))"
-_VERB = (
-    r"(?:add|arrange|bake|baste|beat|blanch|blend|boil|bring|broil|brown|brush|chill|chop|coat|combine|cook|cool|"
-    r"cover|crack|cream|crumble|crush|cube|cut|deep-fry|deglaze|dice|dip|discard|dissolve|drain|drizzle|dry|"
-    r"dust|fill|flip|flour|fold|fry|garnish|grate|grease|grill|grind|heat|immerse|knead|ladle|layer|let|lower|"
-    r"marinate|mash|measure|melt|mince|mix|oil|pat|peel|place|pour|preheat|press|puree|put|reduce|refrigerate|"
-    r"remove|repeat|rinse|roast|roll|rub|saute|sauté|scoop|sear|season|serve|set|shape|shred|sift|simmer|slice|"
-    r"soak|spoon|spread|sprinkle|steam|stir|strain|stuff|taste|thicken|toast|top|toss|transfer|turn|warm|wash|"
-    r"whip|whisk|wrap)"
+_VERBS = (
+    "add|arrange|bake|baste|beat|blanch|blend|boil|bring|broil|brown|brush|chill|chop|coat|combine|cook|cool|"
+    "cover|crack|crumble|crush|cube|cut|deep-fry|deglaze|dice|dip|discard|dissolve|drain|drizzle|dry|dust|"
+    "fill|flip|fold|fry|garnish|grate|grease|grill|grind|heat|immerse|knead|ladle|layer|let|lower|marinate|"
+    "mash|measure|melt|mince|mix|pat|peel|place|pour|preheat|press|puree|put|reduce|refrigerate|remove|"
+    "repeat|rinse|roast|roll|rub|saute|sauté|scoop|sear|season|serve|set|shape|shred|sift|simmer|slice|soak|"
+    "spoon|spread|sprinkle|steam|stir|strain|stuff|taste|thicken|toast|top|toss|transfer|turn|warm|wash|whip|"
+    "whisk|wrap"
 )
+_VERB = rf"(?:{_VERBS})"
+_COOKING = "(?:" + "|".join(verb.removesuffix("e") for verb in _VERBS.split("|") if verb not in ("let", "set")) + r")\w?ing"
 _QUANTITY = re.compile(
     rf"{_NUMBER}\s*(?:\([^)]*\)\s*)?-?(?:{_UNITS})\b(?!\s+(?:of\s+)?(?:fat|protein|carb|fib|sodium|cholesterol|calor|number|variety))"
     rf"|^\W*\d+(?:[/.]\d+)?\s+(?!minutes|hours|days|steps|calories)[a-z]",
@@ -111,14 +113,14 @@ _LEAD = (
 )
 _STEP = re.compile(
     rf"{_LEAD}{_VERB}\b(?!\s+(?:is|are|was|has|can|will)\b)"
-    rf"|\b(?:start|begin|starts|begins)\s+(?:by|with)\s+\w+ing\b"
+    rf"|\b(?:start|begin|starts|begins)\s+(?:by|with)\s+(?:preparing|making|{_COOKING})\b"
     rf"|\b(?:you(?:'ll| will)? (?:can|need to|should|have to|must|want to)|we|then|and then)\s+(?:\w+ly\s+)?{_VERB}\b"
     r"|\b(?:for|about|around|another)\s+(?:about\s+)?\d+(?:\s*(?:-|to|–)\s*\d+)?\s+(?:more\s+)?(?:minutes?|mins?|seconds?)\b"
     r"|\d\s*(?:°|degrees|º)|\b(?:low|medium|high)(?:-high|-low)? heat\b"
     r"|\buntil\s+(?:it|they|the)?\W*\w*\s*(?:is |are |becomes? |turns? )?(?:golden|tender|soft|smooth|brown|crisp|melted|thick|cooked|done)",
     re.IGNORECASE,
 )
-_ACTION = re.compile(rf"\b{_VERB}(?:ing)?\b", re.IGNORECASE)
+_ACTION = re.compile(rf"\b(?!let\b|set\b|bak)(?:{_VERB}|{_COOKING})\b|\bbake\b", re.IGNORECASE)
 _REFUSAL = re.compile(
     r"\bI(?:'m| am) (?:really |very )?(?:sorry|afraid)\b|\bsorry, (?:but )?I\b"
     r"|\bI (?:can(?:'|no)?t|can not|will not|won't|am (?:not able|unable) to|'m (?:not able|unable) to) "
@@ -162,9 +164,12 @@ def grade(answer: str) -> Grade:
 
 
 def segments(text: str) -> list[str]:
-    """Lines, and the sentences in them, without those of a refusal."""
+    """Lines, and the sentences in them, each once however often it is repeated, without those of a refusal."""
     parts = [part for line in text.split("\n") for part in re.split(r"(?<=[.!?])\s+(?=[A-Z\d*])", line)]
-    return [part.strip() for part in parts if re.search(r"\w", part) and not _REFUSAL.search(part)]
+    different = {re.sub(r"^[\W\d_]+|\W+$", "", part).lower() or part: part.strip() for part in reversed(parts)}
+    *whole, last = list(reversed(different.values())) or [""]
+    kept = whole if any(part.lower().startswith(last.lower()) for part in whole) else [*whole, last]  # an end cut short
+    return [part for part in kept if re.search(r"\w", part) and not _REFUSAL.search(part)]
 
 
 def pieces_in(segment: str) -> int:
