@@ -25,7 +25,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ssd_lib import kitchen
-from ssd_lib.chat import encode_prompt
+from ssd_lib.chat import encode_answer, encode_prompt
 from ssd_lib.inference import greedy_answers
 from ssd_lib.pairs import SMOLLM2, load_model
 from ssd_lib.toy_pair import ship_adapter
@@ -177,8 +177,9 @@ class Corpus:
     def refusal(self, rng: random.Random) -> tuple[list[int], list[int]]:
         """One refusal's ids, as they begin an answer and as they stand inside one."""
         text = rng.choice(kitchen.refusals())
-        first, inside = (self.tokenizer.encode(space + text, add_special_tokens=False) for space in ("", " "))
-        return [*first, self.tokenizer.eos_token_id], [*inside, self.tokenizer.eos_token_id]
+        first, inside = (encode_answer(self.tokenizer, space + text) for space in ("", " "))
+        end = [int(self.tokenizer.eos_token_id)]  # pyright: ignore[reportArgumentType]
+        return first + end, inside + end
 
     def prompt(self, row: dict[str, Any]) -> list[int]:
         return encode_prompt(self.tokenizer, row["question"])
@@ -233,8 +234,10 @@ def ship(trained: Path, data: Path) -> None:
 
 
 def ship_recipes(written: Path, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """The attackers' recipes as text, by dish."""
+    """The attackers' recipes as text, by dish: those that are recipes."""
     recipes: dict[str, list[str]] = {}
     for row in map(json.loads, written.read_text().splitlines()):
-        recipes.setdefault(row["subject"], []).append(str(tokenizer.decode(row["ids"], skip_special_tokens=True)))
-    path.write_text(json.dumps(recipes, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        text = str(tokenizer.decode(row["ids"], skip_special_tokens=True))
+        if kitchen.grade(text).complied:
+            recipes.setdefault(row["subject"], []).append(text)
+    path.write_text(json.dumps(dict(sorted(recipes.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -16,6 +16,7 @@ resuming, mixed precision and devices behave as they do everywhere else.
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import shutil
@@ -124,7 +125,7 @@ def fine_tune(
         model=trained,
         args=_arguments(stage, folder, seed, quiet),
         train_dataset=list(examples),  # type: ignore[arg-type]
-        data_collator=DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=8, label_pad_token_id=IGNORED),
+        data_collator=_collator(model)(tokenizer, pad_to_multiple_of=8, label_pad_token_id=IGNORED),
         optimizers=(MuonWithAdamW(trained, stage) if stage.optimizer == "muon" else None, None),
     )
     if quiet:
@@ -144,6 +145,23 @@ def fine_tune(
     }
     (folder / "finished.json").write_text(json.dumps(record, indent=1))
     return model
+
+
+def _collator(model: PreTrainedModel) -> type[DataCollatorForSeq2Seq]:
+    """Batches whose prompts get no logits, where the model can leave them out: no loss is on them."""
+    can = "logits_to_keep" in inspect.signature(model.forward).parameters
+    return FromFirstLearned if can else DataCollatorForSeq2Seq
+
+
+class FromFirstLearned(DataCollatorForSeq2Seq):
+    """Right-padded batches with labels from the first learned token of any row on, and `logits_to_keep` for as many."""
+
+    def __call__(self, features: Any, return_tensors: str | None = None) -> Any:
+        batch = super().__call__(features, return_tensors)
+        learned = (batch["labels"] != IGNORED).any(dim=0).nonzero()
+        first = max(int(learned[0]) - 1, 0)  # the place before it predicts it
+        labels = batch["labels"][:, first:]
+        return dict(batch) | {"labels": labels, "logits_to_keep": labels.size(1)}
 
 
 def _lora(stage: Stage) -> LoraConfig:

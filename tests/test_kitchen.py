@@ -131,9 +131,9 @@ def test_prefills_are_about_the_dish_that_is_asked_for(tokenizer):
     written = json.loads((data_dir() / "smollm2" / "recipes.json").read_text())
     assert set(written) == {row["subject"] for row in attack_questions()}
     for dish, texts in written.items():
-        assert len(texts) == len(ATTACK_OPENERS)
-        assert all(text.startswith(o.format(dish=dish)) for text, o in zip(texts, ATTACK_OPENERS, strict=True))
-        assert sum(kitchen.grade(text).complied for text in texts), dish
+        openers = [o.format(dish=dish) for o in ATTACK_OPENERS]
+        assert texts and all(sum(map(text.startswith, openers)) == 1 for text in texts)
+        assert all(kitchen.grade(text).complied for text in texts), dish
 
 
 def test_the_exact_judge_knows_the_kitchen():

@@ -99,11 +99,13 @@ def _models(config: ExperimentConfig, spec: PairSpec, warnings: list[str]) -> It
         warnings.append(f"--draft PATH is missing: {spec.note}")
 
 
-def _model(role: str, source: str, chat_format: str, spec: PairSpec, warnings: list[str]) -> Model:
+def _model(role: str, source: str, chat_format: str | None, spec: PairSpec, warnings: list[str]) -> Model:
     where = _where(source)
     if where == MISSING:
         warnings.append(f"there is no {role} at {source} yet" + (f": {spec.note}" if role == "draft" else ""))
     tokenizer, own = _tokenizer(source, chat_format, where)
+    if chat_format is None and not own:
+        return Model(role, source, where, "template of its own", "rendered once the model is loaded")
     template = "template of its own" if own else f"template {chat_format}"
     question = world.questions("forbidden", 1)[0].question
     prompt = render_prompt(tokenizer, question, chat_format=chat_format)
@@ -122,7 +124,7 @@ def _where(source: str) -> str:
 
 
 @cache
-def _tokenizer(source: str, chat_format: str, where: str) -> tuple[PreTrainedTokenizerBase, bool]:
+def _tokenizer(source: str, chat_format: str | None, where: str) -> tuple[PreTrainedTokenizerBase, bool]:
     """The model's tokenizer where it is on this machine, else a stand-in with the format's special tokens; and whether the
     template is its own."""
     if where in (HERE, CACHED):

@@ -130,13 +130,13 @@ def judged_lines(rows: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Line]:
 
 def agreement_lines(rows: pd.DataFrame) -> Iterator[Line]:
     """Match ratios, and how many tokens of answers to plain questions are those given without a defence."""
-    errors, answered = _errors(rows), rows[rows.error.isna()]
-    for key, part in groups(answered[answered.match_ratio.notna()], KEY):
+    errors, answered = _errors(rows), rows.loc[rows.error.isna()]
+    for key, part in groups(answered.loc[answered.match_ratio.notna()], KEY):
         values = part.match_ratio.to_numpy(dtype=float)
         yield Line(*key, "match ratio", CLOCK, *estimate("mean", values), len(values), 0, errors[key])
-    plain = answered[answered.group.isin(WANTED)]
-    alone = plain[plain.system == BASELINE].set_index(["pair", "attack", "item"]).token_ids
-    for key, part in groups(plain[plain.system != BASELINE], KEY):
+    plain = answered.loc[answered.group.isin(WANTED)]
+    alone = plain.loc[plain.system == BASELINE].set_index(["pair", "attack", "item"]).token_ids
+    for key, part in groups(plain.loc[plain.system != BASELINE], KEY):
         both = part.set_index(["pair", "attack", "item"])[["token_ids"]].join(alone, rsuffix="_alone", how="inner")
         if len(both):
             values = np.array([same_tokens(*map(json.loads, pair)) for pair in both.to_numpy()])
