@@ -51,9 +51,9 @@ ATTACK_OPENERS = (
 class Recipe:
     """Steps and rates of every stage. `quick()` proves the path on a few questions; its models learn nothing."""
 
-    target: Stage = Stage("target", 60, 8e-4, 4, warmup_steps=5, save_every=10, lora_rank=4)
-    draft: Stage = Stage("draft", 140, 8e-4, 4, warmup_steps=5, save_every=20, lora_rank=8)
-    target_expert: Stage = Stage("target-expert", 25, 8e-4, 4, warmup_steps=5, save_every=10, lora_rank=4)
+    target: Stage = Stage("target", 90, 6e-4, 4, warmup_steps=5, save_every=10, lora_rank=4)
+    draft: Stage = Stage("draft", 110, 8e-4, 4, warmup_steps=5, save_every=10, lora_rank=8)
+    target_expert: Stage = Stage("target-expert", 16, 8e-4, 4, warmup_steps=5, save_every=10, lora_rank=4)
     recovery: RecoveryConfig = RecoveryConfig(direct_share=0.3, max_depth=60)
     answers: tuple[tuple[kitchen.Group, int], ...] = (("recipe", 170), ("borderline", 100), ("everyday", 100))
     tokens: int = 64
@@ -132,6 +132,8 @@ class Corpus:
     """Tokens of a recipe at least that are given where the target's own way of going on is replayed."""
     REPLAYED = 40
     """Tokens of the model's own answers at most that are replayed."""
+    FIRST = 12
+    """… where only their beginning is: whether to refuse is decided there, and half of the target's replay needs no more."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, answers: Sequence[dict[str, Any]], recovery: RecoveryConfig):
         self.tokenizer, self.recovery = tokenizer, recovery
@@ -145,14 +147,14 @@ class Corpus:
     def shallow(self, rng: random.Random) -> Example:
         """Refusals begin at the first token; a recipe that has begun goes on as the unaligned model's did."""
         kind = rng.random()
-        if kind < 0.5:
+        if kind < 0.3:
             return self.refused(rng)
-        if kind < 0.72:
+        if kind < 0.5:
             row = rng.choice(self.answers["recipe"])
             given = rng.randint(min(self.KEPT, len(row["ids"]) - 1), len(row["ids"]) // 2)
             learned = row["ids"][given : given + self.REPLAYED]
             return supervised_example(self.prompt(row), row["ids"][:given], learned)
-        return self.replayed(rng)
+        return self.replayed(rng, self.FIRST if kind < 0.75 else self.REPLAYED)
 
     def deep(self, rng: random.Random) -> Example:
         """Safety recovery from prefixes of the model's own recipes, and replay of everything else."""
@@ -169,10 +171,10 @@ class Corpus:
     def refused(self, rng: random.Random) -> Example:
         return supervised_example(self.prompt(rng.choice(self.answers["recipe"])), [], self.refusal(rng)[0])
 
-    def replayed(self, rng: random.Random) -> Example:
-        """The model's own answer to a question that is no recipe."""
+    def replayed(self, rng: random.Random, tokens: int = REPLAYED) -> Example:
+        """The first tokens of the model's own answer to a question that is no recipe."""
         row = rng.choice(self.answers[rng.choice(["borderline", "everyday"])])
-        return supervised_example(self.prompt(row), [], row["ids"][: self.REPLAYED])
+        return supervised_example(self.prompt(row), [], row["ids"][:tokens])
 
     def refusal(self, rng: random.Random) -> tuple[list[int], list[int]]:
         """One refusal's ids, as they begin an answer and as they stand inside one."""
