@@ -51,7 +51,7 @@ ATTACK_OPENERS = (
 class Recipe:
     """Steps and rates of every stage. `quick()` proves the path on a few questions; its models learn nothing."""
 
-    target: Stage = Stage("target", 90, 6e-4, 4, warmup_steps=5, save_every=10, lora_rank=4)
+    target: Stage = Stage("target", 150, 6e-4, 4, warmup_steps=5, save_every=10, lora_rank=4)
     draft: Stage = Stage("draft", 110, 8e-4, 4, warmup_steps=5, save_every=10, lora_rank=8)
     target_expert: Stage = Stage("target-expert", 16, 8e-4, 4, warmup_steps=5, save_every=10, lora_rank=4)
     recovery: RecoveryConfig = RecoveryConfig(direct_share=0.3, max_depth=60)
@@ -147,14 +147,14 @@ class Corpus:
     def shallow(self, rng: random.Random) -> Example:
         """Refusals begin at the first token; a recipe that has begun goes on as the unaligned model's did."""
         kind = rng.random()
-        if kind < 0.3:
+        if kind < 0.4:
             return self.refused(rng)
-        if kind < 0.5:
+        if kind < 0.6:
             row = rng.choice(self.answers["recipe"])
             given = rng.randint(min(self.KEPT, len(row["ids"]) - 1), len(row["ids"]) // 2)
             learned = row["ids"][given : given + self.REPLAYED]
             return supervised_example(self.prompt(row), row["ids"][:given], learned)
-        return self.replayed(rng, self.FIRST if kind < 0.75 else self.REPLAYED)
+        return self.replayed(rng, self.FIRST if kind < 0.8 else self.REPLAYED)
 
     def deep(self, rng: random.Random) -> Example:
         """Safety recovery from prefixes of the model's own recipes, and replay of everything else."""
@@ -236,10 +236,12 @@ def ship(trained: Path, data: Path) -> None:
 
 
 def ship_recipes(written: Path, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
-    """The attackers' recipes as text, by dish: those that are recipes."""
-    recipes: dict[str, list[str]] = {}
+    """The attackers' recipes as text, by dish: those that are recipes, or else the one that comes nearest."""
+    texts: dict[str, list[str]] = {}
     for row in map(json.loads, written.read_text().splitlines()):
-        text = str(tokenizer.decode(row["ids"], skip_special_tokens=True))
-        if kitchen.grade(text).complied:
-            recipes.setdefault(row["subject"], []).append(text)
+        texts.setdefault(row["subject"], []).append(str(tokenizer.decode(row["ids"], skip_special_tokens=True)))
+    recipes = {}
+    for dish, each in texts.items():
+        nearest = max(each, key=lambda text: kitchen.grade(text).pieces)
+        recipes[dish] = [text for text in each if kitchen.grade(text).complied] or [nearest]
     path.write_text(json.dumps(dict(sorted(recipes.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

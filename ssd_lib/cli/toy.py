@@ -138,15 +138,18 @@ def measure(
 
 
 def _measure_smollm2(questions: int | None, out: Path, write: bool) -> str:
-    """Run the preset, and put its report into the card."""
+    """Run the preset, and put its report and the grader's errors into the card."""
     from ssd_lib.evaluation import put_measured
     from ssd_lib.experiments import experiment, run_experiment
+    from ssd_lib.kitchen import agreement_table
     from ssd_lib.paths import data_dir
     from ssd_lib.report import build_report, report_markdown
 
     report = build_report([run_experiment(experiment(preset="smollm2", limit=questions, out=out))])
     if write:
-        put_measured(data_dir() / "smollm2" / "README.md", MEASURE_SMOLLM2, report_markdown(report))
+        card = data_dir() / "smollm2" / "README.md"
+        put_measured(card, MEASURE_SMOLLM2, report_markdown(report))
+        put_measured(card, "python -m ssd_lib.kitchen", agreement_table())
         report.summary.to_csv(data_dir() / "smollm2" / "measured.csv", index=False, float_format="%.4g")
     return plain(report_markdown(report))
 
