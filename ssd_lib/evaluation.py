@@ -172,7 +172,12 @@ def _percent(rate: float, low: float, high: float) -> str:
 
 def rate_cell(rows: pd.DataFrame, column: str) -> str:
     """A rate with its interval, as percent."""
-    return _percent(rows[column].mean(), *wilson(int(rows[column].sum()), len(rows))) if len(rows) else "–"
+    return rate_text(int(rows[column].sum()), len(rows)) if len(rows) else "–"
+
+
+def rate_text(successes: int, trials: int) -> str:
+    """A rate with its Wilson interval, as percent."""
+    return _percent(successes / trials, *wilson(successes, trials))
 
 
 def attack_table(frame: pd.DataFrame, column: str) -> pd.DataFrame:
