@@ -4,9 +4,11 @@ import json
 
 import pytest
 from transformers import AutoTokenizer
+from typer.testing import CliRunner
 
 from ssd_lib import kitchen, pairs
 from ssd_lib.attacks import SETS, find_set, load_set
+from ssd_lib.cli import app
 from ssd_lib.experiments import experiment, plan
 from ssd_lib.judges import judge
 from ssd_lib.judges.exact import knows
@@ -197,6 +199,12 @@ def test_the_package_is_found_without_importing_it(monkeypatch, tmp_path):
     assert packaged("gpt2") is None
 
 
+@pytest.mark.parametrize("command", [["tour"], ["measure"], ["train"]])
+def test_a_command_names_the_pairs_that_it_knows(command):
+    shown = CliRunner().invoke(app, [*command, "--pair", "llama2"])
+    assert shown.exit_code == 1 and "toy" in shown.stderr and "smollm2" in shown.stderr
+
+
 # ------------------------------------------------------------------------------------------------ training data
 
 
@@ -288,3 +296,14 @@ def test_the_preset_runs_and_reports_on_a_few_questions(pair, tmp_path):
         "Over-refusal",
     ):
         assert title in text
+
+
+@pytest.mark.slow
+def test_the_tour_prints_its_table_on_the_real_pair(pair, monkeypatch):
+    from ssd_lib.cli import toy
+
+    monkeypatch.setattr(toy, "TOUR_QUESTIONS", 2)
+    shown = CliRunner().invoke(app, ["tour", "--pair", "smollm2"], env={"COLUMNS": "160"})
+    assert shown.exit_code == 0, shown.output
+    for line in ("gives a recipe", "match ratio, everyday", "everyday tokens as without a defence", "no speed is won"):
+        assert line in shown.stdout
