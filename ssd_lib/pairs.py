@@ -62,6 +62,8 @@ class PairSpec:
     """Who measures a question's perplexity (the PPL defence); None: the target itself."""
     draft_base: str | None = None
     """What the draft was before its safety tuning (SecDecoding); for the embedded pair its shallowly aligned control."""
+    world: Literal["embedded", "kitchen"] = "embedded"
+    """Whose questions the book asks, and who grades the answers (`ssd_lib.worlds`)."""
 
 
 _NO_EXPERT = (
@@ -102,6 +104,7 @@ PAIRS: dict[str, PairSpec] = {
             expert="smollm2/target-expert",
             perplexity_model=None,
             draft_base=SMOLLM2,
+            world="kitchen",
         ),
         PairSpec(
             "llama2",
