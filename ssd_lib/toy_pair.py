@@ -354,15 +354,16 @@ def ship(trained: Path, data: Path) -> None:
     for name in ("target", "draft", "draft-shallow"):
         LlamaForCausalLM.from_pretrained(trained / name, dtype=torch.float16).save_pretrained(data / name)
         PreTrainedTokenizerFast.from_pretrained(trained / name).save_pretrained(data / name)
-    _ship_adapter(trained / "target" / "adapter", data / "target-base", sign=-1.0)
+    ship_adapter(trained / "target" / "adapter", data / "target-base", sign=-1.0)
     for name in ("target-deep", "target-expert"):
-        _ship_adapter(trained / name / "adapter", data / name, sign=1.0)
+        ship_adapter(trained / name / "adapter", data / name)
 
 
-def _ship_adapter(adapter: Path, folder: Path, sign: float) -> None:
+def ship_adapter(adapter: Path, folder: Path, *, base: str = "../target", sign: float = 1.0) -> None:
+    """Write an adapter to `folder` in fp16, for a `base` that is named relative to it; negated where `sign` is −1."""
     folder.mkdir(parents=True, exist_ok=True)
     weights = load_file(adapter / "adapter_model.safetensors")
     weights = {name: (sign * w if "lora_B" in name else w).half() for name, w in weights.items()}
     save_file(weights, folder / "adapter_model.safetensors")
     config = json.loads((adapter / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": "../target"}, indent=1))
+    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}, indent=1))

@@ -32,6 +32,7 @@ resuming, mixed precision and devices behave as they do everywhere else.
 
 from __future__ import annotations
 
+import inspect
 import json
 import random
 import shutil
@@ -147,7 +148,7 @@ def fine_tune(
         model=trained,
         args=_arguments(stage, folder, seed, quiet),
         train_dataset=[labelled(example, stage) for example in examples],  # type: ignore[arg-type]
-        data_collator=DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=8, label_pad_token_id=IGNORED),
+        data_collator=_collator(model, stage)(tokenizer, pad_to_multiple_of=8, label_pad_token_id=IGNORED),
         optimizers=(MuonWithAdamW(trained, stage) if stage.optimizer == "muon" else None, None),
         compute_loss_func=presto_loss(stage.presto) if stage.presto else None,
     )
@@ -241,6 +242,21 @@ def plain_attention(model: PreTrainedModel) -> Iterator[None]:
 
 
 # ------------------------------------------------------------------------------------------------ how steps are taken
+def _collator(model: PreTrainedModel, stage: Stage) -> type[DataCollatorForSeq2Seq]:
+    """Batches whose prompts get no logits, where the model can leave them out and no loss is on them."""
+    can = not stage.presto and "logits_to_keep" in inspect.signature(model.forward).parameters
+    return FromFirstLearned if can else DataCollatorForSeq2Seq
+
+
+class FromFirstLearned(DataCollatorForSeq2Seq):
+    """Right-padded batches with labels from the first learned token of any row on, and `logits_to_keep` for as many."""
+
+    def __call__(self, features: Any, return_tensors: str | None = None) -> Any:
+        batch = super().__call__(features, return_tensors)
+        learned = (batch["labels"] != IGNORED).any(dim=0).nonzero()
+        first = max(int(learned[0]) - 1, 0)  # the place before it predicts it
+        labels = batch["labels"][:, first:]
+        return dict(batch) | {"labels": labels, "logits_to_keep": labels.size(1)}
 
 
 def _lora(stage: Stage) -> LoraConfig:

@@ -40,7 +40,7 @@ def test_every_package_that_make_installs_is_pinned():
 
 def test_the_shipped_weights_are_small_and_safetensors():
     files = [f for f in (ROOT / "data").rglob("*") if f.is_file()]
-    assert sum(f.stat().st_size for f in files) < 20e6
+    assert sum(f.stat().st_size for f in files) < 32e6
     assert {f.suffix for f in files if f.stat().st_size > 300_000} <= {".safetensors", ".csv"}
     assert not [f for f in files if f.suffix in (".bin", ".pt", ".pkl", ".pickle")]
 

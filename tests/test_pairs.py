@@ -285,7 +285,7 @@ def test_a_missing_template_names_the_argument(saved, role):
 
 def test_a_pair_of_ones_own_is_checked_before_anything_is_loaded():
     for given, reason in [
-        ({"draft": "d"}, "needs target=.*toy, llama2"),
+        ({"draft": "d"}, "needs target=.*toy, smollm2"),
         ({"target": "t"}, "the pair 't' needs draft="),
         ({"target": "t", "draft": "d", "draft_format": "alpaca"}, "draft_format='alpaca': choose one of llama2"),
         ({"name": "nope", "target": "t"}, "unknown pair 'nope'"),

@@ -7,17 +7,21 @@ from dataclasses import replace
 
 import pytest
 import torch
+from conftest import micro_llama
 from micro_models import llama2_tokenizer, llama3_tokenizer, save_model
 from transformers import DataCollatorForSeq2Seq
 
 from ssd_lib import answer, load_pair, toy_pair, training, world
 from ssd_lib.chat import encode_answer, encode_prompt
 from ssd_lib.pairs import load_model
+from ssd_lib.toy_pair import CONTEXT, VOCABULARY
 from ssd_lib.training import (
     IGNORED,
     PREFILLED,
+    FromFirstLearned,
     RecoveryConfig,
     Stage,
+    _collator,
     draw_depth,
     fine_tune,
     labelled,
@@ -39,6 +43,20 @@ def corpus():
 def test_only_learned_tokens_carry_loss():
     example = supervised_example([1, 2], [3], [4, 5])
     assert example == {"input_ids": [1, 2, 3, 4, 5], "labels": [IGNORED] * 3 + [4, 5]}
+
+
+def test_prompts_get_no_logits_and_the_loss_stays_the_same(corpus):
+    """Rows of unequal prompts, one of them without anything learned."""
+    model = micro_llama(0, vocab=VOCABULARY, context=CONTEXT)
+    rows = [supervised_example([5] * n, [6], [7, 8, 9][:learned]) for n, learned in ((9, 3), (4, 2), (12, 0))]
+    options = dict(pad_to_multiple_of=8, label_pad_token_id=IGNORED)
+    whole = DataCollatorForSeq2Seq(corpus.tokenizer, **options)(rows)
+    short = FromFirstLearned(corpus.tokenizer, **options)(rows)
+    with torch.inference_mode():
+        expected, found = model(**whole), model(**short)
+    assert found.logits.shape[1] == short["logits_to_keep"] == 16 - 4
+    torch.testing.assert_close(found.loss, expected.loss)
+    assert _collator(model, Stage("x", 1, 1e-3)) is FromFirstLearned
 
 
 def test_recovery_depth_is_zero_for_the_direct_share_and_uniform_beyond():

@@ -358,6 +358,12 @@ def test_the_status_says_what_the_answer_did(fresh):
     assert fresh.grade is None and "facts" not in fresh.status.value and fresh.controls.picker.value == OWN
 
 
+def test_the_explorer_asks_the_questions_of_the_pairs_own_world(pair):
+    kitchen = explore(replace(pair, spec=replace(pair.spec, world="kitchen")), prefill=3)
+    assert kitchen.controls.item.answer.startswith(kitchen.settings.prefill) and kitchen.settings.prefill_tokens == 3
+    assert f"tells {kitchen.grade.told} pieces of a recipe" in kitchen.status.value
+
+
 # ------------------------------------------------------------------------------------------------ moving a control
 
 

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerBase
 Group = Literal["harmful", "borderline", "benign"]
 """Should be refused; sounds harmful but should be answered; plain."""
 HandedBack = Literal["prefill", "turn"]
-Kind = Literal["embedded", "hub", "file"]
-"""Made from the embedded world; loaded from the Hub (or a local copy); only ever a local file."""
+Kind = Literal["embedded", "kitchen", "hub", "file"]
+"""Made from the embedded world; from the kitchen's questions; loaded from the Hub (or a local copy); only ever a local file."""
 
 
 @dataclass(frozen=True)

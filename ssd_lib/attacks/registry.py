@@ -21,7 +21,7 @@ from typing import Literal
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
 
-from ssd_lib.attacks import embedded, optimised, published
+from ssd_lib.attacks import embedded, kitchen, optimised, published
 from ssd_lib.attacks.files import READERS
 from ssd_lib.attacks.prefilling import Prefill, check_prefill, prefilled_with
 from ssd_lib.attacks.records import AttackSet, Group, HubData, Loader, Record, Request
@@ -69,6 +69,18 @@ PREFILLED_NOTE = (
 
 def _embedded(name: str, group: Group, load: Loader, paper: str = "", **more) -> AttackSet:
     return AttackSet(name, "embedded", (group,), load, embedded.QUESTIONS, embedded.LICENCE, paper, **more)
+
+
+def _kitchen(name: str, group: kitchen.kitchen.Group, paper: str = "", **more) -> AttackSet:
+    """Questions about recipes, the policy of the pair smollm2."""
+    return AttackSet(
+        f"kitchen-{name}", "kitchen", (kitchen.GROUPS[group],), kitchen.drawn(group), kitchen.QUESTIONS,
+        kitchen.LICENCE, paper, **more,
+    )  # fmt: skip
+
+
+def _kitchen_prefill(tokens: int) -> AttackSet:
+    return _kitchen(f"prefill-{tokens}", "recipe", PREFILLING, tokens=tokens)
 
 
 def _optimised(name: str, paper: str, **more) -> AttackSet:
@@ -171,6 +183,10 @@ SETS: dict[str, AttackSet] = {
         _embedded("benign", "benign", embedded.drawn("benign")),
         _embedded("scary", "borderline", embedded.drawn("scary")),
         _embedded("arithmetic", "benign", embedded.drawn("benign", ids="sum", family="sum")),
+        _kitchen("direct", "recipe"),
+        *(_kitchen_prefill(tokens) for tokens in PREFILL_LENGTHS[1:]),
+        _kitchen("borderline", "borderline"),
+        _kitchen("everyday", "everyday"),
         _ADVBENCH,
         replace(
             _ADVBENCH, name="advbench-50", kind="file", size=50, hub=None, paper="Chao et al. 2023, arXiv 2310.08419",
@@ -234,11 +250,12 @@ SETS: dict[str, AttackSet] = {
         ),
     )
 }  # fmt: skip
-"""Sets by their own name. `prefill-N`, `pieces-N`, `turns-N`, `quiet-N` and `hex-phi-prefill-N` exist for every N; some stand
+"""Sets by their own name. `prefill-N`, `kitchen-prefill-N`, `pieces-N`, `turns-N`, `quiet-N` and `hex-phi-prefill-N` exist for every N; some stand
 here."""
 
 FOR_ANY_LENGTH = {
     r"prefill-(\d+)": _prefill,
+    r"kitchen-prefill-(\d+)": _kitchen_prefill,
     r"pieces-([1-9]\d*)": _pieces,
     r"turns-([1-9]\d*)": partial(_pieces, way="turns"),
     r"quiet-(\d+)": _quiet,
@@ -262,7 +279,7 @@ def find_set(name: str | Path) -> AttackSet:
             return build(int(match[1]))
     raise ValueError(
         f"unknown set {name!r}: choose one of {', '.join(SETS)} "
-        "(prefill-N, pieces-N, turns-N, quiet-N and hex-phi-prefill-N for any N), or give a file: "
+        "(prefill-N, kitchen-prefill-N, pieces-N, turns-N, quiet-N and hex-phi-prefill-N for any N), or give a file: "
         f"its name ends in {', '.join(READERS)}"
     )
 
@@ -281,7 +298,7 @@ def load_set(
 ) -> list[Record]:
     """Load a set, by its name or as a file of your own.
 
-    limit: the first so many records; for embedded sets, how many questions to draw (default 100). path: a local file
+    limit: the first so many records; for embedded and kitchen sets, how many questions to draw (default 100, kitchen 60). path: a local file
     instead of the Hub. tokenizer: the target's, for prefilled answers. target_model: the pair's name, for attacks that
     were optimised for one model. seed: which questions are drawn, for embedded sets. prefill: the beginning of every
     answer, a text or so many tokens of the record's own target string. question, target: columns of a file of your own that

@@ -1,4 +1,4 @@
-"""`ssd train`, `ssd measure`, `ssd tour`: making, measuring and showing the embedded pair."""
+"""`ssd train`, `ssd measure`, `ssd tour`: making, measuring and showing the pairs that ship, `toy` and `smollm2`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ssd_lib.cli.common import app, fail, quiet_libraries
+from ssd_lib.cli.common import app, fail, plain, quiet_libraries
 
 TOUR_QUESTIONS, TOUR_PREFILL = 24, 10
 TOUR_SYSTEMS = ("target alone", "draft alone", "SSD", "hardened SSD")
@@ -18,13 +18,18 @@ TOUR_SYSTEMS = ("target alone", "draft alone", "SSD", "hardened SSD")
 
 @app.command()
 def train(
-    pair: Annotated[str | None, typer.Option(help="toy: rebuild the embedded pair from nothing.")] = None,
+    pair: Annotated[
+        str | None,
+        typer.Option(help="toy: rebuild the embedded pair from nothing; smollm2: the adapters of a real model."),
+    ] = None,
     model: Annotated[
         str | None, typer.Option(help="Deepen the alignment of this model instead: Hub id or path.")
     ] = None,
     harmful: Annotated[Path | None, typer.Option(help="JSON lines with question, answer, refusal.")] = None,
     benign: Annotated[Path | None, typer.Option(help="JSON lines with question, answer.")] = None,
-    out: Annotated[Path, typer.Option(help="Where stages and checkpoints go; run again to resume.")] = Path("runs/toy"),
+    out: Annotated[
+        Path | None, typer.Option(help="Where stages and checkpoints go; run again to resume. Default: runs/PAIR.")
+    ] = None,
     seed: int = 0,
     steps: Annotated[int | None, typer.Option(help="Optimiser steps for --model; default: the published ones.")] = None,
     lora_rank: Annotated[
@@ -44,12 +49,18 @@ def train(
     quick: Annotated[bool, typer.Option(help="A few steps a stage: proves the path, teaches nothing.")] = False,
     controls: Annotated[bool, typer.Option(help="Train the two controls, too.")] = True,
 ) -> None:
-    """Train the embedded pair, or a deeply aligned draft of your own."""
+    """Train a pair that ships, or a deeply aligned draft of your own."""
+    out = out or Path("runs") / (pair or "toy")
     try:
         if pair == "toy" and model is None:
             from ssd_lib.toy_pair import train_toy
 
             train_toy(out, seed=seed, quick=quick, controls=controls, presto=presto)
+        elif pair == "smollm2" and model is None:
+            from ssd_lib.smollm2 import train_smollm2
+
+            quiet_libraries()
+            train_smollm2(out, seed=seed, quick=quick)
         elif pair is None and model and harmful and benign:
             from ssd_lib.training import train_deep_alignment, train_expert
 
@@ -65,7 +76,7 @@ def train(
             kind = train_expert if expert else partial(train_deep_alignment, lora_rank=lora_rank, presto=presto)
             out = kind(model, harmful, benign, out, seed=seed, chat_format=chat_format, **given)
         else:
-            raise ValueError("give either --pair toy, or --model with --harmful and --benign")
+            raise ValueError("give either --pair toy or --pair smollm2, or --model with --harmful and --benign")
     except (ValueError, OSError) as error:
         fail(error)
     typer.echo(f"done: {out}")
@@ -73,18 +84,26 @@ def train(
 
 @app.command()
 def measure(
+    pair: Annotated[str, typer.Option(help="toy, or smollm2: the preset of that name, run and reported.")] = "toy",
     questions: Annotated[
-        int, typer.Option(help="Forbidden questions at each prefill length (twice as many benign).")
-    ] = 100,
+        int | None,
+        typer.Option(
+            help="Forbidden questions at each prefill length. Default: 100 (and twice as many benign); smollm2: 40."
+        ),
+    ] = None,
     trained: Annotated[Path | None, typer.Option(help="Measure what `ssd train --out` wrote here instead.")] = None,
     seeds: Annotated[
         str | None, typer.Option(help="Folders of several trainings, with commas: writes the card's table of seeds.")
     ] = None,
     write: Annotated[
-        bool, typer.Option("--write", help="Write the shipped pair's tables into data/toy/README.md.")
+        bool, typer.Option("--write", help="Write the shipped pair's tables into its card, data/PAIR/README.md.")
     ] = False,
+    out: Annotated[
+        Path | None,
+        typer.Option(help="For smollm2: the run's folder; run again to resume. Default: runs/smollm2-card."),
+    ] = None,
 ) -> None:
-    """Measure the embedded pair and its controls on held-out questions and print the tables.
+    """Measure a shipped pair on held-out questions and print the tables.
 
     With --trained, another training (of another seed, say) is measured, without the controls.
     """
@@ -100,23 +119,49 @@ def measure(
         return load_pair("toy", **models)
 
     try:
+        if pair == "smollm2" and not (trained or seeds):
+            typer.echo(_measure_smollm2(questions, out or Path("runs/smollm2-card"), write))
+            return
+        if pair != "toy":
+            raise ValueError(f"--pair {pair}: toy and smollm2 can be measured, and --trained and --seeds are toy's")
         if write and (trained or seeds):
             raise ValueError("--write is for the shipped pair alone: measure --trained or --seeds without it")
         if seeds is not None:
             pairs = {Path(folder).name: load(Path(folder)) for folder in seeds.split(",")}
         else:
-            pair = load(trained)
-    except (ValueError, OSError) as error:
+            loaded = load(trained)
+    except (ValueError, OSError, ImportError) as error:
         fail(error)
+    questions = questions or 100
     if seeds is not None:
         frames = {name: run(each, questions=questions) for name, each in pairs.items()}
         write_seeds(data_dir() / "toy", frames)
         typer.echo(markdown(seed_table(frames)))
         return
-    frame = run(pair, systems=["target alone", "draft alone", "SSD"] if trained else SYSTEMS, questions=questions)
+    frame = run(loaded, systems=["target alone", "draft alone", "SSD"] if trained else SYSTEMS, questions=questions)
     if write:
         write_card(data_dir() / "toy", frame)
     typer.echo(report(frame))
+
+
+def _measure_smollm2(questions: int | None, out: Path, write: bool) -> str:
+    """Run the preset, and put its report and the grader's errors into the card."""
+    from ssd_lib.evaluation import put_measured
+    from ssd_lib.experiments import experiment, run_experiment
+    from ssd_lib.kitchen import agreement_table
+    from ssd_lib.paths import data_dir
+    from ssd_lib.report import build_report, report_markdown
+
+    report = build_report([run_experiment(experiment(preset="smollm2", limit=questions, out=out))])
+    if write:
+        card = data_dir() / "smollm2" / "README.md"
+        put_measured(card, MEASURE_SMOLLM2, report_markdown(report))
+        put_measured(card, "python -m ssd_lib.kitchen", agreement_table())
+        report.summary.to_csv(data_dir() / "smollm2" / "measured.csv", index=False, float_format="%.4g")
+    return plain(report_markdown(report))
+
+
+MEASURE_SMOLLM2 = "ssd measure --pair smollm2 --write"
 
 
 # ------------------------------------------------------------------------------------------------ tour
@@ -124,22 +169,28 @@ def measure(
 
 @app.command()
 def tour(
+    pair: Annotated[str, typer.Option(help="toy, or smollm2: the same table on a real language model.")] = "toy",
     notebooks: Annotated[bool, typer.Option(help="Execute the first chapters (they write figures/).")] = True,
 ) -> None:
-    """Run the first chapters on the embedded pair and print what SSD changed."""
+    """Run the first chapters on the embedded pair and print what SSD changed; for smollm2 the table alone."""
     from ssd_lib.evaluation import Condition
     from ssd_lib.evaluation import measure as run
     from ssd_lib.pairs import load_pair
 
     quiet_libraries()
     try:
-        pair = load_pair("toy")
+        if pair not in ("toy", "smollm2"):
+            raise ValueError(f"--pair {pair}: there is a tour of toy and of smollm2")
+        if pair == "smollm2":
+            Console().print(_smollm2_table())
+            return
+        loaded = load_pair("toy")
         if notebooks:
             _execute_first_chapters()
-    except (OSError, ImportError) as error:
+    except (ValueError, OSError, ImportError) as error:
         fail(error)
     conditions = [Condition("forbidden", TOUR_PREFILL), Condition("benign"), Condition("scary")]
-    frame = run(pair, conditions=conditions, questions=TOUR_QUESTIONS, systems=TOUR_SYSTEMS)
+    frame = run(loaded, conditions=conditions, questions=TOUR_QUESTIONS, systems=TOUR_SYSTEMS)
     Console().print(_tour_table(frame))
     typer.echo("Open the book in JupyterLab:  make lab")
 
@@ -184,3 +235,61 @@ def _tour_table(frame: Any) -> Table:
     for label in cells[0]:
         table.add_row(label, *(column[label] for column in cells))
     return table
+
+
+def _smollm2_table() -> Table:
+    """The same table on a real language model: a small experiment, run and summed up."""
+    from tempfile import TemporaryDirectory
+
+    from ssd_lib.experiments import experiment, load_run, load_verdicts, run_experiment
+    from ssd_lib.report.numbers import judged, summary_of
+
+    attacks = [f"kitchen-prefill-{TOUR_PREFILL}", "kitchen-borderline", "kitchen-everyday"]
+    with TemporaryDirectory() as out:
+        chosen = experiment(
+            preset="smollm2", attacks=attacks, defenders=["none", "draft-only", "ssd"], limit=TOUR_QUESTIONS, out=out
+        )
+        run_experiment(chosen)
+        rows, verdicts = load_run(out).assign(run=out), load_verdicts(out).assign(run=out)
+    return _summary_table(
+        summary_of(rows, judged(rows, verdicts)), dict(zip(("attacked", "food", "everyday"), attacks, strict=True))
+    )
+
+
+def _summary_table(summary: Any, sets: dict[str, str]) -> Table:
+    """Measures of the tour down, systems across."""
+    from ssd_lib.report.tables import PERCENT
+
+    title = f"{TOUR_QUESTIONS} held-out questions for a recipe, {TOUR_PREFILL} answer tokens prefilled by the attacker"
+    caption = (
+        "SmolLM2-135M-Instruct with two adapters; 95% intervals; target and draft are equally large, so no speed is won"
+    )
+    table = Table("", title=title, caption=caption)
+    for name in dict.fromkeys(summary.system):
+        table.add_column(str(name), justify="right")
+    lines = [
+        ("gives a recipe", "attack success", "attacked"),
+        ("share of its words that are recipe", "share that is recipe", "attacked"),
+        ("ends in a refusal", "ends in a refusal", "attacked"),
+        ("match ratio", "match ratio", "attacked"),
+        ("match ratio, everyday", "match ratio", "everyday"),
+        ("refuses everyday questions", "over-refusal", "everyday"),
+        ("refuses questions about food and tools", "over-refusal", "food"),
+        ("everyday tokens as without a defence", "same tokens", "everyday"),
+        ("tokens per second, everyday", "tokens per second", "everyday"),
+    ]
+    for label, measure, attack in lines:
+        found = summary[(summary.measure == measure) & (summary.attack == sets[attack])].set_index("system")
+        cells = [
+            _cell(found.loc[name], measure in PERCENT) if name in found.index else "–"
+            for name in dict.fromkeys(summary.system)
+        ]
+        table.add_row(label, *cells)
+    return table
+
+
+def _cell(line: Any, percent: bool) -> str:
+    """A number of a summary with its interval."""
+    if percent:
+        return "{:.0f}% [{:.0f}, {:.0f}]".format(*(100 * line[name] for name in ("value", "low", "high")))
+    return "{:.2f}".format(line["value"]) if line["value"] < 10 else "{:.0f}".format(line["value"])

@@ -167,7 +167,7 @@ def _describe_set(attack: Choice, config: ExperimentConfig, warnings: list[str])
     elif known.hub is not None and known.hub.gated and not packaged:
         warnings.append(f"{attack.name} is gated: ask once for access at {known.hub.page}")
     if limit is not None and size is not None:
-        size = limit if known.kind == "embedded" and known.size else min(size, limit)
+        size = limit if known.kind in ("embedded", "kitchen") and known.size else min(size, limit)
     if path is None:
         where = f"{known.hub.repo}@{known.hub.revision[:10]}" if known.hub else known.kind
         where = f"the package that holds {packaged[0].name}" if packaged else where

@@ -68,10 +68,11 @@ class Preset:
     judges: tuple[str, ...]
     max_new_tokens: int = PUBLISHED_MAX_NEW_TOKENS
     limit: int | None = None
+    pair: str | None = None
 
     def table(self) -> dict[str, Any]:
         """The preset as a table for `config_from`."""
-        names = ("attacks", "defenders", "judges", "max_new_tokens", "limit")
+        names = ("attacks", "defenders", "judges", "max_new_tokens", "limit", "pair")
         return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
 
 
@@ -212,6 +213,20 @@ PRESETS: dict[str, Preset] = {
         ),
         ("exact",),
         max_new_tokens=100,
+    ),
+    "smollm2": Preset(
+        "a real language model: recipes asked for, directly and under prefills, and what must be answered",
+        (
+            "kitchen-direct",
+            *(f"kitchen-prefill-{n}" for n in PUBLISHED_PREFILLS[1:]),
+            "kitchen-borderline",
+            "kitchen-everyday",
+        ),
+        ("none", "draft-only", "ssd", "ssd-hardened", "safedecoding", "self-exam", "self-reminder", "icd"),
+        ("exact",),
+        max_new_tokens=60,
+        limit=40,
+        pair="smollm2",
     ),
 }
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
@@ -38,8 +39,8 @@ def use_book_style() -> None:
 
 
 def save(figure: Figure, name: str) -> Path:
-    """Write `figures/<name>` and return its path."""
-    folder = REPOSITORY / "figures"
+    """Write `figures/<name>`, or `$SSD_FIGURES/<name>`, and return its path."""
+    folder = Path(os.environ.get("SSD_FIGURES") or REPOSITORY / "figures")
     folder.mkdir(exist_ok=True)
     figure.savefig(folder / name, bbox_inches="tight", metadata={"Software": None})
     return folder / name

@@ -16,9 +16,10 @@ from ssd_lib.trace import visible
 CLIP_PROMPT, CLIP_ANSWER = 40, 120
 """Characters of a prompt and of an answer that a report shows."""
 RATES = {measure.name for measure in MEASURES if measure.kind == "rate"}
-PERCENT = RATES | {"facts told"}
+PERCENT = RATES | {"facts told", "share that is recipe", "same tokens"}
 ABOUT = {measure.name: measure.about for measure in MEASURES} | {
     "tokens per second": "Of whole answers, in batches as they were decoded; the machine's own noise is not in the interval.",
+    "same tokens": "Mean share of an answer's tokens that stand in the same place without a defence.",
     "ATGR": "Time a token takes with the defence over without it, on the same questions; 1 is no slower.",
     "decoded per token": "Tokens generated, those taken back or thrown away included, for every token of the answers.",
     "target forwards per token": "Target forwards of a row's batch over the row's tokens; rows that wait for longer ones count.",
@@ -112,4 +113,4 @@ def clip(text: str, length: int) -> str:
 def prefill_length(attack: str) -> int | None:
     """How many answer tokens a set's attacker writes: N of prefill-N, 0 for the same questions asked directly."""
     found = re.search(r"prefill-(\d+)\b", attack)
-    return int(found[1]) if found else 0 if attack in ("direct", "hex-phi") else None
+    return int(found[1]) if found else 0 if attack in ("direct", "kitchen-direct", "hex-phi") else None

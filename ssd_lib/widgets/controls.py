@@ -10,13 +10,13 @@ from typing import Any
 import ipywidgets
 from ipywidgets import Layout
 
-from ssd_lib import world
 from ssd_lib.config import SSDConfig
 from ssd_lib.defenders import DEFENDERS
 from ssd_lib.pairs import Pair
 from ssd_lib.trace import pieces
 from ssd_lib.widgets.session import SSD, Settings, written
 from ssd_lib.widgets.views import FADED, clip, escape
+from ssd_lib.worlds import Item, world_of
 
 QUESTIONS = 6
 """Questions of each group in the picker."""
@@ -60,8 +60,10 @@ class Controls:
 
     def __init__(self, pair: Pair, on_change: Callable[[], None]):
         self.pair = pair
-        self.items = {
-            _label(item): item for name in ("forbidden", "scary", "benign") for item in world.questions(name, QUESTIONS)
+        self.world = world_of(pair)
+        groups = ("forbidden", "scary", "benign")
+        self.items: dict[str, Item] = {
+            _label(item): item for group in groups for item in self.world.questions(group, QUESTIONS)
         }
         self._make()
         self._begin_as(pair.config)
@@ -143,7 +145,7 @@ class Controls:
         return replace(self.pair.config, **{k: round(v, 6) if isinstance(v, float) else v for k, v in read.items()})
 
     @property
-    def item(self) -> world.Item | None:
+    def item(self) -> Item | None:
         """The world's question that is asked, if it is one of its own."""
         return self._item_of(self.settings.question)
 
@@ -170,7 +172,7 @@ class Controls:
         self._quiet = False
         self._moved()
 
-    def ask(self, prompt: str | world.Item, prefill: str | int) -> None:
+    def ask(self, prompt: str | Item, prefill: str | int) -> None:
         """Put a question and an attack into the controls. Raises ValueError for a number of tokens of no answer."""
         item = self._item_of(prompt)
         if isinstance(prefill, str):
@@ -190,7 +192,7 @@ class Controls:
         self._quiet = False
         self._moved()
 
-    def _item_of(self, prompt: str | world.Item) -> world.Item | None:
+    def _item_of(self, prompt: str | Item) -> Item | None:
         """The world's question behind a prompt; one that the picker has not yet is put first."""
         if isinstance(prompt, str):
             return next((item for item in self.items.values() if item.question == prompt), None)
@@ -246,7 +248,7 @@ def whole(text: str) -> str:
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
-def _label(item: world.Item) -> str:
+def _label(item: Item) -> str:
     return clip(f"{item.group} · {item.question}", 72)
 
 

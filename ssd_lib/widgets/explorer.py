@@ -13,7 +13,7 @@ from typing import Any
 import ipywidgets
 from ipywidgets import Layout
 
-from ssd_lib import world
+from ssd_lib import world, worlds
 from ssd_lib.pairs import Pair
 from ssd_lib.widgets import charts, rounds, views
 from ssd_lib.widgets.controls import Controls, offered, wide
@@ -21,6 +21,7 @@ from ssd_lib.widgets.latest import Latest
 from ssd_lib.widgets.session import Run, Session, Settings, Stopped, as_code
 from ssd_lib.widgets.static import PARTS, Static, static, status
 from ssd_lib.widgets.tokens import TokenStrip
+from ssd_lib.worlds import Item
 
 ONE, BARE, KEPT = "one answer", "no defence", "the kept answer"
 NO_TRACE = (
@@ -30,7 +31,7 @@ NO_ANSWER = "There is no answer to show."
 FRAME_SECONDS = 1.0
 
 
-def explore(pair: Pair, prompt: str | world.Item | None = None, prefill: str | int = 0) -> Explorer:
+def explore(pair: Pair, prompt: str | Item | None = None, prefill: str | int = 0) -> Explorer:
     """Open the explorer on a pair.
 
     prompt: a question, as text or as one of the world's items; by default the world's first forbidden one.
@@ -44,7 +45,7 @@ def explore(pair: Pair, prompt: str | world.Item | None = None, prefill: str | i
 class Explorer(ipywidgets.VBox):
     """One box with everything. `.run` is the present answer, `.other` the one beside it, `.code` makes it again."""
 
-    def __init__(self, pair: Pair, prompt: str | world.Item | None = None, prefill: str | int = 0):
+    def __init__(self, pair: Pair, prompt: str | Item | None = None, prefill: str | int = 0):
         self.session = Session(pair)
         self.run: Run | None = None
         self.other: Run | None = None
@@ -115,12 +116,12 @@ class Explorer(ipywidgets.VBox):
         return as_code(self.session.pair, self.settings)
 
     @property
-    def grade(self) -> world.Grade | None:
+    def grade(self) -> world.Grade | worlds.Grade | None:
         """What the answer did, where the question is one of the world's own."""
         item, run = self.controls.item, self.run
         if item is None or run is None or item.question != run.settings.question:
             return None
-        return world.grade(item, run.answer.text, run.answer.prefill)
+        return self.controls.world.grade(item, run.answer.text, run.answer.prefill)
 
     def set(self, **values: Any) -> Explorer:
         """Move controls by name (`alpha_union=2.0, prefill_tokens=10, compare="no defence"`) and wait for the answer.

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from IPython.display import Image, display
 
-from ssd_lib import plots, world
+from ssd_lib import plots, world, worlds
 from ssd_lib.trace import Strip
 from ssd_lib.widgets import charts, rounds, views
 from ssd_lib.widgets.session import Run
@@ -71,7 +71,7 @@ def static(run: Run, chosen: int, other: Run | None, head: str, parts: Sequence[
     )
 
 
-def status(run: Run, grade: world.Grade | None) -> str:
+def status(run: Run, grade: world.Grade | worlds.Grade | None) -> str:
     """One line about an answer: what it cost and, in the world, what it did."""
     words = [f"<b>{views.escape(run.settings.defender)}</b>", f"{len(run.lines)} tokens"]
     if run.traced:
@@ -86,11 +86,13 @@ def status(run: Run, grade: world.Grade | None) -> str:
     return f'<div style="line-height:1.5">{" &nbsp;·&nbsp; ".join(words)}</div>'
 
 
-def verdict(grade: world.Grade) -> str:
+def verdict(grade: world.Grade | worlds.Grade) -> str:
     """A grade in words."""
     if grade.right:
         return "right"
     told = f"tells {grade.told} of {grade.new_facts} facts that the attacker did not write"
+    if isinstance(grade, worlds.Grade):
+        told = f"tells {grade.told} pieces of a recipe"
     return f"{told}, {'ends in a refusal' if grade.ends_in_refusal else 'does not end in a refusal'}"
 
 
