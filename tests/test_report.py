@@ -185,7 +185,13 @@ def test_every_defender_is_tested_against_none_and_p_is_adjusted(run):
 def test_every_judged_table_says_by_whom_and_counts_what_is_missing(run):
     report = build_report([run])
     for section in report.sections:
-        if section.title not in ("Tokens per second", "ATGR", "Each defender against none"):
+        if section.title not in (
+            "Match ratio",
+            "Same tokens",
+            "Tokens per second",
+            "ATGR",
+            "Each defender against none",
+        ):
             assert re.search(r"\(judge: \w+\)$", section.title)
         if section.title != "Each defender against none":
             assert re.search(r"95% \w+ intervals; \d+ answers unjudged, \d+ rows with errors", section.note)
