@@ -162,7 +162,7 @@ def test_same_tokens_counts_places():
 def test_the_pair_is_registered_and_planned_without_loading(monkeypatch):
     assert PAIRS["smollm2"].target_format is None and PAIRS["smollm2"].expert == "smollm2/target-expert"
     found = plan(experiment(preset="smollm2", limit=3))
-    assert found.config.pair.name == "smollm2" and found.generations == 3 * 7 * 8 and found.config.trace
+    assert found.config.pair.name == "smollm2" and found.generations == 3 * 7 * 8
 
 
 def test_the_adapters_are_small_and_belong_on_the_model():

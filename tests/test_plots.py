@@ -267,6 +267,7 @@ ORDER = [
     "judges",
     "training",
     "toy_pair",
+    "worlds",
     "evaluation",
     "smollm2",
     "experiments",
