@@ -148,15 +148,15 @@ def _measure_smollm2(questions: int | None, out: Path, write: bool) -> str:
     """Run the preset, and put its report and the grader's errors into the card."""
     from ssd_lib.evaluation import put_measured
     from ssd_lib.experiments import experiment, run_experiment
-    from ssd_lib.kitchen import agreement_table
     from ssd_lib.paths import data_dir
     from ssd_lib.report import build_report, report_markdown
+    from ssd_lib.smollm2 import agreement_table
 
     report = build_report([run_experiment(experiment(preset="smollm2", limit=questions, out=out))])
     if write:
         card = data_dir() / "smollm2" / "README.md"
         put_measured(card, MEASURE_SMOLLM2, report_markdown(report))
-        put_measured(card, "python -m ssd_lib.kitchen", agreement_table())
+        put_measured(card, "python -m ssd_lib.smollm2", agreement_table())
         report.summary.to_csv(data_dir() / "smollm2" / "measured.csv", index=False, float_format="%.4g")
     return plain(report_markdown(report))
 
