@@ -24,10 +24,10 @@ class AloneSettings:
     """Another model in the target's place, of its tokenizer and template: a path or a Hub id. None: the pair's target."""
 
 
-def no_defence(pair: Pair, request: Request, settings: AloneSettings) -> list[Answer]:
+def no_defence(pair: Pair, request: Request, settings: AloneSettings | None = None) -> list[Answer]:
     """The target's own greedy `generate`: what an attack does to it."""
     speaker = target_of(pair)
-    if settings.model is not None:
+    if settings is not None and settings.model is not None:
         speaker = replace(speaker, model=_in_its_place(settings.model, str(pair.target.device), pair.target.dtype))
     return _alone(speaker, pair, request)
 
