@@ -120,7 +120,7 @@ def write_answers(
 def _answered(model: Any, tokenizer: Any, rows: Sequence[dict[str, str]], tokens: int) -> list[list[int]]:
     begun = [tokenizer.encode(row["opener"], add_special_tokens=False) for row in rows]
     prompts = [encode_prompt(tokenizer, row["question"], prefill=ids) for row, ids in zip(rows, begun, strict=True)]
-    answers = greedy_answers(model, tokenizer, prompts, tokens - min(map(len, begun)))
+    answers = greedy_answers(model, tokenizer, prompts, max(1, tokens - min(map(len, begun))))
     return [[*ids, *answer][:tokens] for ids, answer in zip(begun, answers, strict=True)]
 
 
