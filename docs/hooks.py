@@ -26,9 +26,9 @@ STATIC = [
     "CITATION.cff",
     "LICENSE",
     "benchmarks/results/*.csv",
-    "data/toy/*.csv",
-    "data/toy/*.toml",
-    "data/toy/*.json",
+    "data/*/*.csv",
+    "data/*/*.toml",
+    "data/*/*.json",
 ]
 
 
@@ -95,7 +95,7 @@ def on_config(config: MkDocsConfig) -> None:
                 {"Solutions": entries("notebooks/solutions/*.ipynb")},
             ]
         },
-        {"Measured": entries("benchmarks/*.md", "data/toy/*.md", "data/*.md")},
+        {"Measured": entries("benchmarks/*.md", "data/*/*.md", "data/*.md")},
         {"The library": ["api.md", {"The contract": "contract.md"}, *({room: f"api/{room}.md"} for room in rooms())]},
         {"Changes": "CHANGELOG.md"},
     ]
