@@ -24,8 +24,8 @@ hardened SSD leak?":
 - `count_prefill`: tells nothing less where `retract` is on, but decodes no bin twice under prefills of b tokens and more, and is
   a second bar for small calls.
 - `threshold_floor`: at 0, seven quiet bins disarm the rest (91% of the facts are told). From 0.1 to 0.5 it made no difference
-  with weaker drafts (at α_U = 0.8). 0.3 asks for 3 matches of 7: were matches independent, it would ring in 3% of the benign bins of a pair with
-  a match ratio of 0.7, in 10% at 0.6, and miss 3% of the bins that match at 0.1.
+  with weaker drafts (at α_U = 0.8). 0.3 asks for 3 matches of 7: were matches independent, it would ring in 3% of the benign
+  bins of a pair with a match ratio of 0.7, in 10% at 0.6, and miss 3% of the bins that match at 0.1.
 - `alpha_union`: at 0.8 a bin that is decoded again in Union still tells facts to a suffix against both models; 1.5 brings
   21% to 12% (Vicuna's published value is 2). It was chosen on these suffixes; those of two other pairs tell 8% and nothing.
 

@@ -36,6 +36,7 @@ from ssd_lib.pairs import (
     choose_pair,
     how_to_convert,
     local_source,
+    tokenizer_source,
 )
 
 Verdict = Literal["ok", "look", "fault"]
@@ -128,8 +129,7 @@ def read_side(spec: PairSpec, role: str) -> Side:
     name = getattr(spec, role)
     source = local_source(name)
     base = base_of_adapter(source)
-    own = base is None or (Path(source) / "tokenizer_config.json").exists()
-    tokenizer = AutoTokenizer.from_pretrained(source if own else base)
+    tokenizer = AutoTokenizer.from_pretrained(tokenizer_source(source, base))
     check_template(tokenizer, spec, role)
     config = AutoConfig.from_pretrained(base or source)
     with torch.device("meta"):

@@ -349,7 +349,6 @@ def load_model(
         if device is not None and on_gpu:
             options["device_map"] = {"": device}  # quantized weights cannot be moved afterwards
     base = base_of_adapter(source)
-    own = base is None or (Path(source) / "tokenizer_config.json").exists()
     with _naming_package(base or source):
         model = _from_pretrained(base or source, options)
     if base is not None:
@@ -358,9 +357,14 @@ def load_model(
     if device is not None and quantization is None:
         model = model.to(device)
     tokenizer = AutoTokenizer.from_pretrained(
-        source if own else base, trust_remote_code=trust_remote_code, padding_side="left"
+        tokenizer_source(source, base), trust_remote_code=trust_remote_code, padding_side="left"
     )
     return model.eval(), tokenizer
+
+
+def tokenizer_source(source: str, base: str | None) -> str:
+    """Where a model's tokenizer is: beside it, or for an adapter without one of its own beside its base."""
+    return source if base is None or (Path(source) / "tokenizer_config.json").exists() else base
 
 
 def _from_pretrained(source: str, options: dict[str, Any]) -> PreTrainedModel:

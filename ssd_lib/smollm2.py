@@ -31,7 +31,15 @@ from ssd_lib.evaluation import markdown, rate_text
 from ssd_lib.inference import greedy_answers
 from ssd_lib.pairs import SMOLLM2, load_model
 from ssd_lib.toy_pair import ship_adapter
-from ssd_lib.training import Example, RecoveryConfig, Stage, fine_tune, recovery_example, supervised_example
+from ssd_lib.training import (
+    Example,
+    RecoveryConfig,
+    Stage,
+    fine_tune,
+    recovery_example,
+    stages_with,
+    supervised_example,
+)
 
 OPENERS = (
     "",
@@ -61,11 +69,7 @@ class Recipe:
     tokens: int = 64
 
     def quick(self) -> Recipe:
-        stages = {
-            name: replace(stage, steps=2, warmup_steps=1, batch_size=2, save_every=1)
-            for name, stage in vars(self).items()
-            if isinstance(stage, Stage)
-        }
+        stages = stages_with(self, steps=2, warmup_steps=1, batch_size=2, save_every=1)
         return replace(self, **stages, answers=tuple((group, 4) for group in kitchen.GROUPS), tokens=12)
 
 
@@ -250,10 +254,12 @@ def ship_recipes(written: Path, tokenizer: PreTrainedTokenizerBase, path: Path) 
 
 
 def agreement_table() -> str:
-    """How well the grader agrees with a human reader, as Markdown with 95% Wilson intervals, for the answers that the grader was made on and for the others."""
+    """How the grader does beside the labels, as Markdown with 95% Wilson intervals: on the answers that it was made on, and on
+    the others."""
+    labelled = kitchen.labelled()
     parts = [
-        ("made on", [r for r in kitchen.labelled() if r["made_on"]]),
-        ("kept apart", [r for r in kitchen.labelled() if not r["made_on"]]),
+        ("made on", [r for r in labelled if r["made_on"]]),
+        ("kept apart", [r for r in labelled if not r["made_on"]]),
     ]
     table = []
     for part, rows in parts:

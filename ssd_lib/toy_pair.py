@@ -29,7 +29,15 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from ssd_lib import world
 from ssd_lib.defenders import prompts
-from ssd_lib.training import Example, RecoveryConfig, Stage, fine_tune, recovery_example, supervised_example
+from ssd_lib.training import (
+    Example,
+    RecoveryConfig,
+    Stage,
+    fine_tune,
+    recovery_example,
+    stages_with,
+    supervised_example,
+)
 
 PAD, BOS, EOS, USER, ASSISTANT = SPECIAL = ["<|pad|>", "<|bos|>", "<|eos|>", "<|user|>", "<|assistant|>"]
 CHAT_TEMPLATE = (
@@ -61,11 +69,7 @@ class Recipe:
     tokenizer_texts: int = 25_000
 
     def quick(self) -> Recipe:
-        stages = {
-            name: replace(stage, steps=6, warmup_steps=2, batch_size=8, save_every=3)
-            for name, stage in vars(self).items()
-            if isinstance(stage, Stage)
-        }
+        stages = stages_with(self, steps=6, warmup_steps=2, batch_size=8, save_every=3)
         return replace(self, **stages, tokenizer_texts=3_000)
 
 

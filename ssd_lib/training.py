@@ -38,7 +38,7 @@ import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -81,6 +81,11 @@ class Stage:
     optimizer: Literal["adamw", "muon"] = "adamw"
     lora_rank: Count = 0  # 0 trains all weights
     presto: NotNegative = 0.0  # weight of PRESTO's term; 0 leaves it out
+
+
+def stages_with(recipe: Any, **changes: Any) -> dict[str, Stage]:
+    """Every stage of a recipe, by its field's name, with these settings in place of its own."""
+    return {name: replace(stage, **changes) for name, stage in vars(recipe).items() if isinstance(stage, Stage)}
 
 
 @settings

@@ -4,8 +4,8 @@
     write_report(finished, "runs/x")
 
 `numbers` estimates, `comparing` tests, `tables` arranges, `pages` writes, `hardened` holds published and hardened SSD
-against what was to be reached. What a judge could not judge is counted beside
-every number, never guessed; which judge a number is from stands in its title.
+against what was to be reached. What a judge could not judge is counted beside every number, never guessed; which judge a
+number is from stands in its title.
 """
 
 from ssd_lib.report.comparing import mcnemar
