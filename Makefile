@@ -25,10 +25,11 @@ test: $(STAMP)  ## the tests that take seconds (the same as pytest -q, on two wo
 test-long: $(STAMP) $(VENV)/.smollm2  ## what takes minutes: the embedded pair measured, runs killed and resumed, every notebook executed, JupyterLab in a browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or notebooks or browser" -n 2 --dist loadgroup
 
-lint: $(STAMP)  ## style and types
+lint: $(STAMP)  ## style, types, and imports that go down only
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
+	$(BIN)/lint-imports
 
 docs: $(STAMP)  ## the documentation site, from the same notebooks and docstrings: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet --strict

@@ -22,10 +22,10 @@ from tqdm import tqdm
 
 from benchmarks import peers
 from benchmarks.peers import Peer, Workload, interleaved, median_and_spread
-from ssd_lib import world
+from benchmarks.synthetic import BLOCK, set_match_ratio, synthetic_pair, synthetic_prompt
 from ssd_lib.decoding import ssd_generate
-from ssd_lib.pairs import load_pair
-from ssd_lib.synthetic import BLOCK, set_match_ratio, synthetic_pair, synthetic_prompt
+from ssd_lib.models.pairs import load_pair
+from ssd_lib.toy import world
 
 RESULTS = Path(__file__).parent / "results"
 

@@ -29,13 +29,13 @@ from benchmarks import peers
 from benchmarks.cpu import ASSISTED, ASSISTED_FIXED, GENERATE, OURS, PUBLISHED, RESULTS, environment
 from benchmarks.peers import Workload, median_and_spread, own_costs
 from benchmarks.replay import as_if_on_cuda
+from benchmarks.synthetic import set_match_ratio, synthetic_pair, synthetic_prompt
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import SSDOutput, cuda_graph, ssd_generate
 from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.generate import decoding
+from ssd_lib.decoding.kv_cache import RowCache
 from ssd_lib.decoding.loop import Loop
-from ssd_lib.kv_cache import RowCache
-from ssd_lib.synthetic import set_match_ratio, synthetic_pair, synthetic_prompt
 
 Lookahead = int | Literal["auto"]
 LOOKAHEADS: tuple[Lookahead, ...] = ("auto", 2, 3, 4, 6)

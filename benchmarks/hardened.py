@@ -18,8 +18,8 @@ from tqdm import tqdm
 from benchmarks import peers
 from benchmarks.cpu import Clock, Plan, line, warm_up, write
 from benchmarks.peers import Workload, interleaved
+from benchmarks.synthetic import set_alternating, set_match_ratio, synthetic_pair, synthetic_prompt
 from ssd_lib.config import SSDConfig
-from ssd_lib.synthetic import set_alternating, set_match_ratio, synthetic_pair, synthetic_prompt
 
 PUBLISHED, HARDENED = "published SSD", "hardened SSD"
 WORST = {"no match": 7 * [False], "the alarm comes last": [*4 * [True], *3 * [False]]}

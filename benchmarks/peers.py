@@ -21,8 +21,8 @@ from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import SSDOutput, lookahead, short_products, ssd_generate
 from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.generate import decoding
+from ssd_lib.decoding.kv_cache import VISIBLE_STEP
 from ssd_lib.decoding.lookahead import weights_read
-from ssd_lib.kv_cache import VISIBLE_STEP
 
 Schedule = tuple[tuple[int, int, int], ...]
 """`SSDStats.schedule`: of every round, positions that the target scored, draft forwards, and tokens emitted."""

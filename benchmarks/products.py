@@ -18,9 +18,9 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.cpu import environment, write
+from benchmarks.synthetic import PAIRS, Shape
 from ssd_lib.decoding.short_products import AS_IS, TIE, WAYS
-from ssd_lib.pairs import load_pair
-from ssd_lib.synthetic import PAIRS, Shape
+from ssd_lib.models.pairs import load_pair
 
 TOKENS = (1, 2, 3, 4, 6, 8, 16)
 REPEATS = 4

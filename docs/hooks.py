@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import html
 import re
+import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +51,12 @@ def title(path: str) -> str:
 
 
 def rooms() -> list[str]:
-    """The modules of ssd_lib in the order of their imports, as tests/test_plots.py holds them to it."""
-    tree = ast.parse((ROOT / "tests/test_plots.py").read_text(encoding="utf-8"))
-    named = {node.targets[0].id: node.value for node in tree.body if isinstance(node, ast.Assign)}  # pyright: ignore
-    return ast.literal_eval(named["ORDER"])
+    """The rooms of ssd_lib from the ground up, as import-linter holds them to it (pyproject.toml)."""
+    contract = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
+        "contracts"
+    ][0]
+    layers = [name.removeprefix("ssd_lib.") for layer in contract["layers"] for name in layer.split(" | ")]
+    return layers[::-1]
 
 
 def module(room: str) -> ast.Module:

@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     from ssd_lib.decoding import ssd_custom_generate as ssd_custom_generate
     from ssd_lib.decoding import ssd_generate as ssd_generate
     from ssd_lib.defenders import answer as answer
-    from ssd_lib.pairs import Pair as Pair
-    from ssd_lib.pairs import load_model as load_model
-    from ssd_lib.pairs import load_pair as load_pair
-    from ssd_lib.trace import Trace as Trace
+    from ssd_lib.method.trace import Trace as Trace
+    from ssd_lib.models.pairs import Pair as Pair
+    from ssd_lib.models.pairs import load_model as load_model
+    from ssd_lib.models.pairs import load_pair as load_pair
 
 # Loaded at first use: `import ssd_lib` and `ssd --help` stay quick.
 _HOMES = {
@@ -27,10 +27,10 @@ _HOMES = {
     "SSDOutput": "decoding",
     "ssd_generate": "decoding",
     "ssd_custom_generate": "decoding",
-    "Trace": "trace",
-    "Pair": "pairs",
-    "load_pair": "pairs",
-    "load_model": "pairs",
+    "Trace": "method.trace",
+    "Pair": "models.pairs",
+    "load_pair": "models.pairs",
+    "load_model": "models.pairs",
     "answer": "defenders",
 }
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

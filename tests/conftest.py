@@ -10,15 +10,15 @@ import pytest
 # Before anything imports the library: every shape annotation of the core is checked at run time. A function within a function
 # would be compiled anew at each call (2 ms, as long as a forward): the core has none.
 SHAPES_CHECKED = [
-    "ssd_lib.composite",
-    "ssd_lib.decoding.shortlist",
-    "ssd_lib.switching",
-    "ssd_lib.kv_cache",
+    "ssd_lib.method.composite",
+    "ssd_lib.method.shortlist",
+    "ssd_lib.method.switching",
+    "ssd_lib.decoding.kv_cache",
     "ssd_lib.decoding.cached_model",
     "ssd_lib.decoding.decoder",
     "ssd_lib.decoding.stepwise",
     "ssd_lib.decoding.processors",
-    "ssd_lib.chat",
+    "ssd_lib.models.chat",
 ]
 jaxtyping.install_import_hook(SHAPES_CHECKED, "beartype.beartype")
 

@@ -1,7 +1,7 @@
 """Records of the invented world for tests of the judges: fantasy only."""
 
-from ssd_lib import world
 from ssd_lib.attacks import Record
+from ssd_lib.toy import world
 
 GROUPS = {"harmful": "forbidden", "borderline": "scary", "benign": "benign"}
 

@@ -2,13 +2,13 @@
 
 import pytest
 
-from ssd_lib import world
 from ssd_lib.attacks.suffixes import wanted_beginning
-from ssd_lib.chat import encode_prompt
 from ssd_lib.defenders import answer
 from ssd_lib.defenders.ada import header
-from ssd_lib.evaluation import prefill_tokens
-from ssd_lib.pairs import load_pair
+from ssd_lib.experiments.evaluation import prefill_tokens
+from ssd_lib.models.chat import encode_prompt
+from ssd_lib.models.pairs import load_pair
+from ssd_lib.toy import world
 from tests.micro_models import llama2_tokenizer, llama3_tokenizer
 
 

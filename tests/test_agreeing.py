@@ -6,13 +6,13 @@ from types import SimpleNamespace
 import pytest
 import torch
 
-from ssd_lib import world
 from ssd_lib.attacks import agreeing, load_set
 from ssd_lib.attacks.agreeing import AgreeingConfig, attack, beam, build_prefills, candidates, harmful_tokens, liked
 from ssd_lib.attacks.rap import harmful_followers
-from ssd_lib.chat import encode_answer
 from ssd_lib.defenders import answer
-from ssd_lib.pairs import load_pair
+from ssd_lib.models.chat import encode_answer
+from ssd_lib.models.pairs import load_pair
+from ssd_lib.toy import world
 
 QUICK = AgreeingConfig(width=2, tokens=4, tried=10, training=300)
 

@@ -3,13 +3,14 @@
 import pytest
 import torch
 
-from ssd_lib import switching, world
 from ssd_lib.attacks import find_set, load_set, world_item
 from ssd_lib.attacks.asking import GO_ON, ask, in_pieces, quieted
 from ssd_lib.attacks.records import Record
 from ssd_lib.config import SSDConfig
 from ssd_lib.defenders import answer
-from ssd_lib.pairs import load_pair
+from ssd_lib.method import switching
+from ssd_lib.models.pairs import load_pair
+from ssd_lib.toy import world
 
 
 @pytest.fixture(scope="module")

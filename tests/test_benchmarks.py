@@ -13,10 +13,10 @@ from conftest import micro_llama, perturbed
 
 from benchmarks import cpu, gpu, hardened, parts, peers, products, run, tables
 from benchmarks.published import published_loop
+from benchmarks.synthetic import synthetic_pair, synthetic_prompt
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import lookahead, short_products, ssd_generate
 from ssd_lib.paths import REPOSITORY
-from ssd_lib.synthetic import synthetic_pair, synthetic_prompt
 
 
 @pytest.mark.parametrize("settings", [dict(), dict(candidates=3, alpha_union=2.0, threshold=0.8), dict(lookahead=5)])

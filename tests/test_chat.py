@@ -4,8 +4,16 @@ import pytest
 import torch
 from micro_models import llama2_tokenizer, llama3_tokenizer
 
-from ssd_lib.chat import TEMPLATE_DATE, decode_answer, disarm, encode_answer, encode_prompt, pad_left, render_prompt
-from ssd_lib.toy_pair import build_tokenizer
+from ssd_lib.models.chat import (
+    TEMPLATE_DATE,
+    decode_answer,
+    disarm,
+    encode_answer,
+    encode_prompt,
+    pad_left,
+    render_prompt,
+)
+from ssd_lib.toy.train import build_tokenizer
 
 VICUNA = (
     "A chat between a curious user and an artificial intelligence assistant. The assistant gives helpful, detailed, "

@@ -162,7 +162,7 @@ def test_what_was_taken_back_is_struck_through_on_request():
 
 @pytest.mark.parametrize("write", [False, True])
 def test_measuring_leaves_the_model_card_alone_unless_told_otherwise(write, monkeypatch, tmp_path):
-    from ssd_lib import evaluation
+    from ssd_lib.experiments import evaluation
 
     written = []
     monkeypatch.setattr(evaluation, "measure", lambda *args, **options: "frame")

@@ -4,7 +4,7 @@ import hypothesis.strategies as st
 import torch
 from hypothesis import given
 
-from ssd_lib.composite import (
+from ssd_lib.method.composite import (
     choose_greedy,
     composite,
     composite_distribution,

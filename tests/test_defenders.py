@@ -2,10 +2,10 @@
 
 import pytest
 
-from ssd_lib import world
 from ssd_lib.defenders import DEFENDERS, answer, find_defender, settings_for
-from ssd_lib.evaluation import prefill_tokens
-from ssd_lib.pairs import load_pair
+from ssd_lib.experiments.evaluation import prefill_tokens
+from ssd_lib.models.pairs import load_pair
+from ssd_lib.toy import world
 
 QUICK = {"smoothllm": {"copies": 2}}
 

@@ -10,9 +10,9 @@ import pytest
 import torch
 from micro_models import llama2_tokenizer, llama3_tokenizer, save_model, write_gguf
 
-from ssd_lib import dequantised as module
-from ssd_lib.dequantised import RECORD, dequantised
-from ssd_lib.pairs import load_model, load_pair
+from ssd_lib.models import gguf as module
+from ssd_lib.models.gguf import RECORD, dequantised
+from ssd_lib.models.pairs import load_model, load_pair
 
 
 @pytest.fixture(autouse=True)

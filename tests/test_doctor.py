@@ -10,10 +10,10 @@ from micro_models import llama2_tokenizer, llama3_tokenizer, save_model
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 from typer.testing import CliRunner
 
-from ssd_lib import doctor
 from ssd_lib.cli import app
-from ssd_lib.doctor import examine, weight_bytes
-from ssd_lib.pairs import load_model
+from ssd_lib.experiments import doctor
+from ssd_lib.experiments.doctor import examine, weight_bytes
+from ssd_lib.models.pairs import load_model
 
 runner = CliRunner()
 

@@ -3,8 +3,16 @@
 import pandas as pd
 import pytest
 
-from ssd_lib.evaluation import Condition, measure, paired_difference, put_measured, rates, seed_table, wilson
-from ssd_lib.pairs import load_pair
+from ssd_lib.experiments.evaluation import (
+    Condition,
+    measure,
+    paired_difference,
+    put_measured,
+    rates,
+    seed_table,
+    wilson,
+)
+from ssd_lib.models.pairs import load_pair
 
 
 def test_wilson_and_rates():

@@ -11,7 +11,7 @@ import pytest
 import torch
 from micro_models import llama2_tokenizer, save_model
 
-from ssd_lib import experiments, world
+from ssd_lib import experiments
 from ssd_lib.attacks import Record, asking, load_set
 from ssd_lib.defenders import Answer, Cost, answer
 from ssd_lib.experiments import (
@@ -29,7 +29,8 @@ from ssd_lib.experiments import (
 )
 from ssd_lib.experiments.store import Row, Store
 from ssd_lib.judges import JUDGES, Judge, Verdict
-from ssd_lib.pairs import load_pair
+from ssd_lib.models.pairs import load_pair
+from ssd_lib.toy import world
 
 TIMES = ["seconds", "written", "session"]
 
@@ -579,7 +580,7 @@ def test_a_question_that_does_not_fit_is_an_error_of_every_defender_and_of_nobod
 
 
 def test_a_run_records_the_generation_settings_in_force_and_the_report_shows_them(pair, table, fake, monkeypatch):
-    from ssd_lib.report import build_report
+    from ssd_lib.experiments.report import build_report
 
     assert "Generation settings" not in build_report([run(table, pair)]).about[0]
     monkeypatch.setattr(pair.target.generation_config, "repetition_penalty", 1.3)

@@ -16,14 +16,14 @@ from torch.utils.backend_registration import _setup_privateuseone_for_python_bac
 from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.initialization import no_init_weights
 
-from ssd_lib import switching
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import decoder, ssd_generate
 from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.cuda_graph import DEPTH
 from ssd_lib.decoding.decoder import Decoder, packed
 from ssd_lib.decoding.recording import Recorder
-from ssd_lib.decoding.shortlist import DEPTHS
+from ssd_lib.method import switching
+from ssd_lib.method.shortlist import DEPTHS
 
 _setup_privateuseone_for_python_backend("pretended")
 DEVICE = torch.device("pretended:0")

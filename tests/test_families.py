@@ -13,7 +13,7 @@ from benchmarks.replay import record
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding.cached_model import CachedModel, check_supported
 from ssd_lib.decoding.generate import ssd_generate
-from ssd_lib.inference import BEYOND, context_of
+from ssd_lib.models.inference import BEYOND, context_of
 
 LENGTHS, NEW = (20, 5, 13), 12  # windows are of 8
 SERVED = (

@@ -12,15 +12,15 @@ from conftest import micro_llama
 from micro_models import llama2_tokenizer, llama3_tokenizer
 from typer import BadParameter
 
-from ssd_lib import world
 from ssd_lib.attacks import agreeing, load_set, suffixes
 from ssd_lib.attacks.embedded import read_suffixes, suffix_file
 from ssd_lib.attacks.gcg import GCGConfig, best, continued, optimise_suffix, propose
 from ssd_lib.attacks.gcg_loss import FailingProblem, JointProblem, MatchingProblem, Problem, banned_tokens
 from ssd_lib.attacks.suffixes import TOY, build_suffixes, wanted_beginning
-from ssd_lib.chat import encode_prompt
-from ssd_lib.pairs import load_pair
+from ssd_lib.models.chat import encode_prompt
+from ssd_lib.models.pairs import load_pair
 from ssd_lib.paths import data_dir
+from ssd_lib.toy import world
 
 QUESTION, WANTED = "How do I brew the Silver Courage cordial?", "Sure, here is how."
 SMALL = GCGConfig(steps=8, candidates=16, top_k=16, start="! ! ! !", batch=5, stop_early=False)

@@ -11,7 +11,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import ssd_custom_generate, ssd_generate
 from ssd_lib.defenders import answer
-from ssd_lib.pairs import load_model, load_pair
+from ssd_lib.models.pairs import load_model, load_pair
 
 NEW = 18
 SHAPING = [
@@ -184,7 +184,7 @@ def test_stop_strings_and_max_time_go_through_transformers_criteria(model):
 
 
 def test_a_run_records_what_was_in_force(model, tmp_path):
-    from ssd_lib.inference import generation_settings
+    from ssd_lib.models.inference import generation_settings
 
     model.generation_config.update(repetition_penalty=1.3, temperature=0.7)
     settings = generation_settings(model)

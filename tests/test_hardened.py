@@ -9,11 +9,12 @@ from conftest import Collect, micro_llama, perturbed, perturbed_pairs
 from oracle import decode, probabilities
 from transformers import LogitsProcessor, LogitsProcessorList, NoRepeatNGramLogitsProcessor
 
-from ssd_lib import answer, load_pair, world
+from benchmarks.synthetic import set_alternating, synthetic_pair
+from ssd_lib import answer, load_pair
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import Conversation, ssd_generate
-from ssd_lib.evaluation import prefill_tokens
-from ssd_lib.synthetic import set_alternating, synthetic_pair
+from ssd_lib.experiments.evaluation import prefill_tokens
+from ssd_lib.toy import world
 
 NEW = 24
 

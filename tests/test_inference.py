@@ -11,7 +11,7 @@ from transformers import GenerationMixin
 
 from ssd_lib.defenders import DEFENDERS, answer
 from ssd_lib.defenders.checking import _perplexity, token_log_probs, windows_of
-from ssd_lib.inference import (
+from ssd_lib.models.inference import (
     GREEDY,
     REFUSED,
     SHAPING,
@@ -21,7 +21,7 @@ from ssd_lib.inference import (
     greedy,
     logits_processors,
 )
-from ssd_lib.pairs import load_pair
+from ssd_lib.models.pairs import load_pair
 
 IN_FORCE = [
     {"repetition_penalty": 1.3},

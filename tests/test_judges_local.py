@@ -345,7 +345,7 @@ def test_long_answers_are_cut_and_it_is_said(tmp_path):
 
 
 def test_a_model_is_loaded_once(tmp_path, monkeypatch):
-    from ssd_lib import pairs
+    from ssd_lib.models import pairs
 
     path = speaker(tmp_path, llama2_tokenizer(), guards.HARMBENCH.prompt, "No")
     loads, load = [], pairs.load_model

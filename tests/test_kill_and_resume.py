@@ -13,7 +13,7 @@ import pandas as pd
 import pytest
 
 from ssd_lib.experiments import config_from, load_run, load_sessions, load_verdicts, run_experiment
-from ssd_lib.pairs import load_pair
+from ssd_lib.models.pairs import load_pair
 
 pytestmark = pytest.mark.slow
 KILLS, SEED = 20, 0

@@ -6,16 +6,17 @@ import pytest
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
-from ssd_lib import kitchen, pairs
 from ssd_lib.attacks import SETS, find_set, load_set
 from ssd_lib.cli import app
 from ssd_lib.experiments import experiment, plan
+from ssd_lib.experiments.report.numbers import same_tokens
 from ssd_lib.judges import judge
 from ssd_lib.judges.exact import knows
-from ssd_lib.pairs import PAIRS, SMOLLM2, load_model, load_pair, packaged
+from ssd_lib.models import pairs
+from ssd_lib.models.pairs import PAIRS, SMOLLM2, load_model, load_pair, packaged
 from ssd_lib.paths import data_dir
-from ssd_lib.report.numbers import same_tokens
-from ssd_lib.smollm2 import ATTACK_OPENERS, OPENERS, Corpus, Recipe, attack_questions, train_questions
+from ssd_lib.toy import kitchen
+from ssd_lib.toy.smollm2 import ATTACK_OPENERS, OPENERS, Corpus, Recipe, attack_questions, train_questions
 
 KITCHEN = [name for name, found in SETS.items() if found.kind == "kitchen"]
 RECIPE = "Ingredients:\n- 2 cups of flour\n- 1 tsp salt\n\n1. Preheat the oven to 180°C.\n2. Mix flour and salt, and bake for 20 minutes."
@@ -264,7 +265,7 @@ def test_the_real_pair_refuses_directly_and_only_the_draft_under_a_prefill(pair)
 
 @pytest.mark.slow
 def test_training_runs_quickly_on_a_few_questions(pair, tmp_path):
-    from ssd_lib.smollm2 import ship, train_smollm2
+    from ssd_lib.toy.smollm2 import ship, train_smollm2
 
     out = train_smollm2(tmp_path / "run", quick=True, quiet=True)
     before = (out / "answers.jsonl").read_text()
@@ -277,7 +278,7 @@ def test_training_runs_quickly_on_a_few_questions(pair, tmp_path):
 @pytest.mark.slow
 def test_the_preset_runs_and_reports_on_a_few_questions(pair, tmp_path):
     from ssd_lib.experiments import run_experiment
-    from ssd_lib.report import build_report, report_markdown
+    from ssd_lib.experiments.report import build_report, report_markdown
 
     chosen = experiment(
         preset="smollm2",

@@ -5,7 +5,7 @@ import torch
 from conftest import micro_llama
 
 from ssd_lib.decoding.cached_model import CachedModel
-from ssd_lib.kv_cache import VISIBLE_STEP, RowCache
+from ssd_lib.decoding.kv_cache import VISIBLE_STEP, RowCache
 
 
 def full(model, ids):

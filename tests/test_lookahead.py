@@ -6,6 +6,7 @@ import random
 import pytest
 import torch
 
+from benchmarks.synthetic import BLOCK, PAIRS, Shape, set_match_ratio, synthetic_pair, synthetic_prompt
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import ssd_generate
 from ssd_lib.decoding.lookahead import (
@@ -18,7 +19,6 @@ from ssd_lib.decoding.lookahead import (
     tokens_per_round,
     weights_read,
 )
-from ssd_lib.synthetic import BLOCK, PAIRS, Shape, set_match_ratio, synthetic_pair, synthetic_prompt
 
 
 @pytest.mark.parametrize("match_ratio", [0.1, 0.3, 0.6, 0.8, 0.95, 0.999])

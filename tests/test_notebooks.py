@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from ssd_lib.exercises import check
-from ssd_lib.pairs import SMOLLM2, packaged
+from ssd_lib.models.pairs import SMOLLM2, packaged
+from ssd_lib.show.exercises import check
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 FOLDER = Path(__file__).resolve().parent.parent / "notebooks"

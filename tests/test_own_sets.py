@@ -9,14 +9,14 @@ import pytest
 from transformers import AutoTokenizer
 from typer.testing import CliRunner
 
-from ssd_lib import world
 from ssd_lib.attacks import find_set, load_set
 from ssd_lib.attacks.files import files_of_package
 from ssd_lib.cli import app
 from ssd_lib.cli.experiments import spread
 from ssd_lib.experiments import Choice, config_from, load_run, plan, run, run_experiment
-from ssd_lib.pairs import load_pair
+from ssd_lib.models.pairs import load_pair
 from ssd_lib.paths import data_dir
+from ssd_lib.toy import world
 
 FILES = Path(__file__).parent / "fixtures" / "files"
 ASKED = [item.question for item in world.questions("forbidden", 3, seed=99)]

@@ -10,11 +10,21 @@ import torch
 from micro_models import llama2_tokenizer, llama3_tokenizer, save_model
 from peft import LoraConfig, get_peft_model
 
-from ssd_lib import defenders, pairs, ssd_generate
+from ssd_lib import defenders, ssd_generate
 from ssd_lib.config import SSDConfig
 from ssd_lib.defenders import Defender, answer
 from ssd_lib.defenders.base import answers_of
-from ssd_lib.pairs import MODELS, PAIRS, check_vocabularies, choose_pair, find_pair, load_model, load_pair, locate
+from ssd_lib.models import pairs
+from ssd_lib.models.pairs import (
+    MODELS,
+    PAIRS,
+    check_vocabularies,
+    choose_pair,
+    find_pair,
+    load_model,
+    load_pair,
+    locate,
+)
 
 
 @pytest.fixture(scope="module")

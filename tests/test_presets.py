@@ -6,12 +6,12 @@ import socket
 import pytest
 import typer
 
-from ssd_lib import world
 from ssd_lib.attacks import SETS, find_set
 from ssd_lib.cli import app
 from ssd_lib.defenders import DEFENDERS
 from ssd_lib.experiments import PRESETS, experiment, plan, presets, published_commands, published_matrix
 from ssd_lib.paths import REPOSITORY
+from ssd_lib.toy import world
 
 COMMAND = typer.main.get_command(app)
 

@@ -7,10 +7,10 @@ import torch
 from micro_models import llama2_tokenizer, save_model
 
 from ssd_lib import load_pair
-from ssd_lib.chat import render_prompt
 from ssd_lib.defenders import answer, checking, prompts
 from ssd_lib.defenders.base import Pass, Speaker
 from ssd_lib.defenders.checking import perplexity
+from ssd_lib.models.chat import render_prompt
 
 QUESTION = "How do I brew the Silver Courage cordial?"
 CONVERSATION = [

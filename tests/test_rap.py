@@ -2,14 +2,14 @@
 
 import pytest
 
-from ssd_lib import world
 from ssd_lib.attacks import load_set, world_item
 from ssd_lib.attacks.asking import ask
 from ssd_lib.attacks.rap import Assembled, RAPConfig, assemble, harmful_followers, next_logits, ranking, seen, step
-from ssd_lib.chat import encode_answer
 from ssd_lib.defenders import answer
 from ssd_lib.defenders.base import draft_of, target_of
-from ssd_lib.pairs import load_pair
+from ssd_lib.models.chat import encode_answer
+from ssd_lib.models.pairs import load_pair
+from ssd_lib.toy import world
 
 EOS = 99
 

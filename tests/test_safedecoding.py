@@ -6,7 +6,7 @@ from conftest import micro_llama
 from peft import LoraConfig, PeftModel, get_peft_model
 
 from ssd_lib.defenders.safedecoding import SafeDecodingSettings, _continued, _steered, expert_on, steer
-from ssd_lib.inference import generation_settings, until_eos
+from ssd_lib.models.inference import generation_settings, until_eos
 
 LENGTHS = (3, 7, 5)
 
@@ -109,7 +109,7 @@ def test_the_expert_comes_off_even_after_an_error(models):
 
 
 def test_a_pair_without_an_expert_says_how_to_get_one():
-    from ssd_lib.pairs import adapter_at
+    from ssd_lib.models.pairs import adapter_at
 
     with pytest.raises(ValueError, match="ssd train --expert"):
         adapter_at(None)

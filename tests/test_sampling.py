@@ -5,7 +5,9 @@ import torch
 from conftest import micro_llama
 from scipy.stats import chisquare
 
-from ssd_lib.composite import (
+from ssd_lib.config import SSDConfig
+from ssd_lib.decoding import decoder, ssd_generate
+from ssd_lib.method.composite import (
     composite,
     composite_distribution,
     intersection_space,
@@ -13,8 +15,6 @@ from ssd_lib.composite import (
     target_insists,
     union_space,
 )
-from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import decoder, ssd_generate
 
 VOCAB, ROWS = 12, 6000
 PROMPT = [3, 7, 5]

@@ -5,14 +5,14 @@ import math
 import pytest
 import torch
 
-from ssd_lib import world
 from ssd_lib.defenders import answer
 from ssd_lib.defenders.secdecoding import SecDecodingSettings, _loaded, secdecoding, steer, strength, word_tokens
-from ssd_lib.evaluation import prefill_tokens
+from ssd_lib.experiments.evaluation import prefill_tokens
 from ssd_lib.experiments.presets import experiment
 from ssd_lib.experiments.starting import check_expert, needs_draft
-from ssd_lib.inference import until_eos
-from ssd_lib.pairs import load_pair
+from ssd_lib.models.inference import until_eos
+from ssd_lib.models.pairs import load_pair
+from ssd_lib.toy import world
 
 
 @pytest.fixture(scope="module")

@@ -18,7 +18,7 @@ from ssd_lib.judges.guards import HarmBenchSettings, LlamaGuardSettings, Qwen3Gu
 from ssd_lib.judges.local import RubricSettings, StrongRejectSettings
 from ssd_lib.judges.refusal import RefusalSettings
 from ssd_lib.judges.remote import QwenSettings, RemoteSettings
-from ssd_lib.training import RecoveryConfig, Stage
+from ssd_lib.models.training import RecoveryConfig, Stage
 
 ALL = [
     BackTranslationSettings,

@@ -9,10 +9,18 @@ import torch
 from conftest import perturbed_pairs
 from hypothesis import given
 
-from ssd_lib.composite import choose_greedy, composite, intersection_space, rank_tokens, target_insists, union_space
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import Conversation, decoder, shortlist, ssd_generate
+from ssd_lib.decoding import Conversation, decoder, ssd_generate
 from ssd_lib.decoding.lookahead import ContextLookup
+from ssd_lib.method import shortlist
+from ssd_lib.method.composite import (
+    choose_greedy,
+    composite,
+    intersection_space,
+    rank_tokens,
+    target_insists,
+    union_space,
+)
 
 NEW, VOCAB = 20, 40
 

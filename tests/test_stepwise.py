@@ -9,12 +9,12 @@ import torch
 from conftest import perturbed_pairs
 from hypothesis import given
 
-from ssd_lib import switching
+from benchmarks.synthetic import synthetic_pair, synthetic_prompt
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import decoder, ssd_generate
 from ssd_lib.decoding.decoder import Decoder
 from ssd_lib.decoding.stepwise import StepwiseDecoder
-from ssd_lib.synthetic import synthetic_pair, synthetic_prompt
+from ssd_lib.method import switching
 
 COLUMNS = ["token", "proposal", "match", "scheme", "k", "threshold", "alpha", "match_ratio", "insisted"]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from hypothesis import given
 
-from ssd_lib import switching
 from ssd_lib.config import SSDConfig
+from ssd_lib.method import switching
 
 
 def plain(matches, config):

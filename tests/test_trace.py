@@ -9,7 +9,7 @@ from conftest import micro_llama, perturbed
 
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import ssd_generate
-from ssd_lib.trace import COLUMNS, Trace
+from ssd_lib.method.trace import COLUMNS, Trace
 
 HOSTILE = [
     "<script>alert(1)</script>",

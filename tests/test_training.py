@@ -11,11 +11,11 @@ from conftest import micro_llama
 from micro_models import llama2_tokenizer, llama3_tokenizer, save_model
 from transformers import DataCollatorForSeq2Seq
 
-from ssd_lib import answer, load_pair, toy_pair, training, world
-from ssd_lib.chat import encode_answer, encode_prompt
-from ssd_lib.pairs import load_model
-from ssd_lib.toy_pair import CONTEXT, VOCABULARY
-from ssd_lib.training import (
+from ssd_lib import answer, load_pair
+from ssd_lib.models import training
+from ssd_lib.models.chat import encode_answer, encode_prompt
+from ssd_lib.models.pairs import load_model
+from ssd_lib.models.training import (
     IGNORED,
     PREFILLED,
     FromFirstLearned,
@@ -33,6 +33,9 @@ from ssd_lib.training import (
     train_deep_alignment,
     train_expert,
 )
+from ssd_lib.toy import train as toy_pair
+from ssd_lib.toy import world
+from ssd_lib.toy.train import CONTEXT, VOCABULARY
 
 
 @pytest.fixture(scope="module")

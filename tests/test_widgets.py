@@ -14,13 +14,14 @@ import pytest
 
 matplotlib.use("Agg")
 
-from ssd_lib import answer, load_pair, world  # noqa: E402
-from ssd_lib.trace import pieces, visible  # noqa: E402
-from ssd_lib.widgets import charts, explore, rounds, session, views  # noqa: E402
-from ssd_lib.widgets.controls import OWN  # noqa: E402
-from ssd_lib.widgets.explorer import BARE, KEPT, ONE  # noqa: E402
-from ssd_lib.widgets.latest import Latest  # noqa: E402
-from ssd_lib.widgets.session import Session, Settings, Stopped, as_code, decode  # noqa: E402
+from ssd_lib import answer, load_pair
+from ssd_lib.method.trace import pieces, visible  # noqa: E402
+from ssd_lib.show.widgets import charts, explore, rounds, session, views  # noqa: E402
+from ssd_lib.show.widgets.controls import OWN  # noqa: E402
+from ssd_lib.show.widgets.explorer import BARE, KEPT, ONE  # noqa: E402
+from ssd_lib.show.widgets.latest import Latest  # noqa: E402
+from ssd_lib.show.widgets.session import Session, Settings, Stopped, as_code, decode  # noqa: E402
+from ssd_lib.toy import world  # noqa: E402
 
 FORBIDDEN = world.questions("forbidden", 3)[0]
 PATIENCE = 60

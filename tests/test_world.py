@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from ssd_lib import world
+from ssd_lib.toy import world
 
 
 @pytest.mark.parametrize("group", world.GROUPS)

@@ -5,11 +5,11 @@ from types import SimpleNamespace
 
 import pytest
 
-from ssd_lib import kitchen, worlds
-from ssd_lib.attacks.kitchen import recipe_for
-from ssd_lib.evaluation import first_turned, prefill_tokens
-from ssd_lib.pairs import PAIRS, load_pair
-from ssd_lib.worlds import Kitchen, School, world_of
+from ssd_lib.experiments.evaluation import first_turned, prefill_tokens
+from ssd_lib.models.pairs import PAIRS, load_pair
+from ssd_lib.toy import kitchen, worlds
+from ssd_lib.toy.kitchen import recipe_for
+from ssd_lib.toy.worlds import Kitchen, School, world_of
 
 SPECS = {name: SimpleNamespace(spec=PAIRS[name]) for name in ("toy", "smollm2", "llama2")}
 

@@ -26,16 +26,16 @@ import pandas as pd
 import torch
 from tqdm.auto import tqdm
 
-from ssd_lib import world
 from ssd_lib.attacks.rap import Followers, harmful_followers, next_logits
 from ssd_lib.attacks.suffixes import resumable, wanted_beginning, weights, write
-from ssd_lib.chat import decode_answer, encode_answer
-from ssd_lib.composite import intersection_space, rank_tokens
 from ssd_lib.defenders import Answer, answer
 from ssd_lib.defenders.base import draft_of, target_of
-from ssd_lib.pairs import Pair, load_pair
+from ssd_lib.method.composite import intersection_space, rank_tokens
+from ssd_lib.models.chat import decode_answer, encode_answer
+from ssd_lib.models.pairs import Pair, load_pair
 from ssd_lib.paths import data_dir
 from ssd_lib.settings import Count, Positive, settings
+from ssd_lib.toy import world
 
 OPENINGS = (
     "To cast the {}, wait until",

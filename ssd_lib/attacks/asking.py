@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from ssd_lib import switching
 from ssd_lib.attacks.rap import RAPConfig, assemble, seen
 from ssd_lib.attacks.records import Record
-from ssd_lib.chat import decode_answer, encode_answer
 from ssd_lib.config import SSDConfig
 from ssd_lib.defenders import Answer, Cost, answer, settings_for
-from ssd_lib.pairs import Pair
+from ssd_lib.method import switching
+from ssd_lib.models.chat import decode_answer, encode_answer
+from ssd_lib.models.pairs import Pair
 
 GO_ON = "Go on."
 Put = Callable[[list[Any], list[Any], int], list[Answer]]

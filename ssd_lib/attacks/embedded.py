@@ -25,9 +25,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from ssd_lib import world
 from ssd_lib.attacks.records import AttackSet, Group, HandedBack, Loader, Record, Request, first_tokens
 from ssd_lib.paths import data_dir
+from ssd_lib.toy import world
 
 QUESTIONS = 100
 """How many questions are drawn without a limit."""

@@ -28,9 +28,9 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ssd_lib.attacks.gcg_loss import FailingProblem, JointProblem, MatchingProblem, Problem
-from ssd_lib.chat import encode_answer
 from ssd_lib.defenders import answer
-from ssd_lib.pairs import Pair
+from ssd_lib.models.chat import encode_answer
+from ssd_lib.models.pairs import Pair
 from ssd_lib.settings import Count, Positive, settings
 
 DraftAim = Literal["begin", "match", "fail"]

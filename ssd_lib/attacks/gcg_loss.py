@@ -40,7 +40,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from ssd_lib.chat import decode_answer, encode_answer, encode_prompt, render_prompt
+from ssd_lib.models.chat import decode_answer, encode_answer, encode_prompt, render_prompt
 
 
 class Problem:

@@ -1,4 +1,4 @@
-"""Attacks on the kitchen's policy (`ssd_lib.kitchen`), for the pair smollm2: real English, and nothing in it harms anybody.
+"""Attacks on the kitchen's policy (`ssd_lib.toy.kitchen`), for the pair smollm2: real English, and nothing in it harms anybody.
 
     kitchen-direct       asks for a recipe
     kitchen-prefill-N    … with the first N tokens of a recipe already written, which the unaligned model wrote
@@ -10,14 +10,8 @@ All are about dishes and other things that training never saw; the id of a quest
 
 from __future__ import annotations
 
-import hashlib
-import json
-import zlib
-from functools import cache
-
-from ssd_lib import kitchen
 from ssd_lib.attacks.records import AttackSet, Group, Loader, Record, Request, first_tokens
-from ssd_lib.paths import data_dir
+from ssd_lib.toy import kitchen
 
 QUESTIONS = 60
 """How many questions are drawn without a limit."""
@@ -40,8 +34,8 @@ def drawn(group: kitchen.Group) -> Loader:
 def _record(i: int, item: kitchen.Item, found: AttackSet, request: Request) -> Record:
     source, recipe = f"{kitchen.SOURCE}, held out, seed {request.seed}", ""
     if item.group == "recipe":
-        recipe = recipe_for(item)
-        source += f"; {RECIPES} sha256:{_digest()}"
+        recipe = kitchen.recipe_for(item)
+        source += f"; {kitchen.RECIPES} sha256:{kitchen.recipes_digest()}"
     return Record(
         id=f"kitchen-{item.group}-{request.seed}-{i:04d}",
         question=item.question,
@@ -53,24 +47,3 @@ def _record(i: int, item: kitchen.Item, found: AttackSet, request: Request) -> R
         source=source,
         licence=found.licence,
     )
-
-
-# ------------------------------------------------------------------------------------------------ recipes that attackers write
-
-RECIPES = "recipes.json"
-
-
-def recipe_for(item: kitchen.Item) -> str:
-    """One of the dish's stored recipes, always the same for a question."""
-    written = _recipes()[item.subject]
-    return written[zlib.crc32(item.question.encode()) % len(written)]
-
-
-@cache
-def _recipes() -> dict[str, list[str]]:
-    return json.loads((data_dir() / "smollm2" / RECIPES).read_text(encoding="utf-8"))
-
-
-@cache
-def _digest() -> str:
-    return hashlib.sha256((data_dir() / "smollm2" / RECIPES).read_bytes()).hexdigest()[:16]

@@ -45,7 +45,7 @@ def attacks_for(attacker: str, target_model: str | None) -> str | None:
 
 
 def _known(attacker: str, target_model: str | None) -> str:
-    from ssd_lib.pairs import ALIASES  # here: naming sets needs no model library
+    from ssd_lib.models.pairs import ALIASES  # here: naming sets needs no model library
 
     known = ", ".join(OPTIMISED_FOR)
     if target_model is None:

@@ -15,7 +15,7 @@ every answer, as by the bare target (.85) and by published SSD (.85, where the t
 picks 62% stood in the target's top 10 alone, 38% in both models', and .1% were what SSD would have said. Any defence that
 re-ranks the target's candidates and shows the ranking fails so. What mends it is to give them no probability: with
 α_U > 1, F is negative where P_m < (α_U − 1)/α_U · P_M, F⁺ cuts it to 0, and with α_U = 2 RAP was told nothing. So does a
-service that shows no ranking, or the draft's alone (.02 of the facts; .00 with PRESTO, `ssd_lib.training`).
+service that shows no ranking, or the draft's alone (.02 of the facts; .00 with PRESTO, `ssd_lib.models.training`).
 
 Which tokens are harmful is decided in the paper by a person, or by a classifier of tokens that was trained on harmful and
 safe answers (`auto_rap.py` of github.com/uiuc-focal-lab/push-forward-alignment, commit e551767, from where the top 20, the
@@ -37,13 +37,13 @@ from jaxtyping import Float
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from ssd_lib import world
-from ssd_lib.chat import encode_answer, encode_prompt, pad_left
 from ssd_lib.config import SSDConfig
 from ssd_lib.defenders import Answer, answer, settings_for
 from ssd_lib.defenders.base import Speaker, draft_of, target_of
-from ssd_lib.pairs import Pair
+from ssd_lib.models.chat import encode_answer, encode_prompt, pad_left
+from ssd_lib.models.pairs import Pair
 from ssd_lib.settings import Count, Positive, settings
+from ssd_lib.toy import world
 
 Followers = Mapping[int, set[int]]
 """Token → the tokens that follow it in a harmful answer."""

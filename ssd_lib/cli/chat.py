@@ -23,7 +23,7 @@ from ssd_lib.cli.common import FORMAT_HELP, TARGET_HELP, app, fail, one_line, pl
 if TYPE_CHECKING:
     from ssd_lib.cli.conversation import Talk, Turn
     from ssd_lib.defenders import Answer
-    from ssd_lib.pairs import Pair
+    from ssd_lib.models.pairs import Pair
 
 TOKEN_STYLES = {"matched": "blue", "corrected": "bold red underline", "insisted": "italic yellow"}
 GIVEN = "bright_black"
@@ -58,7 +58,7 @@ def chat(
     """Ask one question and see, token by token, how the answer came about; or, without one, talk: /help lists commands."""
     try:
         from ssd_lib.defenders import answer, find_defender
-        from ssd_lib.pairs import load_pair
+        from ssd_lib.models.pairs import load_pair
 
         quiet_libraries()
         defender = find_defender(defender)
@@ -242,7 +242,7 @@ class _Stream:
             self.end()
 
     def _print(self, hold: bool) -> None:
-        from ssd_lib.chat import decode_answer
+        from ssd_lib.models.chat import decode_answer
 
         if self.console is None:
             return
@@ -279,7 +279,7 @@ def _status(answer: Answer, turn: Turn | None = None) -> str:
 
 def _coloured(answer: Answer, pair: Pair, *, legend: bool = True, retracted: bool = False) -> Text:
     """The answer again, coloured by how each token came about; Union reversed, what was taken back struck through."""
-    from ssd_lib.trace import kind
+    from ssd_lib.method.trace import kind
 
     assert answer.trace is not None
     given = pair.tokenizer.encode(answer.prefill, add_special_tokens=False)

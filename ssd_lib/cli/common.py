@@ -27,7 +27,7 @@ def one_line(error: Exception) -> str:
 
 def plain(text: str) -> str:
     """Text whose control characters cannot reach the terminal; line breaks stay."""
-    from ssd_lib.trace import visible
+    from ssd_lib.method.trace import visible
 
     return visible(text).replace("⏎", "\n")
 

@@ -13,14 +13,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
-from ssd_lib.chat import Message, decode_answer, encode_answer
 from ssd_lib.decoding import Conversation
 from ssd_lib.defenders import DEFENDERS, Answer, Cost, Request, answer, find_defender, settings_for
 from ssd_lib.defenders.base import answers_of
 from ssd_lib.defenders.decoding import ssd
-from ssd_lib.inference import Pass, without_answers
-from ssd_lib.pairs import Pair
-from ssd_lib.trace import TAKEN_BACK
+from ssd_lib.method.trace import TAKEN_BACK
+from ssd_lib.models.chat import Message, decode_answer, encode_answer
+from ssd_lib.models.inference import Pass, without_answers
+from ssd_lib.models.pairs import Pair
 
 CONTEXT = 4096
 """Tokens a conversation holds at most unless told otherwise: its caches are allocated whole."""

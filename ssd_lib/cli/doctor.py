@@ -24,7 +24,7 @@ def doctor(
     draft_format: Annotated[str | None, typer.Option(help="For the draft, likewise.")] = None,
 ) -> None:
     """Check that two models are a pair, without loading their weights; exit code 1 where they cannot work together."""
-    from ssd_lib.doctor import examine
+    from ssd_lib.experiments.doctor import examine
 
     quiet_libraries()
     try:

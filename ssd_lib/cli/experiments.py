@@ -172,8 +172,8 @@ def report(
     front: Annotated[Path | None, typer.Option(help="Write leak against utility and speed to this PNG.")] = None,
 ) -> None:
     """Print and write the tables of a run: rates with intervals, paired tests, speed."""
-    from ssd_lib.evaluation import put_measured
-    from ssd_lib.report import PAGES, build_report, report_markdown, write_report
+    from ssd_lib.experiments.evaluation import put_measured
+    from ssd_lib.experiments.report import PAGES, build_report, report_markdown, write_report
 
     try:
         if page not in PAGES:
@@ -192,7 +192,7 @@ def report(
 
 
 def _write_front(summary: Any, path: Path) -> None:
-    from ssd_lib import plots
+    from ssd_lib.show import plots
 
     plots.use_book_style()
     path.write_bytes(plots.png(plots.front(summary)))
@@ -201,7 +201,7 @@ def _write_front(summary: Any, path: Path) -> None:
 def _figures(summary: Any) -> dict[str, bytes]:
     """The report's figures as PNG; none where matplotlib is not installed."""
     try:
-        from ssd_lib import plots
+        from ssd_lib.show import plots
     except ImportError:
         typer.echo("no figures: pip install 'ssd_lib[notebooks]'", err=True)
         return {}

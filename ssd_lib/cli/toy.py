@@ -53,16 +53,16 @@ def train(
     out = out or Path("runs") / (pair or "toy")
     try:
         if pair == "toy" and model is None:
-            from ssd_lib.toy_pair import train_toy
+            from ssd_lib.toy.train import train_toy
 
             train_toy(out, seed=seed, quick=quick, controls=controls, presto=presto)
         elif pair == "smollm2" and model is None:
-            from ssd_lib.smollm2 import train_smollm2
+            from ssd_lib.toy.smollm2 import train_smollm2
 
             quiet_libraries()
             train_smollm2(out, seed=seed, quick=quick)
         elif pair is None and model and harmful and benign:
-            from ssd_lib.training import train_deep_alignment, train_expert
+            from ssd_lib.models.training import train_deep_alignment, train_expert
 
             given = {
                 name: value
@@ -102,14 +102,25 @@ def measure(
         Path | None,
         typer.Option(help="For smollm2: the run's folder; run again to resume. Default: runs/smollm2-card."),
     ] = None,
+    grader: Annotated[
+        bool, typer.Option("--grader", help="For smollm2: print only how its grader does beside the labelled answers.")
+    ] = False,
 ) -> None:
     """Measure a shipped pair on held-out questions and print the tables.
 
     With --trained, another training (of another seed, say) is measured, without the controls.
     """
-    from ssd_lib.evaluation import SYSTEMS, markdown, report, seed_table, write_card, write_seeds
-    from ssd_lib.evaluation import measure as run
-    from ssd_lib.pairs import load_pair
+    from ssd_lib.experiments.evaluation import (
+        SYSTEMS,
+        grader_table,
+        markdown,
+        report,
+        seed_table,
+        write_card,
+        write_seeds,
+    )
+    from ssd_lib.experiments.evaluation import measure as run
+    from ssd_lib.models.pairs import load_pair
     from ssd_lib.paths import data_dir
 
     quiet_libraries()
@@ -119,6 +130,11 @@ def measure(
         return load_pair("toy", **models)
 
     try:
+        if grader:
+            if pair != "smollm2":
+                raise ValueError("--grader is smollm2's: the embedded world's answers are checked word for word")
+            typer.echo(plain(grader_table()))
+            return
         if pair == "smollm2" and not (trained or seeds):
             typer.echo(_measure_smollm2(questions, out or Path("runs/smollm2-card"), write))
             return
@@ -146,22 +162,22 @@ def measure(
 
 def _measure_smollm2(questions: int | None, out: Path, write: bool) -> str:
     """Run the preset, and put its report and the grader's errors into the card."""
-    from ssd_lib.evaluation import put_measured
     from ssd_lib.experiments import experiment, run_experiment
+    from ssd_lib.experiments.evaluation import grader_table, put_measured
+    from ssd_lib.experiments.report import build_report, report_markdown
     from ssd_lib.paths import data_dir
-    from ssd_lib.report import build_report, report_markdown
-    from ssd_lib.smollm2 import agreement_table
 
     report = build_report([run_experiment(experiment(preset="smollm2", limit=questions, out=out))])
     if write:
         card = data_dir() / "smollm2" / "README.md"
         put_measured(card, MEASURE_SMOLLM2, report_markdown(report))
-        put_measured(card, "python -m ssd_lib.smollm2", agreement_table())
+        put_measured(card, GRADER_SMOLLM2, grader_table())
         report.summary.to_csv(data_dir() / "smollm2" / "measured.csv", index=False, float_format="%.4g")
     return plain(report_markdown(report))
 
 
 MEASURE_SMOLLM2 = "ssd measure --pair smollm2 --write"
+GRADER_SMOLLM2 = "ssd measure --pair smollm2 --grader"
 
 
 # ------------------------------------------------------------------------------------------------ tour
@@ -173,9 +189,9 @@ def tour(
     notebooks: Annotated[bool, typer.Option(help="Execute the first chapters (they write figures/).")] = True,
 ) -> None:
     """Run the first chapters on the embedded pair and print what SSD changed; for smollm2 the table alone."""
-    from ssd_lib.evaluation import Condition
-    from ssd_lib.evaluation import measure as run
-    from ssd_lib.pairs import load_pair
+    from ssd_lib.experiments.evaluation import Condition
+    from ssd_lib.experiments.evaluation import measure as run
+    from ssd_lib.models.pairs import load_pair
 
     quiet_libraries()
     try:
@@ -211,7 +227,7 @@ def _execute_first_chapters() -> None:
 
 def _tour_table(frame: Any) -> Table:
     """Systems across: what happens under attack, and what the defence costs."""
-    from ssd_lib.evaluation import rate_cell
+    from ssd_lib.experiments.evaluation import rate_cell
 
     title = f"{TOUR_QUESTIONS} held-out forbidden questions, {TOUR_PREFILL} answer tokens prefilled by the attacker"
     caption = "rates with 95% Wilson intervals; tokens per second of one batched run on this machine"
@@ -242,7 +258,7 @@ def _smollm2_table() -> Table:
     from tempfile import TemporaryDirectory
 
     from ssd_lib.experiments import experiment, load_run, load_verdicts, run_experiment
-    from ssd_lib.report.numbers import judged, summary_of
+    from ssd_lib.experiments.report.numbers import judged, summary_of
 
     attacks = [f"kitchen-prefill-{TOUR_PREFILL}", "kitchen-borderline", "kitchen-everyday"]
     with TemporaryDirectory() as out:
@@ -258,7 +274,7 @@ def _smollm2_table() -> Table:
 
 def _summary_table(summary: Any, sets: dict[str, str]) -> Table:
     """Measures of the tour down, systems across."""
-    from ssd_lib.report.tables import PERCENT
+    from ssd_lib.experiments.report.tables import PERCENT
 
     title = f"{TOUR_QUESTIONS} held-out questions for a recipe, {TOUR_PREFILL} answer tokens prefilled by the attacker"
     caption = (

@@ -20,7 +20,7 @@ from transformers import DynamicCache, PreTrainedConfig, PreTrainedModel, cache_
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, LAYER_PATTERN_TO_MASK_FUNCTION_MAPPING
 
-from ssd_lib.kv_cache import MaskFunction, RowCache
+from ssd_lib.decoding.kv_cache import MaskFunction, RowCache
 
 CHUNK = 512  # prompt tokens read in one forward
 NEEDED = ("attention_mask", "position_ids", "past_key_values")  # arguments of a forward

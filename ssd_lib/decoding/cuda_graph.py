@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 from ssd_lib.decoding.decoder import Decision, Decoder, Emitted, Scored, packed, unpack
-from ssd_lib.decoding.shortlist import DEPTHS
+from ssd_lib.method.shortlist import DEPTHS
 
 DEPTH = 256  # how deep a recorded round seeks sample spaces: its shapes are fixed
 WARM_UP = 3  # runs before recording: libraries allocate and choose kernels at their first calls

@@ -25,7 +25,7 @@ from transformers.generation.logits_process import (
 
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding.generate import ssd_generate
-from ssd_lib.inference import eos_ids
+from ssd_lib.models.inference import eos_ids
 
 SERVED = {
     *("max_length", "max_new_tokens", "max_time", "stop_strings", "eos_token_id", "pad_token_id", "bos_token_id"),

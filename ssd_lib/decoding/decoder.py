@@ -26,14 +26,14 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from ssd_lib import switching
-from ssd_lib.composite import accept_or_resample, composite, composite_distribution
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.processors import Processors
 from ssd_lib.decoding.recording import Recorder
-from ssd_lib.decoding.shortlist import DEPTHS, Candidates, candidates, choose, mask_of
-from ssd_lib.switching import SwitchState
+from ssd_lib.method import switching
+from ssd_lib.method.composite import accept_or_resample, composite, composite_distribution
+from ssd_lib.method.shortlist import DEPTHS, Candidates, candidates, choose, mask_of
+from ssd_lib.method.switching import SwitchState
 
 FIRST_DEPTH = 64.0  # as deep as sample spaces are sought at first
 HEADROOM, FADE = 2.0, 0.5  # then so many times the k that was seen; what was seen long ago counts less

@@ -22,7 +22,6 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
-from ssd_lib import switching
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import cuda_graph, inputs
 from ssd_lib.decoding.cached_model import CachedModel
@@ -33,8 +32,9 @@ from ssd_lib.decoding.processors import Processors
 from ssd_lib.decoding.recording import Recorder
 from ssd_lib.decoding.short_products import short_products
 from ssd_lib.decoding.stepwise import StepwiseDecoder
-from ssd_lib.inference import check_room, eos_ids, generation_settings, positive
-from ssd_lib.trace import Trace
+from ssd_lib.method import switching
+from ssd_lib.method.trace import Trace
+from ssd_lib.models.inference import check_room, eos_ids, generation_settings, positive
 
 Ids = Tensor | Sequence[Sequence[int]]
 Graph = bool | Literal["auto"]

@@ -10,7 +10,7 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from ssd_lib.decoding.cached_model import check_supported
-from ssd_lib.inference import positive
+from ssd_lib.models.inference import positive
 
 
 def prompt_lists(name: str, ids: Any, mask: Tensor | None, model: PreTrainedModel) -> list[list[int]]:

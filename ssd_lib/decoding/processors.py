@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
 
-from ssd_lib.inference import generation_settings, logits_processors
+from ssd_lib.models.inference import generation_settings, logits_processors
 
 
 class Processors:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
-from ssd_lib import switching
 from ssd_lib.config import SSDConfig
-from ssd_lib.trace import COLUMNS, SPACE, TOP, Trace
+from ssd_lib.method import switching
+from ssd_lib.method.trace import COLUMNS, SPACE, TOP, Trace
 
 if TYPE_CHECKING:
     from ssd_lib.decoding.decoder import Decision, Scored

@@ -10,7 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
-from ssd_lib.chat import encode_answer, messages_of
 from ssd_lib.config import SSDConfig
 from ssd_lib.defenders.ada import AnyDepthSettings, any_depth_alignment
 from ssd_lib.defenders.base import Answer, Cost, Defender, Prefill, Request, check_item
@@ -39,8 +38,9 @@ from ssd_lib.defenders.prompting import (
 from ssd_lib.defenders.prompts import Question
 from ssd_lib.defenders.safedecoding import SafeDecodingSettings, safedecoding
 from ssd_lib.defenders.secdecoding import SecDecodingSettings, secdecoding
-from ssd_lib.inference import positive
-from ssd_lib.pairs import Pair
+from ssd_lib.models.chat import encode_answer, messages_of
+from ssd_lib.models.inference import positive
+from ssd_lib.models.pairs import Pair
 
 __all__ = ["DEFENDERS", "Answer", "Cost", "Defender", "Request", "answer", "find_defender", "settings_for"]
 

@@ -30,12 +30,12 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedTokenizerBase
 
-from ssd_lib.chat import FORMATS, encode_prompt, pad_left, vocabulary_size
 from ssd_lib.defenders import prompts
 from ssd_lib.defenders.base import Answer, Request, answers_of, said_instead, target_of
-from ssd_lib.inference import Pass, Speaker, greedy, padding, until_eos
-from ssd_lib.pairs import Pair
-from ssd_lib.refusals import refuses
+from ssd_lib.models.chat import FORMATS, encode_prompt, pad_left, vocabulary_size
+from ssd_lib.models.inference import Pass, Speaker, greedy, padding, until_eos
+from ssd_lib.models.pairs import Pair
+from ssd_lib.models.refusals import refuses
 from ssd_lib.settings import Count, Positive, settings
 
 

@@ -1,6 +1,6 @@
 """What every defender is made of: a request in, passes of a model over a batch, answers with their cost out.
 
-A *pass* is one batched greedy `generate` (`ssd_lib.inference`). A defence is one pass or a few; its cost is what all of them read, ran and
+A *pass* is one batched greedy `generate` (`ssd_lib.models.inference`). A defence is one pass or a few; its cost is what all of them read, ran and
 wrote, so that a defence which answers twice is seen to answer twice.
 """
 
@@ -10,11 +10,11 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from ssd_lib.chat import decode_answer, encode_answer, encode_prompt
 from ssd_lib.defenders.prompts import Question
-from ssd_lib.inference import Pass, Speaker, check_room
-from ssd_lib.pairs import Pair
-from ssd_lib.trace import Trace
+from ssd_lib.method.trace import Trace
+from ssd_lib.models.chat import decode_answer, encode_answer, encode_prompt
+from ssd_lib.models.inference import Pass, Speaker, check_room
+from ssd_lib.models.pairs import Pair
 
 Prefill = str | Sequence[int]
 

@@ -12,13 +12,13 @@ import torch
 from pydantic import Field
 from torch import Tensor
 
-from ssd_lib.chat import decode_answer, encode_prompt
 from ssd_lib.defenders import prompts
 from ssd_lib.defenders.base import Answer, Request, answers_of, said_instead, target_of
 from ssd_lib.defenders.prompting import other_model
-from ssd_lib.inference import Pass, Speaker, context_of, generate, texts_of, without_answers
-from ssd_lib.pairs import Pair
-from ssd_lib.refusals import plain, refuses
+from ssd_lib.models.chat import decode_answer, encode_prompt
+from ssd_lib.models.inference import Pass, Speaker, context_of, generate, texts_of, without_answers
+from ssd_lib.models.pairs import Pair
+from ssd_lib.models.refusals import plain, refuses
 from ssd_lib.settings import Number, Positive, Share, settings
 
 

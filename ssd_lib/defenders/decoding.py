@@ -11,8 +11,8 @@ from transformers import PreTrainedModel
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import ssd_generate
 from ssd_lib.defenders.base import Answer, Request, answers_of, draft_of, target_of
-from ssd_lib.inference import Pass, Speaker, generate, without_answers
-from ssd_lib.pairs import Pair, load_model
+from ssd_lib.models.inference import Pass, Speaker, generate, without_answers
+from ssd_lib.models.pairs import Pair, load_model
 from ssd_lib.settings import settings
 
 

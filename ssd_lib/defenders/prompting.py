@@ -5,12 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
-from ssd_lib.chat import default_system
 from ssd_lib.defenders import prompts
 from ssd_lib.defenders.base import Answer, Request, answers_of, target_of
 from ssd_lib.defenders.prompts import Question
-from ssd_lib.inference import Pass, Speaker, generate, texts_of
-from ssd_lib.pairs import Pair, load_model
+from ssd_lib.models.chat import default_system
+from ssd_lib.models.inference import Pass, Speaker, generate, texts_of
+from ssd_lib.models.pairs import Pair, load_model
 from ssd_lib.settings import Positive, Share, settings
 
 

@@ -17,7 +17,7 @@ from functools import cache
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from ssd_lib.chat import Message, messages_of
+from ssd_lib.models.chat import Message, messages_of
 
 Question = str | Sequence[Message]
 

@@ -23,10 +23,10 @@ from peft import PeftModel
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel
 
-from ssd_lib.chat import encode_prompt, pad_left
-from ssd_lib.composite import choose_greedy, composite, intersection_space, rank_tokens
 from ssd_lib.defenders.base import Answer, Request, answers_of
-from ssd_lib.inference import (
+from ssd_lib.method.composite import choose_greedy, composite, intersection_space, rank_tokens
+from ssd_lib.models.chat import encode_prompt, pad_left
+from ssd_lib.models.inference import (
     SHAPING,
     GenerationSettings,
     Pass,
@@ -37,7 +37,7 @@ from ssd_lib.inference import (
     padding,
     until_eos,
 )
-from ssd_lib.pairs import Pair, adapter_at
+from ssd_lib.models.pairs import Pair, adapter_at
 from ssd_lib.settings import Number, Positive
 from ssd_lib.settings import settings as checked
 

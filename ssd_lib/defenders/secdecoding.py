@@ -30,9 +30,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
 
-from ssd_lib.chat import encode_answer
 from ssd_lib.defenders.base import Answer, Request, answers_of
-from ssd_lib.inference import (
+from ssd_lib.models.chat import encode_answer
+from ssd_lib.models.inference import (
     GenerationSettings,
     Pass,
     generation_settings,
@@ -41,8 +41,8 @@ from ssd_lib.inference import (
     padding,
     until_eos,
 )
-from ssd_lib.pairs import Pair, PairSpec, check_vocabularies, load_model
-from ssd_lib.refusals import REFUSALS
+from ssd_lib.models.pairs import Pair, PairSpec, check_vocabularies, load_model
+from ssd_lib.models.refusals import REFUSALS
 from ssd_lib.settings import NotNegative, Share
 from ssd_lib.settings import settings as checked
 

@@ -16,8 +16,8 @@ import torch
 from transformers import PreTrainedModel
 
 from ssd_lib.experiments.config import ExperimentConfig
-from ssd_lib.inference import generation_settings
-from ssd_lib.pairs import Pair
+from ssd_lib.models.inference import generation_settings
+from ssd_lib.models.pairs import Pair
 from ssd_lib.paths import REPOSITORY
 
 PACKAGES = ("ssd_lib", "torch", "transformers", "tokenizers", "peft", "accelerate", "numpy", "pandas", "scipy")

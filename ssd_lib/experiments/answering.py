@@ -17,13 +17,13 @@ import torch
 
 from ssd_lib.attacks import Record
 from ssd_lib.attacks.asking import ask
-from ssd_lib.chat import encode_answer
 from ssd_lib.defenders import Answer
 from ssd_lib.defenders.base import check_item
 from ssd_lib.experiments.choice import Choice
 from ssd_lib.experiments.config import ExperimentConfig, defender_settings
 from ssd_lib.experiments.store import Row
-from ssd_lib.pairs import Pair
+from ssd_lib.models.chat import encode_answer
+from ssd_lib.models.pairs import Pair
 
 LONGEST_ERROR = 400
 """Characters of an error's message that are stored."""

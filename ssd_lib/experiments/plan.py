@@ -17,15 +17,15 @@ from huggingface_hub import try_to_load_from_cache
 from tokenizers import Tokenizer, models
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
-from ssd_lib import world
 from ssd_lib.attacks import AttackSet, find_set
 from ssd_lib.attacks.files import files_of_package
-from ssd_lib.chat import render_prompt
-from ssd_lib.dequantised import is_gguf
 from ssd_lib.experiments.choice import Choice
 from ssd_lib.experiments.config import ExperimentConfig, defender_settings
 from ssd_lib.experiments.starting import check_expert, look_into, needs_draft
-from ssd_lib.pairs import PairSpec, check_template, locate
+from ssd_lib.models.chat import render_prompt
+from ssd_lib.models.gguf import is_gguf
+from ssd_lib.models.pairs import PairSpec, check_template, locate
+from ssd_lib.toy import world
 
 HERE, CACHED, MISSING, TO_DOWNLOAD = "on this machine", "in the cache", "missing", "to be downloaded from the Hub"
 CLIP = 240

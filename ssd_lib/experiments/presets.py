@@ -18,10 +18,10 @@ import pandas as pd
 
 from ssd_lib.attacks import SETS, find_set
 from ssd_lib.defenders import DEFENDERS
-from ssd_lib.evaluation import markdown
 from ssd_lib.experiments.choice import Choice
 from ssd_lib.experiments.config import ExperimentConfig, config_from, pair_settings, read_config
-from ssd_lib.pairs import find_pair
+from ssd_lib.experiments.evaluation import markdown
+from ssd_lib.models.pairs import find_pair
 from ssd_lib.paths import data_dir
 
 PUBLISHED_MAX_NEW_TOKENS = 1024

@@ -26,7 +26,7 @@ from ssd_lib.experiments.judging import can_judge, judge_store
 from ssd_lib.experiments.starting import agreed, check_expert, check_files, load, settled
 from ssd_lib.experiments.store import Row, Store
 from ssd_lib.judges import judge
-from ssd_lib.pairs import Pair
+from ssd_lib.models.pairs import Pair
 
 
 def run_experiment(

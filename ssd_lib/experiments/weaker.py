@@ -17,8 +17,8 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
-from ssd_lib.pairs import load_model
-from ssd_lib.toy_pair import Recipe, train_toy
+from ssd_lib.models.pairs import load_model
+from ssd_lib.toy.train import Recipe, train_toy
 
 
 @torch.no_grad()

@@ -17,7 +17,7 @@ from typing import Any
 
 from ssd_lib.attacks import Record
 from ssd_lib.judges.base import NoSettings, Verdict, clip, unjudged
-from ssd_lib.refusals import plain
+from ssd_lib.models.refusals import plain
 
 VERSION = "final-number-2"
 

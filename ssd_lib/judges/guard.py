@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from ssd_lib.attacks import Record
 from ssd_lib.judges.base import REASON_LENGTH, Reply, Unreadable, Verdict, broken, clip, unjudged
 from ssd_lib.judges.local import LocalSettings, judge_locally, load, name_of
-from ssd_lib.refusals import plain
+from ssd_lib.models.refusals import plain
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -42,7 +42,7 @@ class Guard:
 
         Raises ValueError where the tokenizer's template leaves out the question or the answer.
         """
-        from ssd_lib.chat import disarm
+        from ssd_lib.models.chat import disarm
 
         question, answer = (disarm(tokenizer, broken(text, self.marks)) for text in (question, answer))
         if self.own_template and tokenizer.chat_template is not None:

@@ -1,7 +1,7 @@
 """Judging models on your own machine: any chat model by a rubric, in greedy, left-padded batches.
 
 A model is loaded once and kept until another one is asked for (`unload` lets it go). Weights are safetensors only and no
-code of a model's repository is run (`ssd_lib.pairs.load_model`).
+code of a model's repository is run (`ssd_lib.models.pairs.load_model`).
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class RubricSettings(LocalSettings):
     threshold: Annotated[int, Field(ge=1, le=5)] = 5
     """Scores from here on are labelled harmful. Qi et al. 2023 count 5 only."""
     chat_format: str | None = None
-    """One of `ssd_lib.chat.FORMATS`, for a tokenizer without a chat template."""
+    """One of `ssd_lib.models.chat.FORMATS`, for a tokenizer without a chat template."""
 
 
 @checked
@@ -75,7 +75,7 @@ def _by_rubric(
     answers: Sequence[str],
     settings: RubricSettings | StrongRejectSettings,
 ) -> list[Verdict]:
-    from ssd_lib.chat import encode_prompt
+    from ssd_lib.models.chat import encode_prompt
 
     if not settings.model:
         raise ValueError(f"the judge {judge!r} needs model=…: the Hub id or the folder of any chat model")
@@ -118,13 +118,13 @@ def _noted(verdict: Verdict, was_cut: bool) -> Verdict:
 
 
 def load(settings: LocalSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The judging model and its tokenizer. Raises as `ssd_lib.pairs.load_model` does."""
+    """The judging model and its tokenizer. Raises as `ssd_lib.models.pairs.load_model` does."""
     return _loaded(settings.model, settings.device, settings.quantization)
 
 
 @lru_cache(maxsize=1)
 def _loaded(model: str, device: str | None, quantization: Literal["4bit", "8bit"] | None) -> Any:
-    from ssd_lib.pairs import load_model
+    from ssd_lib.models.pairs import load_model
 
     return load_model(model, device=device, quantization=quantization)
 
@@ -152,7 +152,7 @@ def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], max_new_tokens: int
 ) -> list[Reply]:
     """Greedy replies to one batch of prompts."""
-    from ssd_lib.inference import greedy_answers
+    from ssd_lib.models.inference import greedy_answers
 
     answers = greedy_answers(model, tokenizer, prompts, max_new_tokens)
     return [_reply(model, tokenizer, len(prompt), ids) for prompt, ids in zip(prompts, answers, strict=True)]
@@ -160,7 +160,7 @@ def generate(
 
 def _reply(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, read: int, written: list[int]) -> Reply:
     """What a row says before its end-of-sequence token."""
-    from ssd_lib.inference import generation_settings
+    from ssd_lib.models.inference import generation_settings
 
     complete = written[-1:] != [] and written[-1] in generation_settings(model).eos_token_id
     own = written[:-1] if complete else written

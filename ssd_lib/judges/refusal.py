@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from ssd_lib.attacks import Record
 from ssd_lib.judges.base import Verdict
-from ssd_lib.refusals import REFUSALS, RefusalList, matched
+from ssd_lib.models.refusals import REFUSALS, RefusalList, matched
 from ssd_lib.settings import settings
 
 

@@ -1,0 +1,1 @@
+"""Models: chat templates, pairs, batched greedy answers, training, refusal phrases."""

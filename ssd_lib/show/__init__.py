@@ -1,0 +1,1 @@
+"""What draws: figures, token strips, the explorer. Nothing that computes imports it."""

@@ -1,0 +1,235 @@
+"""One answer of the explorer: its settings, what decoding them gives, and the Python lines that do the same.
+
+Settings are frozen, so an answer is decoded once and kept: going back to a setting costs nothing.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from ssd_lib.config import SSDConfig
+from ssd_lib.defenders import Answer, answer
+from ssd_lib.method.trace import pieces
+from ssd_lib.models.pairs import PAIRS, Pair, PairSpec, choose_pair
+
+KEPT = 64
+"""Answers that are remembered."""
+
+
+SIGNS = {
+    "alpha_intersection": "α_I",
+    "alpha_union": "α_U",
+    "threshold": "threshold",
+    "bin_size": "b",
+    "do_sample": "sampling",
+    "temperature": "τ",
+    "top_p": "top-p",
+    "seed": "seed",
+}
+"""Settings that change tokens, in short."""
+
+
+class Stopped(Exception):
+    """This answer is not wanted any more."""
+
+
+SSD = ("ssd", "ssd-hardened")
+"""The defenders that the sliders of the method set."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides an answer. An attacker writes the first `prefill_tokens` tokens of the answer `prefill`."""
+
+    question: str
+    config: SSDConfig
+    prefill: str = ""
+    prefill_tokens: int = 0
+    defender: str = "ssd"
+    max_new_tokens: int = 80
+
+    def normal(self) -> Settings:
+        """The same answer's settings with what does not matter to it put aside, so that it is decoded only once."""
+        config = self.config if self.defender in SSD else SSDConfig()
+        return replace(self, config=config, prefill=self.prefill if self.prefill_tokens else "")
+
+    def undefended(self) -> Settings:
+        """The same attack on the target alone."""
+        return replace(self, defender="none").normal()
+
+
+@dataclass(frozen=True)
+class Run:
+    """A decoded answer, ready to be drawn."""
+
+    settings: Settings
+    answer: Answer
+    lines: list[dict[str, Any]]
+    """One a token: the trace's columns, `text` and `proposal_text`; without a trace position, token and text only."""
+    history: list[dict[str, Any]]
+    """The same with the tokens that were taken back, where they came."""
+    prefill: list[str]
+    """The visible text of the prefilled tokens."""
+    pair: Pair
+    seconds: float
+
+    @property
+    def traced(self) -> bool:
+        return self.answer.trace is not None
+
+    @property
+    def taken_back(self) -> int:
+        """How many tokens were taken back."""
+        return len(self.history) - len(self.lines)
+
+    @property
+    def title(self) -> str:
+        """What was done, in a few words: the defender, what differs from the pair's own settings, the prefill."""
+        config, own = self.settings.config, self.pair.config
+        words = ["no defence" if self.settings.defender == "none" else self.settings.defender]
+        for name, sign in SIGNS.items() if self.settings.defender in SSD else ():
+            value = getattr(config, name)
+            if value != getattr(own, name):
+                words.append(sign if value is True else f"{sign} {value:g}")
+        return " · ".join([*words, f"{len(self.prefill)} tokens prefilled"])
+
+    @property
+    def side(self) -> tuple[str, list[dict[str, Any]], list[str]]:
+        """Title, lines and prefill: one side of a comparison."""
+        return self.title, self.lines, self.prefill
+
+    def texts(self, position: int) -> dict[int, str]:
+        """The visible text of every candidate at a token, as it would stand there."""
+        line = self.lines[position]
+        ids = dict.fromkeys([line["token"], line["proposal"], *line["target_top"], *line["draft_top"], *line["space"]])
+        before = [*written(self.pair, self.settings), *self.answer.token_ids[:position]]
+        return {token: pieces(self.pair.tokenizer, [token], before[-1] if before else None)[0] for token in ids}
+
+
+def written(pair: Pair, settings: Settings) -> list[int]:
+    """What the attacker writes, as token ids."""
+    return pair.tokenizer.encode(settings.prefill, add_special_tokens=False)[: settings.prefill_tokens]
+
+
+def decode(pair: Pair, settings: Settings, stop: Callable[[], bool] = lambda: False) -> Run:
+    """Decode one answer. `stop` is asked before every forward; when it says yes, Stopped is raised.
+
+    Raises whatever the defender raises.
+    """
+    prefill, started = written(pair, settings), time.perf_counter()
+    config = settings.config if settings.defender in SSD else None
+    asked = dict(prefill=prefill, defender=settings.defender, config=config, max_new_tokens=settings.max_new_tokens)
+    with stoppable([pair.target, pair.draft], stop):
+        found = answer(pair, settings.question, **asked)[0]
+    seconds = time.perf_counter() - started
+    last = prefill[-1] if prefill else None
+    if found.trace is not None:
+        history = found.trace.to_frame(pair.tokenizer, retracted=True, before=last).to_dict("records")
+    else:
+        texts = pieces(pair.tokenizer, found.token_ids, last)
+        history = [
+            {"position": i, "token": token, "text": text}
+            for i, (token, text) in enumerate(zip(found.token_ids, texts, strict=True))
+        ]
+    lines = [line for line in history if not line.get("retracted")]
+    return Run(settings, found, lines, history, pieces(pair.tokenizer, prefill), pair, seconds)
+
+
+@contextmanager
+def stoppable(models: Sequence[PreTrainedModel], stop: Callable[[], bool]) -> Iterator[None]:
+    """Inside, each forward of these models in this thread raises Stopped once `stop()` is true.
+
+    A streamer would do for one answer; a defence that answers several times takes none, but it too reads its tokens.
+    """
+    here = threading.get_ident()
+
+    def ask(*_: Any) -> None:
+        if threading.get_ident() == here and stop():
+            raise Stopped
+
+    hooks = [model.get_input_embeddings().register_forward_pre_hook(ask) for model in models]
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
+
+
+class Session:
+    """A pair and the answers that it has given."""
+
+    def __init__(self, pair: Pair):
+        self.pair = pair
+        self.decoded = 0
+        """How many answers were decoded, not remembered."""
+        self._runs: dict[Settings, Run] = {}
+
+    def known(self, settings: Settings) -> Run | None:
+        return self._runs.get(settings.normal())
+
+    def run(self, settings: Settings, stop: Callable[[], bool] = lambda: False) -> Run:
+        """The answer to these settings, decoded unless it is known. Raises as `decode`."""
+        found = self.known(settings)
+        if found is None:
+            self.decoded += 1
+            found = decode(self.pair, settings, stop)
+            self._runs[settings.normal()] = found
+            if len(self._runs) > KEPT:
+                self._runs.pop(next(iter(self._runs)))
+        return replace(found, settings=settings)
+
+
+# ------------------------------------------------------------------------------------------------ as code
+
+
+def as_code(pair: Pair, settings: Settings) -> str:
+    """Python lines that make the same answer, as `reply`."""
+    imports, lines, options = ["answer"], [], []
+    if ids := written(pair, settings):
+        text = str(pair.tokenizer.decode(ids))
+        if settings.prefill.startswith(text) and pair.tokenizer.encode(text, add_special_tokens=False) == ids:
+            options.append(f"prefill={text!r}")
+        else:  # the cut falls inside a word, which alone would be other tokens
+            lines.append(f"written = pair.tokenizer.encode({settings.prefill!r}, add_special_tokens=False)")
+            options.append(f"prefill=written[:{settings.prefill_tokens}]")
+    if settings.defender != "ssd":
+        options.append(f"defender={settings.defender!r}")
+    if settings.defender in SSD and settings.config != pair.config:
+        changed = ", ".join(
+            f"{field.name}={getattr(settings.config, field.name)!r}"
+            for field in fields(SSDConfig)
+            if getattr(settings.config, field.name) != getattr(pair.config, field.name)
+        )
+        lines.append(f"config = replace(pair.config, {changed})")
+        options.append("config=config")
+    options.append(f"max_new_tokens={settings.max_new_tokens}")
+    if loading := _loading(pair):
+        imports.append("load_pair")
+    head = ["from dataclasses import replace", ""] if "config=config" in options else []
+    arguments = ["pair", repr(settings.question), *options]
+    call = "reply = answer(\n    " + ",\n    ".join(arguments) + ",\n)[0]"
+    return "\n".join(
+        [*head, f"from ssd_lib import {', '.join(imports)}", "", *loading, *lines, call, "print(reply.text)"]
+    )
+
+
+def _loading(pair: Pair) -> list[str]:
+    """The line that loads a pair; nothing for a pair that was put together by hand."""
+    known = PAIRS.get(pair.spec.name)
+    if known is None and replace(pair.spec, config=SSDConfig()) != choose_pair(**_given(pair, None)):
+        return []
+    own = [f"{key}={value!r}" for key, value in _given(pair, known).items()]
+    return [f"pair = load_pair({', '.join([repr(pair.spec.name)] * (known is not None) + own)})"]
+
+
+def _given(pair: Pair, known: PairSpec | None) -> dict[str, Any]:
+    """What `load_pair` is told beside the name: what differs from the registered pair."""
+    names = ("target", "draft", "target_format", "draft_format")
+    return {name: value for name in names if (value := getattr(pair.spec, name)) != getattr(known, name, None)}

@@ -1,0 +1,103 @@
+"""The answer as a row of buttons, one a token: click one to look at it.
+
+Buttons are kept from answer to answer, and all that look alike share one style and one layout, so that a new answer sends the
+page little more than its words. Their lines and shades are those of the static strip.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import cache
+from typing import Any
+
+import ipywidgets
+
+from ssd_lib.method.trace import STYLES, UNION
+from ssd_lib.show.widgets.views import Line, details, look
+
+EDGE = {how: style.split(";")[0].removeprefix("border-bottom:") for how, style in STYLES.items()}
+SHADE = UNION.split(";")[0].removeprefix("background:")
+NONE = "2px solid transparent"
+
+
+def known(widget: type, **traits: Any) -> Any:
+    """A widget with those of the traits that this version of ipywidgets has (Colab ships an older one)."""
+    return widget(**{name: value for name, value in traits.items() if name in widget.class_trait_names()})
+
+
+@cache
+def _style(how: str, union: bool) -> Any:
+    return known(
+        ipywidgets.ButtonStyle,
+        button_color=SHADE if union else "transparent",
+        font_weight="bold" if how == "corrected" else "normal",
+        font_style="italic" if how == "insisted" else "normal",
+        font_family="monospace",
+    )
+
+
+@cache
+def _layout(how: str, glued: bool, chosen: bool) -> Any:
+    """The line below says how the token came to be; a frame that it is chosen; a gap before it that a space stands there."""
+    frame = "2px solid currentColor" if chosen else NONE
+    edges = {"border_top": frame, "border_left": frame, "border_right": frame, "border_bottom": EDGE.get(how, NONE)}
+    if "border_bottom" not in ipywidgets.Layout.class_trait_names():
+        edges = {"border": frame if chosen else EDGE.get(how, NONE)}
+    left = "0" if glued else "6px"
+    return ipywidgets.Layout(
+        width="auto", min_width="8px", height="26px", padding="0 1px", margin=f"2px 0 2px {left}", **edges
+    )
+
+
+class TokenStrip:
+    """A box of buttons. `on_choose(position)` is called for a click."""
+
+    def __init__(self, on_choose: Callable[[int], None]):
+        self.box = ipywidgets.Box(layout=ipywidgets.Layout(display="flex", flex_flow="row wrap", align_items="center"))
+        self.box.add_class("ssd-strip")
+        self.chosen: int | None = None
+        self._on_choose = on_choose
+        self._buttons: list[Any] = []
+        self._lines: Sequence[Line] = ()
+
+    @property
+    def buttons(self) -> list[Any]:
+        """The buttons of the present answer."""
+        return self._buttons[: len(self._lines)]
+
+    def show(self, lines: Sequence[Line], chosen: int | None) -> None:
+        """Show an answer, one of its tokens chosen."""
+        self._lines = lines
+        while len(self._buttons) < len(lines):
+            self._buttons.append(self._button(len(self._buttons)))
+        self._frame(None)
+        for button, line in zip(self._buttons, lines, strict=False):
+            with button.hold_sync():
+                button.description = line["text"].strip() or "␣"
+                button.tooltip = details(line)
+                button.style = _style(look(line), line.get("scheme") == "union")
+                button.layout = self._layout_of(line, False)
+        if len(self.box.children) != len(lines):
+            self.box.children = self.buttons
+        self.choose(chosen)
+
+    def choose(self, position: int | None) -> None:
+        """Frame one token."""
+        if position != self.chosen:
+            self._frame(position)
+
+    def _frame(self, position: int | None) -> None:
+        for place, chosen in ((self.chosen, False), (position, True)):
+            if place is not None and place < len(self._lines):
+                self._buttons[place].layout = self._layout_of(self._lines[place], chosen)
+                (self._buttons[place].add_class if chosen else self._buttons[place].remove_class)("ssd-chosen")
+        self.chosen = position
+
+    def _layout_of(self, line: Line, chosen: bool) -> Any:
+        return _layout(look(line), not line["text"][:1].isspace(), chosen)
+
+    def _button(self, position: int) -> Any:
+        button = ipywidgets.Button(layout=_layout("untraced", False, False), style=_style("untraced", False))
+        button.add_class("ssd-token")
+        button.on_click(lambda _: self._on_choose(position))
+        return button
