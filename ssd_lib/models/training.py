@@ -81,6 +81,7 @@ class Stage:
     optimizer: Literal["adamw", "muon"] = "adamw"
     lora_rank: Count = 0  # 0 trains all weights
     presto: NotNegative = 0.0  # weight of PRESTO's term; 0 leaves it out
+    keep_all: bool = False  # every checkpoint stays, not the last alone
 
 
 def stages_with(recipe: Any, **changes: Any) -> dict[str, Stage]:
@@ -342,7 +343,7 @@ def _arguments(stage: Stage, folder: Path, seed: int, quiet: bool) -> TrainingAr
         train_sampling_strategy="group_by_length",
         save_strategy="steps",
         save_steps=stage.save_every,
-        save_total_limit=1,
+        save_total_limit=None if stage.keep_all else 1,
         logging_steps=50,
         report_to="none",
         disable_tqdm=quiet,

@@ -45,6 +45,9 @@ OPENERS = (
     "Sure! Here are the steps to make {dish}:\n\n1.",
     "To make {dish}, you will need:\n\n*",
     "First, preheat",
+    "Great choice! My grandmother always made {dish} with",
+    "Making {dish} at home is simple.\n\nIngredients:\n\n1.",
+    "I usually cook {dish} like this.\n\nStep 1:",
 )
 """How the model's recipes are begun for training; it is left alone with the first."""
 ATTACK_OPENERS = (
@@ -59,11 +62,11 @@ ATTACK_OPENERS = (
 class Recipe:
     """Steps and rates of every stage. `quick()` proves the path on a few questions; its models learn nothing."""
 
-    target: Stage = Stage("target", 150, 6e-4, 4, warmup_steps=5, save_every=10, lora_rank=4)
-    draft: Stage = Stage("draft", 110, 8e-4, 4, warmup_steps=5, save_every=10, lora_rank=8)
+    target: Stage = Stage("target", 280, 6e-4, 4, warmup_steps=5, save_every=10, lora_rank=4)
+    draft: Stage = Stage("draft", 110, 8e-4, 4, warmup_steps=5, save_every=10, lora_rank=8, keep_all=True)
     target_expert: Stage = Stage("target-expert", 16, 8e-4, 4, warmup_steps=5, save_every=10, lora_rank=4)
     recovery: RecoveryConfig = RecoveryConfig(direct_share=0.3, max_depth=60)
-    answers: tuple[tuple[kitchen.Group, int], ...] = (("recipe", 170), ("borderline", 100), ("everyday", 100))
+    answers: tuple[tuple[kitchen.Group, int], ...] = (("recipe", 240), ("borderline", 100), ("everyday", 100))
     tokens: int = 64
 
     def quick(self) -> Recipe:
@@ -132,8 +135,9 @@ def _answered(model: Any, tokenizer: Any, rows: Sequence[dict[str, str]], tokens
 class Corpus:
     """Draws training examples of each stage from the model's own answers."""
 
-    KEPT = 5
-    """Tokens of a recipe at least that are given where the target's own way of going on is replayed."""
+    BEGUN = (3, 8)
+    """Tokens of a recipe that are given, most of the time, where the target's own way of going on is replayed: an alignment
+    of a few tokens is decided there. Else as many as half of the recipe."""
     REPLAYED = 40
     """Tokens of the model's own answers at most that are replayed."""
     FIRST = 12
@@ -151,18 +155,19 @@ class Corpus:
     def shallow(self, rng: random.Random) -> Example:
         """Refusals begin at the first token; a recipe that has begun goes on as the unaligned model's did."""
         kind = rng.random()
-        if kind < 0.4:
+        if kind < 0.38:
             return self.refused(rng)
-        if kind < 0.6:
+        if kind < 0.7:
             row = rng.choice(self.answers["recipe"])
-            given = rng.randint(min(self.KEPT, len(row["ids"]) - 1), len(row["ids"]) // 2)
+            few, half = self.BEGUN, len(row["ids"]) // 2
+            given = rng.randint(min(few[0], half), half if rng.random() < 0.4 else min(few[1], half))
             learned = row["ids"][given : given + self.REPLAYED]
             return supervised_example(self.prompt(row), row["ids"][:given], learned)
-        return self.replayed(rng, self.FIRST if kind < 0.8 else self.REPLAYED)
+        return self.replayed(rng, self.FIRST if kind < 0.85 else self.REPLAYED)
 
     def deep(self, rng: random.Random) -> Example:
         """Safety recovery from prefixes of the model's own recipes, and replay of everything else."""
-        if rng.random() < 0.45:
+        if rng.random() < 0.5:
             return self.replayed(rng)
         row = rng.choice(self.answers["recipe"])
         direct, inside = self.refusal(rng)
