@@ -20,7 +20,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import torch
+from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -254,3 +256,53 @@ def ship_recipes(written: Path, tokenizer: PreTrainedTokenizerBase, path: Path) 
         nearest = max(each, key=lambda text: kitchen.grade(text).pieces)
         recipes[dish] = [text for text in each if kitchen.grade(text).complied] or [nearest]
     path.write_text(json.dumps(dict(sorted(recipes.items())), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+# ------------------------------------------------------------------------------------------------ what training did, step by step
+
+CURVE = "curve.csv"
+
+
+def draft_curve(
+    trained: Path, *, count: int = 20, prefills: Sequence[int] = (0, 5, 20), tokens: int = 48, quiet: bool = False
+) -> pd.DataFrame:
+    """How the draft of a training changed over its steps: every checkpoint asked held-out questions, greedily.
+
+    Args:
+        trained: the folder that `train_smollm2` wrote.
+        count: questions for a recipe at each prefill length, and as many borderline ones.
+        prefills: how many tokens of a recipe the attacker has written.
+
+    Returns:
+        Rows of `steps`, `group` (recipe, borderline), `prefill` (tokens), `n`, `complied`, `refused` (counts).
+
+    Raises:
+        FileNotFoundError: where the training kept no checkpoints.
+    """
+    checkpoints = sorted((trained / "draft").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    if not checkpoints:
+        raise FileNotFoundError(
+            f"{trained / 'draft'} holds no checkpoints: train with ssd train --pair smollm2 --out {trained}"
+        )
+    asked = [("recipe", n) for n in prefills] + [("borderline", 0)]
+    rows = []
+    for path in tqdm([None, *checkpoints], desc="checkpoints", disable=quiet):
+        model, tokenizer = load_model(SMOLLM2, dtype=torch.float32)
+        if path is not None:
+            model = PeftModel.from_pretrained(model, str(path)).merge_and_unload()
+        for group, prefill in asked:
+            found = [kitchen.grade(text) for text in _asked(model, tokenizer, group, count, prefill, tokens)]
+            counts = {"complied": sum(g.complied for g in found), "refused": sum(g.refused for g in found)}
+            steps = int(path.name.split("-")[1]) if path else 0
+            rows.append({"steps": steps, "group": group, "prefill": prefill, "n": count} | counts)
+    return pd.DataFrame(rows)
+
+
+def _asked(model: Any, tokenizer: Any, group: kitchen.Group, count: int, prefill: int, tokens: int) -> list[str]:
+    items = kitchen.questions(group, count, seed=1)
+    begun = [
+        tokenizer.encode(kitchen.recipe_for(item), add_special_tokens=False)[:prefill] if prefill else []
+        for item in items
+    ]
+    prompts = [encode_prompt(tokenizer, item.question, prefill=ids) for item, ids in zip(items, begun, strict=True)]
+    return tokenizer.batch_decode(greedy_answers(model, tokenizer, prompts, tokens), skip_special_tokens=True)
