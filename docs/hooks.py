@@ -13,6 +13,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
+import grimp
 import nbformat
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
@@ -59,6 +60,28 @@ def rooms() -> list[str]:
     return layers[::-1]
 
 
+def staircase() -> str:
+    """The rooms as a Mermaid flowchart: an arrow for each import that is not already said by longer ways."""
+    named, graph = rooms(), grimp.build_graph("ssd_lib")
+    packages = {room: {f"ssd_lib.{room}", *graph.find_descendants(f"ssd_lib.{room}")} for room in named}
+
+    def uses(room: str) -> set[str]:
+        found = {name for part in packages[room] for name in graph.find_modules_directly_imported_by(part)}
+        return {other for other in named if other != room and found & packages[other]}
+
+    direct = {room: uses(room) for room in named}
+    reached: dict[str, set[str]] = {}
+    for room in named:  # from the ground up: what a room imports stands before it
+        reached[room] = direct[room].union(*(reached[other] for other in direct[room]))
+    arrows = [
+        f"    {room} --> {other}"
+        for room in reversed(named)
+        for other in sorted(direct[room])
+        if not any(other in reached[between] for between in direct[room])
+    ]
+    return "\n".join(["```mermaid", "flowchart TD", *arrows, "```"])
+
+
 def module(room: str) -> ast.Module:
     """A room's own source; of a package, that of its `__init__`."""
     path = ROOT / "ssd_lib" / f"{room}.py"
@@ -99,7 +122,14 @@ def on_config(config: MkDocsConfig) -> None:
             ]
         },
         {"Measured": entries("benchmarks/*.md", "data/*/*.md", "data/*.md")},
-        {"The library": ["api.md", {"The contract": "contract.md"}, *({room: f"api/{room}.md"} for room in rooms())]},
+        {
+            "The library": [
+                {"Architecture": "architecture.md"},
+                "api.md",
+                {"The contract": "contract.md"},
+                *({room: f"api/{room}.md"} for room in reversed(rooms())),
+            ]
+        },
         {"Changes": "CHANGELOG.md"},
     ]
 
@@ -118,6 +148,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     if page.file.src_uri == "api.md":
         lines = [f"| [`{room}`](api/{room}.md) | {idea(room)} |" for room in rooms()]
         markdown += "\n".join(["| module | idea |", "| --- | --- |", *lines])
+    markdown = markdown.replace("<!-- the rooms, drawn from the import contract -->", staircase())
     first = found("notebooks/solutions/*.ipynb")[0]
     return markdown.replace("](notebooks/solutions)", f"]({first})")
 
