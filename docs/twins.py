@@ -1,6 +1,6 @@
 """Text twins of the notebooks, in which a change can be read: prose and code, no outputs (`make text`).
 
-`notebooks/text/X.py` is `notebooks/X.ipynb` in jupytext's percent format; [tool.jupytext] in pyproject.toml pairs them, so
+`notebooks/plain_text/X.py` is `notebooks/X.ipynb` in jupytext's percent format; [tool.jupytext] in pyproject.toml pairs them, so
 JupyterLab and `jupytext --sync` know them, too. An edit in either goes to the other; a cell edited in the text loses its output.
 """
 
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,16 +28,21 @@ def notebooks(root: Path = ROOT) -> list[Path]:
 
 def twin(path: Path) -> Path:
     """Where a notebook's text stands: solutions have a folder of their own there, too."""
-    folder = path.parent / "text" if path.parent.name == "notebooks" else path.parent.parent / "text" / path.parent.name
-    return folder / f"{path.stem}.py"
+    inner = path.parent.name == "solutions"
+    return path.parents[inner] / "plain_text" / ("solutions" if inner else "") / f"{path.stem}.py"
+
+
+@cache
+def pairing() -> Any:
+    """[tool.jupytext] in pyproject.toml."""
+    return load_jupytext_config(str(ROOT / "notebooks"))
 
 
 def as_text(notebook: Any) -> str:
     """A notebook's twin, as `jupytext --sync` writes it."""
-    config = load_jupytext_config(str(ROOT / "notebooks"))
     options = dict(PERCENT)
-    config.set_default_format_options(options)
-    return jupytext.writes(notebook, options, config=config)
+    pairing().set_default_format_options(options)
+    return jupytext.writes(notebook, options, config=pairing())
 
 
 def as_json(notebook: Any) -> str:

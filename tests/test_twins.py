@@ -23,7 +23,7 @@ def test_a_notebook_and_its_text_say_the_same(path):
 
 
 def test_every_text_has_its_notebook():
-    texts = (twins.ROOT / "notebooks/text").rglob("*.*")
+    texts = (twins.ROOT / "notebooks/plain_text").rglob("*.*")
     assert sorted(texts) == sorted(map(twins.twin, NOTEBOOKS))
 
 
