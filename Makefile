@@ -38,8 +38,8 @@ docs: $(STAMP)  ## the documentation site, from the same notebooks and docstring
 notebooks: $(STAMP)  ## execute every chapter in place, with committed outputs
 	$(BIN)/python -m tests.test_notebooks
 
-text: $(STAMP)  ## bring notebooks and their text twins (notebooks/plain_text) together: the one edited last is right
-	$(BIN)/python -m docs.twins
+text: $(STAMP)  ## bring notebooks and their text twins (notebooks/plain_text) together: the one edited last is right (MASTER=notebook or text: that one)
+	$(BIN)/python -m docs.twins $(if $(MASTER),--master $(MASTER))
 
 address: $(STAMP)  ## write where this repository lives into badges, setup cells, citation and site: make address REPO=owner/name (REPO=none: nowhere yet)
 	$(BIN)/python -m docs.address $(REPO)

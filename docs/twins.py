@@ -18,6 +18,8 @@ from jupytext.combine import combine_inputs_with_outputs
 from jupytext.config import load_jupytext_config
 
 ROOT = Path(__file__).resolve().parent.parent
+MARGIN = 10
+"""Seconds. A checkout or a merge writes both files within them, in any order: then the notebook is right."""
 PERCENT = {"extension": ".py", "format_name": "percent"}
 
 
@@ -63,10 +65,10 @@ def sync(path: Path, master: str | None = None) -> str | None:
     """
     text = twin(path)
     notebook = nbformat.read(path, as_version=4)
-    if not text.exists() or master == "notebook":
-        newer = path
-    else:
-        newer = text if master == "text" or text.stat().st_mtime > path.stat().st_mtime else path
+    newer = path
+    if text.exists() and master != "notebook":
+        later = text.stat().st_mtime - path.stat().st_mtime
+        newer = text if master == "text" or later > MARGIN else path
     if newer is text:
         edited = jupytext.reads(text.read_text(encoding="utf-8"), PERCENT)
         if sources(edited) != sources(notebook):

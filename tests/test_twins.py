@@ -73,6 +73,13 @@ def test_an_edit_in_either_reaches_the_other(way, pair, capsys):
     assert twins.sync(chapter) is None, "nothing is left to write"
 
 
+def test_of_two_files_from_one_checkout_the_notebook_is_right(pair):
+    chapter, text = pair
+    text.write_text(edit(text.read_text(encoding="utf-8")), encoding="utf-8")
+    os.utime(text, (chapter.stat().st_mtime + 1,) * 2)
+    assert twins.sync(chapter) == f"{chapter.name} → {text.name}"
+
+
 def test_who_is_right_can_be_said(pair):
     chapter, text = pair
     later(text, edit(text.read_text(encoding="utf-8")))
