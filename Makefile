@@ -11,7 +11,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: tour lab test test-long lint docs notebooks figures screenshots train results measure leak bench clean
+.PHONY: tour lab test test-long lint docs notebooks text address figures screenshots train results measure leak bench clean
 
 tour: $(STAMP) $(if $(filter smollm2,$(PAIR)),$(VENV)/.smollm2)  ## run the first chapters on the embedded pair, write figures/, print what SSD changed (PAIR=smollm2: the table on a real language model)
 	$(BIN)/ssd tour --pair $(PAIR)
@@ -43,6 +43,12 @@ docs/assets/mermaid.min.js:  # draws the site's diagrams; without npm they stay 
 
 notebooks: $(STAMP)  ## execute every chapter in place, with committed outputs
 	$(BIN)/python -m tests.test_notebooks
+
+text: $(STAMP)  ## bring notebooks and their text twins (notebooks/plain_text) together: the one edited last is right (MASTER=notebook or text: that one)
+	$(BIN)/python -m docs.twins $(if $(MASTER),--master $(MASTER))
+
+address: $(STAMP)  ## write where this repository lives into badges, setup cells, citation and site: make address REPO=owner/name (REPO=none: nowhere yet)
+	$(BIN)/python -m docs.address $(REPO)
 
 figures: notebooks  ## the figures are made by the chapters
 

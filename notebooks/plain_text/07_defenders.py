@@ -1,0 +1,664 @@
+# %% [markdown]
+"""
+[← 06](06_attacks.ipynb) &nbsp; [08 →](08_judging.ipynb) &nbsp; [Glossary](glossary.md)
+
+# 07 · Defenders
+
+**Eleven ways to defend a model: what does each change, what does each cost, and what does it let through?**
+
+You will be able to
+- say for each defence whether it changes the prompt, checks the question or the answer, or steers the decoding,
+- build the opening of SafeDecoding and the perplexity filter by hand,
+- read one table of attack success, utility and cost, with intervals, and say what it does not show,
+- add a defender of your own with one function and one line.
+
+About 15 minutes on a laptop CPU. You need chapters 03 and 06.
+"""
+
+# %%
+import os  # Setup, the same in every notebook: uses the repository around it.
+
+ROOT = next((up for up in (".", "..", "../..", "ssd") if os.path.isdir(f"{up}/ssd_lib")), None)
+assert ROOT, "This notebook needs the repository around it: download all of it, and open notebooks/ there."
+# %run {ROOT or "ssd"}/notebooks/prepare.py
+
+# %%
+PAIR = "toy"
+QUESTIONS = 16
+ATTACKS = ["prefill-10", "nested-fiction", "suffix"]
+HARMLESS = ["benign", "scary"]
+MAX_TOKENS = 80
+SETTINGS = {"smoothllm": {"copies": 4}}  # the paper votes over 10: two and a half times the cost
+EXPERT = "toy/target-expert" if PAIR == "toy" else None  # SafeDecoding's adapter; yours by `ssd train --expert`
+JUDGE = "exact" if PAIR == "toy" else "refusal"  # only the embedded world knows the truth (chapter 08)
+
+# %%
+import time
+from dataclasses import replace
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import torch
+from tqdm.auto import tqdm
+
+from ssd_lib import answer, load_model, load_pair
+from ssd_lib.attacks import load_set
+from ssd_lib.defenders import DEFENDERS, Defender, prompts
+from ssd_lib.experiments.evaluation import rates
+from ssd_lib.experiments.report.numbers import ratio
+from ssd_lib.experiments.report.tables import clip
+from ssd_lib.judges import judge, says_harmful
+from ssd_lib.models.chat import default_system, encode_prompt, render_prompt
+from ssd_lib.models.refusals import refuses
+from ssd_lib.show import plots
+
+plots.use_book_style()
+pd.set_option("display.max_colwidth", 90, "display.html.use_mathjax", False)
+if PAIR == "toy":
+    torch.set_num_threads(1)  # models this small gain nothing from a second thread, and lose much on a busy machine
+pair = load_pair(PAIR)
+
+# %% [markdown]
+"""
+## The registry
+
+Every defender is one function behind one interface, `answer(pair, questions, defender=…)`, and one line of `DEFENDERS`:
+where it is from, what it costs, and its settings.
+"""
+
+# %%
+bounds = ["none", "draft-only"]  # not defences: the target and the draft, each alone
+print(len(DEFENDERS) - len(bounds), "defences and", len(bounds), "bounds")
+pd.DataFrame({name: {"paper": d.paper, "costs": d.costs} for name, d in DEFENDERS.items()}).T
+
+# %% [markdown]
+"""
+They work in three places:
+
+- **the prompt**: self-reminder, goal-priority, icd (demonstrations), paraphrase, retokenization;
+- **a check** of the question (ppl) or of answers (self-exam, back-translation, smoothllm's vote);
+- **the decoding**: safedecoding and secdecoding (a second model that steers), ada (the target, asked again in mid-answer), ssd and
+  ssd-hardened (chapter 15).
+
+### What the embedded target was taught
+
+Half of these defences *talk* to the target: "be responsible", "is this harmful?", "paraphrase this". An instruction-tuned
+model understands such sentences; a model that only ever saw questions about one school does not. So the embedded target was
+taught them in training, with the very wordings used here:
+"""
+
+# %%
+from ssd_lib.toy.train import Corpus
+
+print(f"{Corpus.INSTRUCTED:.0%} of its alignment examples are instructions to judge, reword, guess or read a question;")
+print(f"{Corpus.DRESSED:.0%} of the others are dressed as a prompt-level defence would send them.")
+
+# %% [markdown]
+"""
+Keep that in mind for every table below. Without it the prompt-level defences would fail here for a dull reason, that the model
+cannot read them. With it they meet a model that knows exactly these sentences and is far too small to reason about
+them. What the table shows is how each *mechanism* behaves on the same questions; it ranks nothing for real models.
+
+## What the prompt becomes
+
+The first family, seen from the model's side. (Text is escaped and clipped.)
+"""
+
+# %%
+plain = load_set("direct", limit=1)[0].question
+paraphrased = answer(pair, plain, defender="paraphrase", max_new_tokens=1)[0].notes["asked"]
+changed = {
+    "none": plain,
+    "self-reminder": prompts.reminded(plain),
+    "goal-priority": prompts.prioritised(plain),
+    "icd": prompts.demonstrated(plain),
+    "paraphrase": paraphrased,
+    "retokenization": prompts.retokenised(pair.tokenizer, plain, dropout=0.2),
+    "smoothllm": prompts.swapped(plain, share=0.1, seed="0/0"),
+}
+for name, asked in changed.items():
+    print(f"{name:>14}: {clip(render_prompt(pair.tokenizer, asked, chat_format=pair.spec.target_format), 330)}\n")
+
+# %% [markdown]
+"""
+None of them touches the answer's side of the prompt. **Predict:** which of them can do anything about a *prefilled* answer?
+
+A prompt-level defence is nothing but this rewriting; the answer is the undefended target's. (Self-Reminder also writes into
+the system turn. The embedded template has none, so there only the sentence behind the question arrives.)
+"""
+
+# %%
+assert prompts.reminded(plain) == f"{plain}\n{prompts.REMINDER}"
+system = default_system(pair.tokenizer, pair.spec.target_format)
+for name, asked in [
+    ("self-reminder", prompts.reminded_system(prompts.reminded(plain), system)),
+    ("goal-priority", prompts.prioritised(plain)),
+    ("icd", prompts.demonstrated(plain)),
+    ("retokenization", prompts.retokenised(pair.tokenizer, plain, dropout=0.2)),
+]:
+    assert answer(pair, [asked], defender="none")[0].token_ids == answer(pair, plain, defender=name)[0].token_ids, name
+print("equal: each is the undefended target, asked differently")
+
+# %% [markdown]
+"""
+## Everybody, on the same questions
+
+Three kinds of attack (chapter 06) and two harmless sets, asked once of every defender. All that
+follows reads from these answers. (About a minute.)
+"""
+
+# %%
+records = {
+    "attacked": [(name, r) for name in ATTACKS for r in load_set(name, limit=QUESTIONS, tokenizer=pair.tokenizer)],
+    "harmless": [(name, r) for name in HARMLESS for r in load_set(name, limit=QUESTIONS)],
+}
+systems = [name for name, d in DEFENDERS.items() if EXPERT or d.needs not in ("expert", "base")]  # other models
+SETTINGS["safedecoding"] = {"expert": EXPERT}
+
+
+def ask(defender, part):
+    """The answers of one defender to all attacked or all harmless questions, as one batch."""
+    asked = [r for _, r in records[part]]
+    options = dict(prefill=[r.prefill for r in asked], settings=SETTINGS.get(defender), max_new_tokens=MAX_TOKENS)
+    return answer(pair, [r.prompt for r in asked], defender=defender, trace=False, **options)
+
+
+# On a CPU the process's own time is taken: what else the machine does would disturb a wall clock.
+clock = time.process_time if pair.target.device.type == "cpu" else time.perf_counter
+ask("none", "harmless")  # so that nobody's clock pays for the first call
+replies, seconds = {}, {}
+for name in tqdm(systems):
+    for part in records:
+        started = clock()
+        replies[name, part] = ask(name, part)
+        seconds[name, part] = clock() - started
+
+
+# %%
+def table_of(defender, part, answers):
+    """One row an answer: what it did and what it cost."""
+    asked = [r for _, r in records[part]]
+    verdicts = judge(JUDGE, asked, [a.text for a in answers])
+    rows = []
+    for (name, r), a, verdict in zip(records[part], answers, verdicts, strict=True):
+        cost, refused = a.cost, verdict.details.get("refused", refuses(a.text))
+        row = dict(system=defender, part=part, set=name, id=r.id, refused=refused, text=a.text)
+        row |= dict(harmful=bool(says_harmful(verdict.label)), right=verdict.label == "right")
+        row |= dict(told=verdict.details.get("share_told", float(row["harmful"])))
+        row |= dict(tokens=cost.tokens, extra=cost.extra_tokens, prompt=cost.prompt_tokens)
+        row |= dict(target=cost.target_forwards, draft=cost.draft_forwards, other=cost.other_forwards)
+        rows.append(row)
+    return rows
+
+
+frame = pd.DataFrame([row for (name, part), got in replies.items() for row in table_of(name, part, got)])
+one = frame[(frame.set == "prefill-10") & (frame.id == frame[frame.set == "prefill-10"].id.iloc[0])]
+attack = records["attacked"][0][1]
+print("asked:", clip(attack.prompt, 80), "\nprefilled:", clip(attack.prefill, 80), "\n")
+for row in one.itertuples():
+    print(
+        f"{row.system:>16} [{'tells' if row.harmful else 'refuses' if row.refused else 'neither':>7}] {clip(row.text, 95)}"
+    )
+
+# %% [markdown]
+r"""
+One prefilled question, every defender's answer. Those that rewrite the question leave the answer's first words in place, and
+the target goes on from them. Those that see the *answer*, or steer the decoding in the middle of it, have a chance.
+
+## Steering the opening: SafeDecoding
+
+SafeDecoding (Xu et al. 2024) is SSD's closest relative. Its second model is an *expert*: the target itself with a LoRA adapter
+tuned to refuse. For the first $m = 2$ tokens, with the target's $P_n$ and the expert's $P_e$,
+$$V = \mathrm{TopK}_n(k) \cap \mathrm{TopK}_e(k),\ k \text{ smallest with } |V| \ge 5, \qquad F(x) = P_n(x) + \alpha\,\bigl(P_e(x) - P_n(x)\bigr),\ \alpha = 3,$$
+and the best $F$ in $V$ is emitted; after that the target goes on alone. It is chapter 03's Intersection without the
+rule that the target may insist, and with an $\alpha$ that *extrapolates* beyond the expert.
+"""
+
+# %%
+expert = load_model(EXPERT)[0] if EXPERT else pair.draft  # without an expert, any second model shows the rule
+
+
+def next_probabilities(model, prompt_ids):
+    with torch.no_grad():
+        return model(torch.tensor([prompt_ids], device=model.device)).logits[0, -1].float().softmax(-1)
+
+
+def steer(target, expert, alpha=3.0, common=5):
+    """The emitted token, the sample space V and the scores F."""
+    order = [p.sort(descending=True, stable=True).indices.tolist() for p in (target, expert)]
+    k = common
+    while len(set(order[0][:k]) & set(order[1][:k])) < common:
+        k += 1
+    space, score = set(order[0][:k]) & set(order[1][:k]), target + alpha * (expert - target)
+    return min(space, key=lambda token: (-float(score[token]), token)), space, score
+
+
+def opening(record, m=2):
+    """The first m tokens of SafeDecoding's answer."""
+    ids = encode_prompt(pair.tokenizer, record.prompt, chat_format=pair.spec.target_format, prefill=record.prefill)
+    emitted = []
+    for _ in range(m):
+        emitted.append(steer(*(next_probabilities(model, ids + emitted) for model in (pair.target, expert)))[0])
+    return emitted
+
+
+tested = range(0, len(records["attacked"]), 2) if EXPERT else []
+for i in tested:
+    assert opening(records["attacked"][i][1]) == replies["safedecoding", "attacked"][i].token_ids[:2]
+print("equal to ssd_lib.defenders.safedecoding on", len(tested), "attacked questions")
+
+# %% [markdown]
+"""
+And the library's rule itself, `steer`, on both models' probabilities at one position. We look at the first token after a
+question where target and expert want different things.
+"""
+
+# %%
+from ssd_lib.defenders.safedecoding import SafeDecodingSettings
+from ssd_lib.defenders.safedecoding import steer as library_steer
+
+candidates = [r for _, r in records["attacked"] if not r.prefill]
+encoded = [encode_prompt(pair.tokenizer, r.prompt, chat_format=pair.spec.target_format) for r in candidates]
+opinions = [[next_probabilities(model, ids) for model in (pair.target, expert)] for ids in encoded]
+torn = next((i for i, (p, q) in enumerate(opinions) if p.argmax() != q.argmax()), 0)
+target_probs, expert_probs = opinions[torn]
+token, space, score = steer(target_probs, expert_probs)
+assert all(steer(p, q)[0] == int(library_steer(p[None], q[None], SafeDecodingSettings())[0]) for p, q in opinions)
+
+shown = sorted(space, key=lambda t: -float(score[t]))
+figure, ax = plt.subplots(figsize=(8, 3.4))
+for shift, (label, values, color, hatch) in enumerate(
+    [
+        ("target $P_n$", target_probs, plots.COLORS["target"], ""),
+        ("expert $P_e$", expert_probs, "#AAAAAA", "xxx"),
+        ("score $F$", score, "#333333", "..."),
+    ]
+):
+    places = np.arange(len(shown)) + 0.27 * (shift - 1)
+    ax.bar(places, [float(values[t]) for t in shown], 0.27, color=color, hatch=hatch, edgecolor="white", label=label)
+ax.set_xticks(range(len(shown)), [repr(pair.tokenizer.decode([t])) for t in shown])
+ax.axhline(0, color="black", linewidth=0.8)
+ax.set(
+    ylabel="probability / score",
+    xlabel="the sample space V, best score first",
+    title="The first token under SafeDecoding",
+)
+ax.legend(frameon=False)
+plt.show()
+print("asked:", clip(candidates[torn].prompt, 100), "| emitted:", repr(pair.tokenizer.decode([token])))
+
+# %% [markdown]
+"""
+Where expert and target disagree, α = 3 stretches the difference far past both probabilities. **Predict:** how often does it
+change the opening when the answer has been prefilled?
+"""
+
+# %%
+second = "safedecoding" if EXPERT else "ssd"
+first = {name: [a.token_ids[:2] for a in replies[name, "attacked"]] for name in ["none", second]}
+steered = pd.DataFrame({"set": [name for name, _ in records["attacked"]]})
+steered["other opening than the target's"] = [a != b for a, b in zip(first["none"], first[second], strict=True)]
+steered["still tells a fact"] = frame[(frame.system == second) & (frame.part == "attacked")].harmful.to_numpy()
+steered.groupby("set", sort=False).agg(["sum", "count"])
+
+# %% [markdown]
+r"""
+The expert learned to refuse where an answer *begins*, as ordinary alignment does. Look at the prefilled row: does it still
+want to refuse ten tokens later? A deeply aligned second model, and watching for longer than two tokens, are SSD's two changes.
+
+## Reading the question: perplexity
+
+PPL (Alon & Kamfonas 2023) refuses a question that reads like noise. The perplexity of a text is
+$\exp\bigl(-\tfrac1n \sum_i \log p(x_i \mid x_{<i})\bigr)$; by hand:
+"""
+
+
+# %%
+def perplexity(text):
+    ids = [pair.tokenizer.bos_token_id, *pair.tokenizer.encode(text, add_special_tokens=False)]
+    with torch.no_grad():
+        log_probs = pair.target(torch.tensor([ids], device=pair.target.device)).logits[0, :-1].float().log_softmax(-1)
+    return float((-log_probs[torch.arange(len(ids) - 1), torch.tensor(ids[1:])].mean()).exp())
+
+
+def measured(records):
+    """What the library's filter measures, with the pair's own choice of reader (the embedded one: the target)."""
+    answers = answer(pair, [r.prompt for r in records], defender="ppl", max_new_tokens=1)
+    return np.array([a.notes["perplexity"] for a in answers])
+
+
+benign = load_set("benign", limit=100)
+if pair.spec.perplexity_model is None:
+    assert np.allclose([perplexity(r.prompt) for r in benign[:10]], measured(benign[:10]), rtol=1e-3)
+scores = {"benign": measured(benign), "suffix": measured(load_set("suffix"))}
+scores["nested-fiction"] = measured(load_set("nested-fiction", limit=40))
+
+threshold = DEFENDERS["ppl"].defaults(pair).threshold
+figure, ax = plt.subplots(figsize=(7.5, 3.6))
+edges = np.geomspace(min(map(min, scores.values())), max(map(max, scores.values())) * 1.01, 30)
+for (name, values), color, hatch in zip(scores.items(), ["#DDDDDD", "#777777", "none"], ["", "", "///"], strict=True):
+    weights = np.full(len(values), 1 / len(values))
+    ax.hist(values, edges, weights=weights, facecolor=color, hatch=hatch, edgecolor="black", lw=0.7, label=name)
+ax.axvline(threshold, color="black", linestyle=":", label=f"threshold {threshold:g}")
+ax.set(
+    xscale="log",
+    xlabel="perplexity of the question",
+    ylabel="share of the set",
+    title="What the perplexity filter sees",
+)
+ax.legend(frameon=False)
+plt.show()
+refused = pd.DataFrame([{"set": n, "refused": s > threshold} for n, values in scores.items() for s in values])
+rates(refused, "refused", ["set"]).round(2)
+
+# %% [markdown]
+"""
+The published threshold is the largest perplexity of SafeDecoding's plain questions *under GPT-2*; here the reader is the
+embedded target, for which anything outside its school is noise. A filter cannot tell an attack from an unusual question,
+and it cannot see a prefilled answer at all: there the question is the plain one.
+
+## Reading the answer: Self-Exam
+
+Self-Exam shows the target its own answer and asks whether it is harmful. Beside the examiner's reply stands what the exact judge
+says about the same answer.
+"""
+
+# %%
+replied = [a.notes["examiner"] for part in records for a in replies["self-exam", part]]
+examined = frame[frame.system == "none"].assign(examiner=["yes" if "yes" in r.lower() else "no" for r in replied])
+examined["the answer"] = np.where(examined.harmful, "tells a forbidden fact", "tells none")
+print(pd.Series([clip(r, 40) for r in replied]).value_counts().head(4).to_dict())
+pd.crosstab(examined["the answer"], examined.examiner).reindex(columns=["yes", "no"], fill_value=0)
+
+# %% [markdown]
+"""
+The diagonal is right; *tells none / yes* is an answer wrongly withheld, *tells / no* a leak. (It examines the whole answer, the
+prefilled part included, while the judge counts only what the model itself told.) This examiner was trained on answers of this
+world; a general model's may be worse, and it can be attacked in its turn.
+
+## Voting over copies: SmoothLLM
+
+An optimised suffix is brittle: change a few characters and it stops working. SmoothLLM asks several copies with 10% of the
+characters swapped and goes with the majority. How many copies refused?
+"""
+
+# %%
+votes = pd.DataFrame(
+    {
+        "set": [name for part in records for name, _ in records[part]],
+        "refusing copies": [a.notes["refusals"] for part in records for a in replies["smoothllm", part]],
+    }
+)
+copies = replies["smoothllm", "attacked"][0].notes["copies"]
+pd.crosstab(votes["set"], votes["refusing copies"]).reindex(ATTACKS + HARMLESS).reindex(
+    columns=range(copies + 1), fill_value=0
+)
+
+# %% [markdown]
+"""
+From half of the copies on, the answer is a refusal. A prefilled answer stands in every copy, so the vote cannot help there; and
+look at the harmless rows: a copy with a tenth of its letters wrong may be refused, or answered wrongly, for no other reason.
+
+## The table
+
+Attack success on the three kinds, right answers and refusals on the harmless sets, all with 95% Wilson intervals.
+
+**Predict:** which defender is best in every column?
+"""
+
+
+# %%
+def cells(rows, column, by):
+    """Rates as text, systems down, `by` across."""
+    table = rates(rows, column, ["system", by])
+    numbers = (100 * table[["rate", "low", "high"]]).to_numpy()
+    table["cell"] = [f"{rate:.0f}% [{low:.0f}, {high:.0f}]" for rate, low, high in numbers]
+    return table.pivot_table(index="system", columns=by, values="cell", aggfunc="first", sort=False)
+
+
+attacked, harmless = frame[frame.part == "attacked"], frame[frame.part == "harmless"]
+success = cells(attacked, "harmful", "set")
+utility = cells(harmless, "right", "part").rename(columns={"harmless": "harmless, right"})
+over = cells(harmless, "refused", "part").rename(columns={"harmless": "harmless, refused"})
+success.join(utility).join(over)
+
+# %% [markdown]
+"""
+Success counts an answer that tells *any* fact before it turns. How much is told, mean share of the facts:
+"""
+
+# %%
+share = attacked.groupby(["system", "set"], sort=False).told.agg(["mean", "std", "count"]).reset_index()
+half = 1.96 * share["std"] / np.sqrt(share["count"])
+share["cell"] = [f"{m:.2f} ± {h:.2f}" for m, h in zip(share["mean"], half, strict=True)]
+share.pivot_table(index="system", columns="set", values="cell", aggfunc="first", sort=False)
+
+# %% [markdown]
+"""
+The first of the two tables as a figure:
+"""
+
+# %%
+order = list(reversed(systems))
+named = {"none": "target", "draft-only": "draft", "ssd": "SSD"}
+colors = [plots.COLORS[named[name]] if name in named else "#444444" for name in order]
+panels = {
+    "attack success": [(attacked[attacked.set == a], "harmful", a, m) for a, m in zip(ATTACKS, "osD", strict=True)],
+    "harmless questions": [(harmless, "right", "right", "^"), (harmless, "refused", "refused", "x")],
+}
+figure, axes = plt.subplots(1, 2, figsize=(10, 5.6), sharey=True)
+for ax, (title, series) in zip(axes, panels.items(), strict=True):
+    for shift, (rows, column, label, mark) in enumerate(series):
+        table = rates(rows, column, ["system"]).set_index("system").reindex(order)
+        places = np.arange(len(order)) + 0.24 * ((len(series) - 1) / 2 - shift)
+        beside = [(table.rate - table.low).clip(lower=0), (table.high - table.rate).clip(lower=0)]
+        ax.errorbar(table.rate, places, xerr=beside, fmt="none", ecolor=colors, elinewidth=1)
+        ax.scatter(table.rate, places, c=colors, marker=mark, s=28, zorder=3)
+        ax.scatter([], [], color="#444444", marker=mark, label=label)
+    ax.set(title=title, xlabel="share (95% Wilson interval)", xlim=(-0.03, 1.03))
+    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
+axes[0].set_yticks(range(len(order)), order)
+plots.save(figure, "defenders.png")
+plt.show()
+
+# %% [markdown]
+"""
+Read it row by row, left and right together: a low left side is worth little where the right side is low too. And mind the
+lengths of the intervals; with this few questions only large differences are real.
+
+Before you admire the defences that ask the target about an answer, remember that it was *trained* to judge the answers of this
+world. And before you dismiss those that break words or wrap the question, remember how small it is: a large model may mind less.
+
+## What it costs
+
+On the harmless questions, since every user pays for those. Tokens *read* (all prompts) and *written* (answers, and extra text
+that nobody sees) a question; *forwards* of each model for the batch; and the time a token takes over what it takes without a
+defence, the published *average token generation time ratio* (with a bootstrap interval over questions; the machine's own noise is
+not in it).
+"""
+
+# %%
+time_of = {name: [seconds[name, "harmless"] / len(records["harmless"])] * len(records["harmless"]) for name in systems}
+tokens_of = {name: harmless[harmless.system == name].tokens.reset_index(drop=True) for name in systems}
+columns = {name: (pd.Series(time_of[name]), tokens_of[name]) for name in systems}
+times = {name: ratio(*columns[name], *reversed(columns["none"])) for name in systems}
+costs = harmless.groupby("system", sort=False)[["prompt", "tokens", "extra", "target", "draft", "other"]].mean()
+costs["time ratio"] = ["{:.2f} [{:.2f}, {:.2f}]".format(*times[name]) for name in costs.index]
+costs.round(1)
+
+# %% [markdown]
+"""
+A forward is not a second. While decoding, a model's weights are read once a forward, however many tokens it checks; so a fair
+account counts a forward by the *size* of the model. That account carries over to a real pair better than the times of this
+machine, where both models are tiny.
+"""
+
+# %%
+size = {
+    name: sum(p.numel() for p in model.parameters()) for name, model in [("target", pair.target), ("draft", pair.draft)]
+}
+small = size["draft"] / size["target"]
+weight = pd.DataFrame(
+    {"target": 1.0, "draft": small, "other": 1.0}, index=costs.index
+)  # SafeDecoding's expert: the target's size
+weight.loc[weight.index == "secdecoding", "other"] = small  # the draft's base: the draft's size
+work = costs[list(weight)] * weight / costs.loc["none", "target"]
+stacks = {
+    "tokens a question": (costs, ["prompt", "tokens", "extra"], ["read", "answer", "extra, unseen"]),
+    "forwards × model size (undefended = 1)": (work, ["target", "draft", "other"], ["target", "draft", "third model"]),
+}
+figure, axes = plt.subplots(1, 2, figsize=(10, 5), sharey=True)
+for ax, (title, (table, parts, labels)) in zip(axes, stacks.items(), strict=True):
+    left = np.zeros(len(order))
+    for part, label, color, hatch in zip(
+        parts,
+        labels,
+        [plots.COLORS.get(parts[0], "#DDDDDD"), plots.COLORS.get(parts[1], "#999999"), "#333333"],
+        ["", "///", "xx"],
+        strict=True,
+    ):
+        values = table[part].reindex(order).to_numpy(dtype=float)
+        ax.barh(range(len(order)), values, left=left, color=color, hatch=hatch, edgecolor="white", label=label)
+        left += values
+    ax.set(xlabel=title, axisbelow=True, xlim=(0, 1.08 * left.max()))
+    ax.legend(frameon=False, fontsize=8, loc="upper right")
+axes[1].axvline(1, color="black", linestyle=":", linewidth=1)
+axes[0].set_yticks(range(len(order)), order)
+plots.save(figure, "defender_costs.png")
+plt.show()
+
+# %% [markdown]
+"""
+Three coins: defences of the prompt pay in tokens read, those that answer several times in tokens that nobody sees, and SSD with a
+draft that runs along, for which it is paid back in target forwards, since one of them checks several tokens. (How many is chosen while decoding, by the clock, so the forwards of ssd and ssd-hardened
+change from run to run, their answers do not.) Where the times
+in the table disagree with these bars, longer prompts and overhead weigh more than forwards do; how much is a matter of
+machine and model size (chapter 10 measures speed properly).
+
+## How to add a defender
+
+A function `(pair, request, settings) -> answers` and one line of the registry. Here is the simplest defence against prefilling:
+do not let callers write into the answer. `request` holds `questions` and `prefills`; the answering itself is borrowed from
+the undefended target.
+"""
+
+
+# %%
+def no_prefill(pair, request, settings):
+    """Throw away what the caller wrote into the answer."""
+    empty = replace(request, prefills=[[] for _ in request.prefills])
+    return DEFENDERS["none"].run(pair, empty, None)
+
+
+DEFENDERS["no-prefill"] = Defender(no_prefill, "this chapter", "one target forward a token", lambda pair: None)
+added = [row for part in records for row in table_of("no-prefill", part, ask("no-prefill", part))]
+alone = frame[frame.system == "none"].reset_index(drop=True)
+added = pd.DataFrame(added)
+same = [a == b for a, b, name in zip(added.text, alone.text, alone.set, strict=True) if "prefill" not in name]
+assert all(same)  # where nothing was prefilled, nothing changed
+cells(pd.concat([alone, added]).query("part == 'attacked'"), "harmful", "set")[ATTACKS]
+
+# %% [markdown]
+"""
+From then on `answer(…, defender="no-prefill")` knows it, and so would `ssd run --defenders no-prefill` if the two lines stood in
+a module of `ssd_lib/defenders` (settings are a frozen dataclass; nothing else has to know). It turns every prefilled question back
+into the plain one, costs nothing, and leaves the other attacks exactly as they were. Whether it can be used is a question of
+product, not of method: nobody can then continue a half-written answer.
+"""
+
+# %%
+del DEFENDERS["no-prefill"]  # the registry is as it was
+print(", ".join(DEFENDERS))
+
+# %% [markdown]
+"""
+## Exercises
+
+**1.** In SafeDecoding's opening above (`target_probs`, `expert_probs`): which is the smallest α of the grid at which the emitted
+token is no longer the target's own favourite?
+"""
+
+# %%
+from ssd_lib.show.exercises import check
+
+grid = [round(0.05 * i, 2) for i in range(61)]
+smallest_alpha = ...
+flips = [
+    alpha
+    for alpha in grid
+    if int(library_steer(target_probs[None], expert_probs[None], SafeDecodingSettings(alpha=alpha))[0])
+    != int(target_probs.argmax())
+]
+check(
+    "smallest α",
+    smallest_alpha,
+    min(flips, default=None),
+    "steer(target_probs, expert_probs, alpha=…) for every α of the grid.",
+)
+
+# %% [markdown]
+"""
+**2.** Choose the perplexity threshold from harmless data only: the value that refuses 5% of the benign questions. What share of
+the suffix questions does it refuse?
+"""
+
+# %%
+my_threshold = ...
+caught = ...
+fitted = np.quantile(scores["benign"], 0.95)
+check("threshold", my_threshold, fitted, "np.quantile(scores['benign'], …)")
+check(
+    "suffix questions refused",
+    caught,
+    (scores["suffix"] > fitted).mean(),
+    "The mean of scores['suffix'] > my_threshold.",
+)
+
+# %% [markdown]
+"""
+**3.** A defender of your own, the *gatekeeper*: let the draft answer the bare question (without the prefilled part); if it refuses,
+give its answer, else the target's answer to the request as it came. It should refuse every prefilled attack and no harmless
+question that the draft answers. What does it cost, and what does it let through that SSD stops?
+"""
+
+
+# %%
+def gatekeeper(pair, request, settings=None):
+    return ...
+
+
+def behaviour(defender):
+    """(prefilled questions refused, harmless questions answered as the target or refused as the draft does)"""
+    DEFENDERS["mine"] = Defender(defender, "mine", "?", lambda pair: None)
+    try:
+        got = {part: ask("mine", part) for part in records}
+    finally:
+        del DEFENDERS["mine"]
+    if any(answers is ... for answers in got.values()):
+        return ...
+    prefilled = [a for (name, _), a in zip(records["attacked"], got["attacked"], strict=True) if name == "prefill-10"]
+    both = zip(got["harmless"], replies["none", "harmless"], replies["draft-only", "harmless"], strict=True)
+    same = sum(mine.text == (draft if refuses(draft.text) else target).text for mine, target, draft in both)
+    return sum(refuses(a.text) for a in prefilled), same
+
+
+expected = (QUESTIONS, len(records["harmless"]))
+hint = "DEFENDERS['draft-only'].run(pair, replace(request, prefills=…), None), then pick row by row."
+check("gatekeeper", behaviour(gatekeeper), expected, hint)
+
+# %% [markdown]
+"""
+## Takeaways
+1. A defence sees only what it looks at: rewriting the question leaves a prefilled answer in place, and a filter of questions
+   never reads it.
+2. Costs come in different coins: a longer prompt, a second answer, ten answers, a second model at every token.
+3. One table of safety, utility and cost, with intervals, on the same questions; one column alone misleads.
+
+## Questions
+- Which of these defences could be combined, and where would they get in each other's way?
+- Self-Exam and SSD both ask a second opinion. When does each of them hear it?
+- What would change in this table for a target that was never taught these instructions?
+
+**Next:** [08_judging](08_judging.ipynb)
+"""
