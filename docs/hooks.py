@@ -121,7 +121,14 @@ def on_config(config: MkDocsConfig) -> None:
                 {"Solutions": entries("notebooks/solutions/*.ipynb")},
             ]
         },
-        {"Measured": entries("benchmarks/*.md", "data/*/*.md", "data/*.md")},
+        {
+            "Measured": [
+                {"Every defence against every attack": "results.md"},
+                *entries("benchmarks/*.md", "data/*/*.md", "data/*.md"),
+            ]
+        },
+        {"Your own": "your_own.md"},
+        {"Limits": "limits.md"},
         {
             "The library": [
                 {"Architecture": "architecture.md"},

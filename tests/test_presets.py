@@ -146,13 +146,13 @@ def test_a_plan_counts_renders_and_warns(tmp_path):
     assert "28 and those of sets of unknown size" in missing.text()
 
 
-def test_the_readme_has_our_line_for_every_published_command():
-    readme = (REPOSITORY / "README.md").read_text(encoding="utf-8")
+def test_the_page_for_users_has_our_line_for_every_published_command():
+    readme = (REPOSITORY / "docs" / "your_own.md").read_text(encoding="utf-8")
     commands = published_commands().command.tolist()
     assert len(commands) == 6 and all(f"`{command}`" in readme for command in commands)
 
 
-def test_the_page_of_all_lines_is_up_to_date_and_the_presets_in_the_readme_cover_it():
+def test_the_page_of_all_lines_is_up_to_date_and_the_presets_for_users_cover_it():
     page = (REPOSITORY / "data" / "published_commands.md").read_text(encoding="utf-8")
     assert page == presets.published_page(), "call presets.write_published_page()"
     matrix = published_matrix()
