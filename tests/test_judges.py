@@ -18,9 +18,8 @@ from ssd_lib.attacks import Record, world_item
 from ssd_lib.judges import JUDGES, Judge, Verdict, agreement, judge, says_harmful, to_frame
 from ssd_lib.judges.agreement import cohens_kappa
 from ssd_lib.judges.base import Reply, broken, clip, unjudged
-from ssd_lib.judges.gsm8k import expected_number, final_number
-from ssd_lib.judges.refusal import RefusalSettings
 from ssd_lib.judges.rubric import FENCES, HARMFULNESS, JUST_EVAL, STRONG_REJECT
+from ssd_lib.judges.rules import RefusalSettings, expected_number, final_number
 from ssd_lib.models.refusals import REFUSALS, refuses
 from ssd_lib.toy import world
 

@@ -18,8 +18,6 @@ from typing import Any
 from ssd_lib.attacks import Record
 from ssd_lib.judges.agreement import Agreement, agreement, to_frame
 from ssd_lib.judges.base import Judge, Verdict, harmful_request, says_harmful
-from ssd_lib.judges.exact import exact, knows
-from ssd_lib.judges.gsm8k import gsm8k, has_number
 from ssd_lib.judges.guards import (
     HarmBenchSettings,
     LlamaGuardSettings,
@@ -29,8 +27,8 @@ from ssd_lib.judges.guards import (
     qwen3_guard,
 )
 from ssd_lib.judges.local import RubricSettings, StrongRejectSettings, rubric_local, strong_reject, unload
-from ssd_lib.judges.refusal import RefusalSettings, refusal
 from ssd_lib.judges.remote import QwenSettings, RemoteSettings, just_eval, qwen
+from ssd_lib.judges.rules import RefusalSettings, exact, gsm8k, has_number, knows, refusal
 
 __all__ = ["JUDGES", "Agreement", "Judge", "Verdict", "agreement", "judge", "says_harmful", "to_frame", "unload"]
 
@@ -98,12 +96,17 @@ JUDGES: dict[str, Judge] = {
 def judge(name: str, records: Sequence[Record], answers: Sequence[str], **options: Any) -> list[Verdict]:
     """Let a judge of `JUDGES` look at answers: one verdict for each, in order.
 
-    answers: the generated parts, without what an attacker prefilled; they may be empty. options: fields of the judge's
-    settings (`JUDGES[name].settings`).
+    What goes wrong with a single answer leaves that answer unjudged.
 
-    Raises ValueError for an unknown judge or option, a value out of range, or a number of answers that is not the number of
-    records; RuntimeError or ImportError where a judge cannot begin (no key, a missing package). What goes wrong with a single
-    answer leaves that answer unjudged.
+    Args:
+        name: Of the judge, in any case.
+        answers: The generated parts, without what an attacker prefilled; they may be empty.
+        options: Fields of the judge's settings (`JUDGES[name].settings`).
+
+    Raises:
+        ValueError: For an unknown judge or option, a value out of range, or another number of answers than of records.
+        RuntimeError: Where a judge has no key.
+        ImportError: Where it lacks a package.
     """
     known = {each.lower(): each for each in JUDGES}
     if name.lower() not in known:
@@ -111,14 +114,10 @@ def judge(name: str, records: Sequence[Record], answers: Sequence[str], **option
     if len(records) != len(answers):
         raise ValueError(f"{len(answers)} answers for {len(records)} records: give one for each")
     chosen = JUDGES[known[name.lower()]]
-    settings = _settings(name, chosen, options)
-    return chosen.run(records, answers, settings) if records else []
-
-
-def _settings(name: str, chosen: Judge, options: dict[str, Any]) -> Any:
     offered = [field.name for field in fields(chosen.settings)]
     unknown = sorted(set(options) - set(offered))
     if unknown:
         offers = f"it has {', '.join(offered)}" if offered else "it has none"
         raise ValueError(f"the judge {name!r} has no option {', '.join(unknown)}: {offers}")
-    return chosen.settings(**options)
+    settings = chosen.settings(**options)
+    return chosen.run(records, answers, settings) if records else []
