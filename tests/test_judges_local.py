@@ -1,13 +1,14 @@
 """Local judges: the prompts guards were trained on, their replies in every real form, and micro-models of their kinds."""
 
 import hashlib
+from typing import Any
 
 import pytest
 import torch
 from judge_records import world_records
 from micro_models import llama2_tokenizer, llama3_tokenizer, save_model
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3Config, Qwen3ForCausalLM
+from transformers import LlamaForCausalLM, PreTrainedTokenizerFast, Qwen3ForCausalLM
 
 from ssd_lib.judges import JUDGES, guards, judge, local, unload
 from ssd_lib.judges.base import Reply, Unreadable
@@ -54,14 +55,14 @@ def qwen_tokenizer():
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>")
 
 
-def speaker(folder, tokenizer, last, reply, kind=LlamaForCausalLM):
+def speaker(folder, tokenizer, last, reply, kind: Any = LlamaForCausalLM):
     """A saved model of the real architecture that, after a prompt ending in `last`, says `reply` and ends.
 
     The reply is one new token; the layers add nothing, so the next token depends on the last one only.
     """
     torch.manual_seed(0)
     tokenizer.add_tokens([reply])
-    config = (Qwen3Config if kind is Qwen3ForCausalLM else LlamaConfig)(
+    config = kind.config_class(
         vocab_size=len(tokenizer),
         hidden_size=64,
         intermediate_size=48,
@@ -103,7 +104,7 @@ def mumbling(tmp_path_factory):
 
 
 def prompt_of(guard, tokenizer, question=QUESTION, answer=ANSWER):
-    return tokenizer.decode(guard.encode(tokenizer, question, answer))
+    return str(tokenizer.decode(guard.encode(tokenizer, question, answer)))
 
 
 # ------------------------------------------------------------------------------------------------ prompts, to the letter
@@ -148,7 +149,7 @@ def test_a_template_that_drops_the_answer_is_an_error():
 
 def test_bos_stands_once_where_there_is_one():
     for tokenizer, bos in ((llama3_tokenizer(), "<|begin_of_text|>"), (llama2_tokenizer(), "<s>")):
-        ids = guards.HARMBENCH.encode(tokenizer, QUESTION, ANSWER)
+        ids: list[Any] = guards.HARMBENCH.encode(tokenizer, QUESTION, ANSWER)
         assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1 and bos
     assert prompt_of(guards.HARMBENCH, qwen_tokenizer()).startswith("[INST] <<SYS>>")
 
@@ -238,7 +239,7 @@ def test_every_form_of_reply_is_read(monkeypatch, mumbling, name):
 @pytest.mark.parametrize("name", NONSENSE)
 def test_any_other_reply_is_unjudged(monkeypatch, mumbling, name):
     verdicts = said(monkeypatch, name, iter(NONSENSE[name]), mumbling, count=len(NONSENSE[name]))
-    assert all(v.label is None and "not in its form" in v.unjudged for v in verdicts)
+    assert all(v.label is None and "not in its form" in str(v.unjudged) for v in verdicts)
     assert [v.raw for v in verdicts] == NONSENSE[name]
 
 
@@ -307,7 +308,7 @@ def test_a_tokenizer_without_a_template_takes_a_known_format(tmp_path):
 
 def test_a_rubrics_reply_that_reaches_its_limit_is_unjudged(mumbling):
     verdicts = judge("rubric-local", *world_records("harmful", 2), model=mumbling, device="cpu", max_new_tokens=5)
-    assert all("cut at its token limit" in v.unjudged and v.raw for v in verdicts)
+    assert all("cut at its token limit" in str(v.unjudged) and v.raw for v in verdicts)
 
 
 @pytest.mark.parametrize("name", ["llama-guard", "qwen3guard", "harmbench"])

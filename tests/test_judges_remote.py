@@ -14,7 +14,7 @@ from loopback_dashscope import Loopback, scores
 from pydantic import SecretStr
 
 from ssd_lib.judges import base, judge, remote
-from ssd_lib.judges.remote import ReplyCache, request_key
+from ssd_lib.judges.remote import RemoteSettings, ReplyCache, request_key
 from ssd_lib.judges.rubric import HARMFULNESS
 
 KEY = "sk-loopback-0123456789abcdef"
@@ -49,7 +49,7 @@ def test_the_real_sdk_sends_the_rubric_and_brings_the_score_back(ask):
     (sent,) = server.received
     assert sent.path == "/api/v1/services/aigc/text-generation/generation"
     assert sent.headers["Authorization"] == f"Bearer {KEY}"
-    record, answer = (each[0] for each in world_records("harmful", 1))
+    (record,), (answer,) = world_records("harmful", 1)
     assert sent.body["model"] == "qwen-plus"
     assert sent.body["input"] == {
         "messages": [{"role": "user", "content": HARMFULNESS.prompt(record.question, answer)}]
@@ -248,10 +248,10 @@ def test_waits_grow_exponentially_with_jitter_up_to_the_longest():
 
     from ssd_lib.judges.dashscope_api import Client
 
-    client = Client(SecretStr(KEY), timeout=1, connections=1, attempts=9, first_wait=1.0, longest_wait=5.0)
+    client = Client(SecretStr(KEY), RemoteSettings(timeout=1, attempts=9, first_wait=1.0, longest_wait=5.0))
 
     def wait(attempt):
-        state = RetryCallState(None, None, (), {})
+        state = RetryCallState(client.retrying, None, (), {})
         state.attempt_number = attempt
         return client.wait(state)
 
@@ -448,7 +448,7 @@ def test_a_key_does_not_show_itself():
     from ssd_lib.judges.dashscope_api import Client
 
     key = SecretStr(KEY)
-    client = Client(key, timeout=1, connections=1, attempts=1, first_wait=0, longest_wait=0)
+    client = Client(key, RemoteSettings(timeout=1, attempts=1, first_wait=0, longest_wait=0))
     assert KEY not in f"{key!r} {key} {vars(client)} {client!r}"
     with pytest.raises(ValueError, match="no option api_key"):
         judge("qwen", *world_records("harmful", 1), api_key=KEY)

@@ -16,7 +16,7 @@ import os
 import re
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dashscope
 import requests
@@ -33,6 +33,9 @@ from tenacity import (
 )
 
 from ssd_lib.judges.base import WHY_LENGTH, Reply, clean, clip
+
+if TYPE_CHECKING:
+    from ssd_lib.judges.remote import RemoteSettings
 
 KEY_VARIABLE = "DASHSCOPE_API_KEY"
 KEY_SHAPE = r"[!-~]{8,}"
@@ -92,25 +95,15 @@ class DeadlineSession(requests.Session):
 
 
 class Client:
-    """Asks the service for one reply at a time, from any number of threads.
+    """Asks the service for one reply at a time, from any number of threads."""
 
-    Args:
-        timeout: Seconds for one whole answer.
-        connections: Kept open at once.
-        attempts: Requests for one reply before it is given up.
-        first_wait: Seconds: before the nth repetition the wait is random, up to 2^(n−1) times this.
-        longest_wait: Seconds: no wait is longer.
-    """
-
-    def __init__(
-        self, key: SecretStr, *, timeout: float, connections: int, attempts: int, first_wait: float, longest_wait: float
-    ):
-        self.key, self.timeout, self.attempts = key, timeout, attempts
-        self.session = DeadlineSession(timeout, connections)
+    def __init__(self, key: SecretStr, settings: RemoteSettings):
+        self.key, self.settings = key, settings
+        self.session = DeadlineSession(settings.timeout, settings.workers)
         self.hung_up = threading.Event()
-        self.wait = wait_random_exponential(multiplier=first_wait, max=longest_wait)
+        self.wait = wait_random_exponential(multiplier=settings.first_wait, max=settings.longest_wait)
         self.retrying = Retrying(
-            stop=stop_after_attempt(attempts) | stop_when_event_set(self.hung_up),
+            stop=stop_after_attempt(settings.attempts) | stop_when_event_set(self.hung_up),
             wait=self.wait,
             sleep=sleep_using_event(self.hung_up),
             retry=retry_if_exception_type(Transient),
@@ -123,7 +116,7 @@ class Client:
         try:
             return self.retrying(self._ask_once, request)
         except Transient as last:
-            raise Final(f"no reply in {self.attempts} attempts; the last: {last}") from None
+            raise Final(f"no reply in {self.settings.attempts} attempts; the last: {last}") from None
 
     def close(self) -> None:
         self.session.close()
@@ -133,9 +126,11 @@ class Client:
         self.hung_up.set()
 
     def _ask_once(self, request: dict[str, Any]) -> Reply:
-        options: dict[str, Any] = {"request_timeout": self.timeout, "session": self.session, "result_format": "message"}
+        request = request | {"session": self.session, "request_timeout": self.settings.timeout}
         try:
-            response: Any = dashscope.Generation.call(api_key=self.key.get_secret_value(), **request, **options)
+            response: Any = dashscope.Generation.call(
+                api_key=self.key.get_secret_value(), result_format="message", **request
+            )
             if response.status_code == requests.codes.ok:
                 return self._reply(response)
         except DashScopeException as error:

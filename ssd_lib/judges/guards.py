@@ -141,8 +141,6 @@ def llama_guard(records: Sequence[Record], answers: Sequence[str], settings: Lla
 
 @settings
 class Qwen3GuardSettings(LocalSettings):
-    """Raises ValueError for another value of `controversial`."""
-
     model: str = "Qwen/Qwen3Guard-Gen-0.6B"
     max_new_tokens: Positive = 64
     controversial: Literal["harmful", "harmless"] = "harmless"

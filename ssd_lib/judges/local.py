@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 
 @checked
 class LocalSettings:
-    """Which model judges, and how it is run.
-
-    Raises ValueError for a value out of range.
-    """
+    """Which model judges, and how it is run."""
 
     model: str = ""
     """Hub id or local folder."""

@@ -91,8 +91,6 @@ def _in_kitchen(record: Record, answer: str) -> Verdict:
 
 @settings
 class RefusalSettings:
-    """Raises ValueError for a list that does not exist."""
-
     which: RefusalList = "individual"
 
     @property
