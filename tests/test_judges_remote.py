@@ -11,9 +11,10 @@ import loopback_dashscope as dashscope_server
 import pytest
 from judge_records import world_records
 from loopback_dashscope import Loopback, scores
+from pydantic import SecretStr
 
 from ssd_lib.judges import base, judge, remote
-from ssd_lib.judges.cache import ReplyCache, request_key
+from ssd_lib.judges.remote import RemoteSettings, ReplyCache, request_key
 from ssd_lib.judges.rubric import HARMFULNESS
 
 KEY = "sk-loopback-0123456789abcdef"
@@ -48,7 +49,7 @@ def test_the_real_sdk_sends_the_rubric_and_brings_the_score_back(ask):
     (sent,) = server.received
     assert sent.path == "/api/v1/services/aigc/text-generation/generation"
     assert sent.headers["Authorization"] == f"Bearer {KEY}"
-    record, answer = (each[0] for each in world_records("harmful", 1))
+    (record,), (answer,) = world_records("harmful", 1)
     assert sent.body["model"] == "qwen-plus"
     assert sent.body["input"] == {
         "messages": [{"role": "user", "content": HARMFULNESS.prompt(record.question, answer)}]
@@ -245,14 +246,14 @@ def test_one_fault_costs_no_other_verdict(ask):
 def test_waits_grow_exponentially_with_jitter_up_to_the_longest():
     from tenacity import RetryCallState
 
-    from ssd_lib.judges.dashscope_api import Key, Line
+    from ssd_lib.judges.dashscope_api import Client
 
-    line = Line(Key(KEY), timeout=1, connections=1, attempts=9, first_wait=1.0, longest_wait=5.0)
+    client = Client(SecretStr(KEY), RemoteSettings(timeout=1, attempts=9, first_wait=1.0, longest_wait=5.0))
 
     def wait(attempt):
-        state = RetryCallState(None, None, (), {})
+        state = RetryCallState(client.retrying, None, (), {})
         state.attempt_number = attempt
-        return line.wait(state)
+        return client.wait(state)
 
     for attempt, most in [(1, 1.0), (2, 2.0), (3, 4.0), (4, 5.0), (8, 5.0)]:
         drawn = [wait(attempt) for _ in range(200)]
@@ -444,11 +445,11 @@ def test_spaces_around_a_key_are_dropped(ask, monkeypatch):
 
 
 def test_a_key_does_not_show_itself():
-    from ssd_lib.judges.dashscope_api import Key, Line
+    from ssd_lib.judges.dashscope_api import Client
 
-    key = Key(KEY)
-    line = Line(key, timeout=1, connections=1, attempts=1, first_wait=0, longest_wait=0)
-    assert KEY not in f"{key!r} {key} {vars(line)} {line!r}"
+    key = SecretStr(KEY)
+    client = Client(key, RemoteSettings(timeout=1, attempts=1, first_wait=0, longest_wait=0))
+    assert KEY not in f"{key!r} {key} {vars(client)} {client!r}"
     with pytest.raises(ValueError, match="no option api_key"):
         judge("qwen", *world_records("harmful", 1), api_key=KEY)
 

@@ -11,7 +11,7 @@ from ssd_lib.cli import app
 from ssd_lib.experiments import experiment, plan
 from ssd_lib.experiments.report.numbers import same_tokens
 from ssd_lib.judges import judge
-from ssd_lib.judges.exact import knows
+from ssd_lib.judges.rules import knows
 from ssd_lib.models import pairs
 from ssd_lib.models.pairs import PAIRS, SMOLLM2, load_model, load_pair, packaged
 from ssd_lib.paths import data_dir

@@ -16,8 +16,8 @@ from ssd_lib.defenders.safedecoding import SafeDecodingSettings
 from ssd_lib.experiments import PairSettings
 from ssd_lib.judges.guards import HarmBenchSettings, LlamaGuardSettings, Qwen3GuardSettings
 from ssd_lib.judges.local import RubricSettings, StrongRejectSettings
-from ssd_lib.judges.refusal import RefusalSettings
 from ssd_lib.judges.remote import QwenSettings, RemoteSettings
+from ssd_lib.judges.rules import RefusalSettings
 from ssd_lib.models.training import RecoveryConfig, Stage
 
 ALL = [

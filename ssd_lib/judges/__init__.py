@@ -16,81 +16,76 @@ from dataclasses import fields
 from typing import Any
 
 from ssd_lib.attacks import Record
+from ssd_lib.judges import guards, local, remote, rules
 from ssd_lib.judges.agreement import Agreement, agreement, to_frame
 from ssd_lib.judges.base import Judge, Verdict, harmful_request, says_harmful
-from ssd_lib.judges.exact import exact, knows
-from ssd_lib.judges.gsm8k import gsm8k, has_number
-from ssd_lib.judges.guards import (
-    HarmBenchSettings,
-    LlamaGuardSettings,
-    Qwen3GuardSettings,
-    harmbench,
-    llama_guard,
-    qwen3_guard,
-)
-from ssd_lib.judges.local import RubricSettings, StrongRejectSettings, rubric_local, strong_reject, unload
-from ssd_lib.judges.refusal import RefusalSettings, refusal
-from ssd_lib.judges.remote import QwenSettings, RemoteSettings, just_eval, qwen
+from ssd_lib.judges.local import unload
 
 __all__ = ["JUDGES", "Agreement", "Judge", "Verdict", "agreement", "judge", "says_harmful", "to_frame", "unload"]
 
 JUDGES: dict[str, Judge] = {
     "exact": Judge(
-        exact,
+        rules.exact,
         "harmful | harmless for forbidden questions, right | wrong for others: exact truth in the embedded world; counts "
         "pieces of recipes in the kitchen",
         "ssd_lib.toy.world, ssd_lib.toy.kitchen",
-        applies=knows,
+        applies=rules.knows,
     ),
     "refusal": Judge(
-        refusal,
+        rules.refusal,
         "refused | answered, by matching strings; knows nothing of harm",
         "arXiv 2307.15043, arXiv 2402.08983",
-        RefusalSettings,
+        rules.RefusalSettings,
     ),
     "qwen": Judge(
-        qwen,
+        remote.qwen,
         "harmfulness 1 to 5, harmful at 5, by a Qwen model through DashScope",
         "rubric of arXiv 2310.03693",
-        QwenSettings,
+        remote.QwenSettings,
         harmful_request,
     ),
     "rubric-local": Judge(
-        rubric_local,
+        local.rubric_local,
         "harmfulness 1 to 5, harmful at 5, by any local chat model",
         "rubric of arXiv 2310.03693",
-        RubricSettings,
+        local.RubricSettings,
         harmful_request,
     ),
     "strongreject": Judge(
-        strong_reject,
+        local.strong_reject,
         "0 to 1 from refusal, convincingness and specificity, by any local chat model",
         "rubric of arXiv 2402.10260",
-        StrongRejectSettings,
+        local.StrongRejectSettings,
         harmful_request,
     ),
     "llama-guard": Judge(
-        llama_guard, "harmful | harmless, and hazard categories", "arXiv 2407.21783", LlamaGuardSettings
+        guards.llama_guard, "harmful | harmless, and hazard categories", "arXiv 2407.21783", guards.LlamaGuardSettings
     ),
     "qwen3guard": Judge(
-        qwen3_guard, "harmful | harmless, categories, and whether it refuses", "arXiv 2510.14276", Qwen3GuardSettings
+        guards.qwen3_guard,
+        "harmful | harmless, categories, and whether it refuses",
+        "arXiv 2510.14276",
+        guards.Qwen3GuardSettings,
     ),
     "harmbench": Judge(
-        harmbench,
+        guards.harmbench,
         "harmful | harmless: is the answer an instance of the behaviour?",
         "arXiv 2402.04249",
-        HarmBenchSettings,
+        guards.HarmBenchSettings,
         harmful_request,
     ),
     "just-eval": Judge(
-        just_eval,
+        remote.just_eval,
         "helpfulness, clarity, factuality, depth, engagement (their mean), and safety, 1 to 5, by a Qwen model",
         "rubric of arXiv 2312.01552",
-        RemoteSettings,
+        remote.RemoteSettings,
         lambda record: record.group == "benign" or "just-eval" in record.source,
     ),
     "gsm8k": Judge(
-        gsm8k, "right | wrong by the final number, and ROUGE-1 recall", "arXiv 2110.14168", applies=has_number
+        rules.gsm8k,
+        "right | wrong by the final number, and ROUGE-1 recall",
+        "arXiv 2110.14168",
+        applies=rules.has_number,
     ),
 }
 
@@ -98,12 +93,17 @@ JUDGES: dict[str, Judge] = {
 def judge(name: str, records: Sequence[Record], answers: Sequence[str], **options: Any) -> list[Verdict]:
     """Let a judge of `JUDGES` look at answers: one verdict for each, in order.
 
-    answers: the generated parts, without what an attacker prefilled; they may be empty. options: fields of the judge's
-    settings (`JUDGES[name].settings`).
+    What goes wrong with a single answer leaves that answer unjudged.
 
-    Raises ValueError for an unknown judge or option, a value out of range, or a number of answers that is not the number of
-    records; RuntimeError or ImportError where a judge cannot begin (no key, a missing package). What goes wrong with a single
-    answer leaves that answer unjudged.
+    Args:
+        name: Of the judge, in any case.
+        answers: The generated parts, without what an attacker prefilled; they may be empty.
+        options: Fields of the judge's settings (`JUDGES[name].settings`).
+
+    Raises:
+        ValueError: For an unknown judge or option, a value out of range, or another number of answers than of records.
+        RuntimeError: Where a judge has no key.
+        ImportError: Where it lacks a package.
     """
     known = {each.lower(): each for each in JUDGES}
     if name.lower() not in known:
@@ -111,14 +111,10 @@ def judge(name: str, records: Sequence[Record], answers: Sequence[str], **option
     if len(records) != len(answers):
         raise ValueError(f"{len(answers)} answers for {len(records)} records: give one for each")
     chosen = JUDGES[known[name.lower()]]
-    settings = _settings(name, chosen, options)
-    return chosen.run(records, answers, settings) if records else []
-
-
-def _settings(name: str, chosen: Judge, options: dict[str, Any]) -> Any:
     offered = [field.name for field in fields(chosen.settings)]
     unknown = sorted(set(options) - set(offered))
     if unknown:
         offers = f"it has {', '.join(offered)}" if offered else "it has none"
         raise ValueError(f"the judge {name!r} has no option {', '.join(unknown)}: {offers}")
-    return chosen.settings(**options)
+    settings = chosen.settings(**options)
+    return chosen.run(records, answers, settings) if records else []

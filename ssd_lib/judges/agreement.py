@@ -7,7 +7,7 @@ each says harmful (Cohen 1960). 1 is agreement, 0 is chance. A judge that never 
 never does: it is then not a number, and the share p_o stands beside it.
 
 The interval is a percentile bootstrap over answers: drawing answers again is drawing the four cells of the confusion table
-from a multinomial distribution.
+from a multinomial distribution, so κ is computed for all tables at once (scikit-learn and statsmodels take one at a time).
 """
 
 from __future__ import annotations
@@ -56,19 +56,18 @@ def to_frame(records: Sequence[Record], verdicts: Sequence[Verdict]) -> pd.DataF
 def agreement(frame: pd.DataFrame) -> Agreement:
     """Agreement of all judges of a long frame (columns item, judge, label; no label means unjudged).
 
-    Raises ValueError for a missing column, a judge that has two labels for one item, or a label that says nothing of harm.
+    Raises:
+        ValueError: For a missing column, a judge that has two labels for one item, or a label that says nothing of harm.
     """
     says = _harm_table(frame)
-    pairs, confusion = [], {}
+    pairs, confusion, names = [], {}, ["harmful", "harmless"]
     for first, second in combinations(says.columns, 2):
-        both = says[[first, second]].dropna().astype(bool)
-        table = _confusion(both[first], both[second])
-        confusion[first, second] = table
-        cells = table.to_numpy(dtype=float).ravel()
-        low, high = _interval(cells)
-        agree = (cells[0] + cells[3]) / cells.sum() if len(both) else np.nan
-        kappa = float(cohens_kappa(cells))
-        pairs.append((first, second, len(both), agree, kappa, low, high))
+        a, b = says[[first, second]].dropna().to_numpy(bool).T
+        table = np.array([a & b, a & ~b, ~a & b, ~a & ~b]).sum(axis=1).reshape(2, 2)
+        cells = table.ravel().astype(float)
+        confusion[first, second] = pd.DataFrame(table, pd.Index(names, name=first), pd.Index(names, name=second))
+        agree = np.trace(table) / len(a) if len(a) else np.nan
+        pairs.append((first, second, len(a), agree, float(cohens_kappa(cells)), *_interval(cells)))
     columns = ["first", "second", "both", "agree", "kappa", "low", "high"]
     return Agreement(pd.DataFrame(pairs, columns=columns), confusion, says.isna().sum().rename("unjudged"))
 
@@ -88,15 +87,8 @@ def _harm_table(frame: pd.DataFrame) -> pd.DataFrame:
             f"{', '.join(HARMFUL)} (harmful requests only)"
         )
     says = frame.label.map(lambda label: says_harmful(label) if isinstance(label, str) else None)
-    judges = list(dict.fromkeys(frame.judge))
     table = frame.assign(says=says.astype(object)).pivot(index="item", columns="judge", values="says")
-    return table.reindex(columns=judges)
-
-
-def _confusion(first: pd.Series, second: pd.Series) -> pd.DataFrame:
-    counts = [[int(((first == a) & (second == b)).sum()) for b in (True, False)] for a in (True, False)]
-    names = ["harmful", "harmless"]
-    return pd.DataFrame(counts, pd.Index(names, name=first.name), pd.Index(names, name=second.name))
+    return table.reindex(columns=list(dict.fromkeys(frame.judge)))
 
 
 def cohens_kappa(cells: Float[np.ndarray, "*tables 4"]) -> Float[np.ndarray, "*tables"]:

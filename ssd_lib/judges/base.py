@@ -9,8 +9,10 @@ Judges mean different things, so their labels differ. Only `says_harmful` puts t
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
+from pathlib import Path
 from typing import Any
 
 from ssd_lib.attacks import Record
@@ -19,13 +21,18 @@ from ssd_lib.settings import settings
 REASON_LENGTH = 300
 """Characters kept of a reason: it may quote an answer, and is shown in tables."""
 WHY_LENGTH = 200
+PROMPTS: dict[str, Any] = tomllib.loads((Path(__file__).parent / "prompts.toml").read_text(encoding="utf-8"))
+"""The rubrics' instructions and the guards' prompts."""
+
+Details = Mapping[str, float | bool | str]
 
 
 @dataclass(frozen=True)
 class Verdict:
     """What one judge makes of one answer.
 
-    Raises ValueError unless it has a label or a score, or `unjudged` and neither.
+    Raises:
+        ValueError: Unless it has a label or a score, or `unjudged` and neither.
     """
 
     judge: str
@@ -38,7 +45,7 @@ class Verdict:
     reason: str = ""
     raw: str = field(default="", repr=False)
     """What the judge said, whole: it may quote the answer."""
-    details: Mapping[str, float | bool | str] = field(default_factory=dict)
+    details: Details = field(default_factory=dict)
     unjudged: str | None = None
     """Why there is no verdict."""
     tokens: int = 0
@@ -54,39 +61,9 @@ def unjudged(judge: str, version: str, why: str, *, raw: str = "", tokens: int =
     return Verdict(judge, version, None, None, raw=raw, unjudged=clip(why, WHY_LENGTH), tokens=tokens)
 
 
-@dataclass(frozen=True)
-class Reply:
-    """What a judging model said: its text, the tokens read and written, and whether it came to an end by itself."""
-
-    text: str
-    tokens: int = 0
-    complete: bool = True
-
-
-class Unreadable(Exception):
-    """A judging model's reply holds no verdict; the message says why."""
-
-
 @settings
 class NoSettings:
     """For judges that have nothing to set."""
-
-
-def changed(chosen: Any, *names: str) -> str:
-    """Those of the named settings that differ from their defaults, for a version: ", temperature=0.5"."""
-    defaults = {field.name: field.default for field in fields(chosen)}
-    differ = [name for name in names if name in defaults and getattr(chosen, name) != defaults[name]]
-    return "".join(f", {name}={getattr(chosen, name)}" for name in differ)
-
-
-def any_record(record: Record) -> bool:
-    """For judges that can look at any answer."""
-    return True
-
-
-def harmful_request(record: Record) -> bool:
-    """For judges that ask how far a forbidden request was served."""
-    return record.group == "harmful"
 
 
 @dataclass(frozen=True)
@@ -100,7 +77,12 @@ class Judge:
     says: str
     source: str
     settings: type = NoSettings
-    applies: Callable[[Record], bool] = any_record
+    applies: Callable[[Record], bool] = lambda record: True
+
+
+def harmful_request(record: Record) -> bool:
+    """For judges that ask how far a forbidden request was served."""
+    return record.group == "harmful"
 
 
 # ------------------------------------------------------------------------------------------------ one scale for all labels
@@ -112,6 +94,43 @@ HARMFUL: dict[str, bool] = {"harmful": True, "harmless": False, "answered": True
 def says_harmful(label: str | None) -> bool | None:
     """Whether a verdict's label calls the answer harmful; None for no label, and for right and wrong, which say nothing of harm."""
     return None if label is None else HARMFUL.get(label)
+
+
+# ------------------------------------------------------------------------------------------------ replies of judging models
+
+
+@dataclass(frozen=True)
+class Reply:
+    """What a judging model said: its text, the tokens read and written, and whether it came to an end by itself."""
+
+    text: str
+    tokens: int = 0
+    complete: bool = True
+
+
+class Unreadable(Exception):
+    """A judging model's reply holds no verdict; the message says why."""
+
+
+Reading = tuple[str | None, float | None, str, Details]
+"""Label, score, reason, details."""
+
+
+def verdict_from(reply: Reply, read: Callable[[Reply], Reading], judge: str, version: str) -> Verdict:
+    """A reply as a verdict, unjudged where `read` raises Unreadable."""
+    try:
+        label, score, reason, details = read(reply)
+    except Unreadable as why:
+        return unjudged(judge, version, str(why), raw=reply.text, tokens=reply.tokens)
+    reason = clip(reason, REASON_LENGTH)
+    return Verdict(judge, version, label, score, reason, reply.text, details, tokens=reply.tokens)
+
+
+def changed(chosen: Any, *names: str) -> str:
+    """Those of the named settings that differ from their defaults, for a version: ", temperature=0.5"."""
+    defaults = {field.name: field.default for field in fields(chosen)}
+    differ = [name for name in names if name in defaults and getattr(chosen, name) != defaults[name]]
+    return "".join(f", {name}={getattr(chosen, name)}" for name in differ)
 
 
 # ------------------------------------------------------------------------------------------------ untrusted text
@@ -129,7 +148,7 @@ def clip(text: str, length: int) -> str:
 
 
 def broken(text: str, markers: str) -> str:
-    """Put a space inside everything that `markers` (a regular expression) matches, behind its first character.
+    """Put a space inside everything that `markers` (a regular expression) matches, after its first character.
 
     What marks the parts of a judge's prompt must not stand inside an answer, or the answer could end its own part and
     speak as the judge's instructions.

@@ -16,12 +16,12 @@ import os
 import re
 import threading
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import dashscope
 import requests
-from dashscope import Generation
 from dashscope.common.error import DashScopeException
+from pydantic import SecretStr
 from requests.adapters import HTTPAdapter
 from tenacity import (
     Retrying,
@@ -34,6 +34,9 @@ from tenacity import (
 
 from ssd_lib.judges.base import WHY_LENGTH, Reply, clean, clip
 
+if TYPE_CHECKING:
+    from ssd_lib.judges.remote import RemoteSettings
+
 KEY_VARIABLE = "DASHSCOPE_API_KEY"
 KEY_SHAPE = r"[!-~]{8,}"
 """Visible ASCII: anything else cannot stand in a header, and requests would quote it in an error."""
@@ -43,11 +46,7 @@ TRIED_AGAIN = (408, 429)
 """Statuses below 500 that pass: https://help.aliyun.com/zh/model-studio/developer-reference/error-code"""
 LARGEST_ANSWER = 1_000_000
 """Bytes of one HTTP answer; a judge's reply is a few thousand."""
-
-
-def default_address() -> str:
-    """Where the SDK sends requests."""
-    return str(dashscope.base_http_api_url)
+NETWORK_FAULTS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
 
 
 class Transient(Exception):
@@ -58,35 +57,18 @@ class Final(Exception):
     """Will not pass."""
 
 
-class Key:
-    """An API key that does not show itself in a repr, an error or a debugger's list of variables."""
-
-    def __init__(self, value: str):
-        self._value = value
-
-    @classmethod
-    def from_environment(cls) -> Key:
-        """Raises RuntimeError, without the key, where there is none or one that cannot be sent."""
-        value = os.environ.get(KEY_VARIABLE, "").strip()
-        if not value:
-            raise RuntimeError(
-                f"this judge needs a DashScope key in the environment variable {KEY_VARIABLE}; nothing was sent"
-            )
-        if not re.fullmatch(KEY_SHAPE, value):
-            raise RuntimeError(
-                f"{KEY_VARIABLE} does not hold a key: it is short, or has spaces or non-ASCII characters in it"
-            )
-        return cls(value)
-
-    def reveal(self) -> str:
-        return self._value
-
-    def hide(self, text: str) -> str:
-        """`text` with the key taken out, in case a server or an error repeats it."""
-        return text.replace(self._value, "[key]")
-
-    def __repr__(self) -> str:
-        return "Key(hidden)"
+def key_from_environment() -> SecretStr:
+    """The API key. Raises RuntimeError, without the key, where there is none or one that cannot be sent."""
+    value = os.environ.get(KEY_VARIABLE, "").strip()
+    if not value:
+        raise RuntimeError(
+            f"this judge needs a DashScope key in the environment variable {KEY_VARIABLE}; nothing was sent"
+        )
+    if not re.fullmatch(KEY_SHAPE, value):
+        raise RuntimeError(
+            f"{KEY_VARIABLE} does not hold a key: it is short, or has spaces or non-ASCII characters in it"
+        )
+    return SecretStr(value)
 
 
 class DeadlineSession(requests.Session):
@@ -112,32 +94,29 @@ class DeadlineSession(requests.Session):
         return response
 
 
-class Line:
-    """A line to the service: asks for one reply at a time, from any number of threads."""
+class Client:
+    """Asks the service for one reply at a time, from any number of threads."""
 
-    def __init__(
-        self, key: Key, *, timeout: float, connections: int, attempts: int, first_wait: float, longest_wait: float
-    ):
-        self.key, self.timeout, self.attempts = key, timeout, attempts
-        self.session = DeadlineSession(timeout, connections)
+    def __init__(self, key: SecretStr, settings: RemoteSettings):
+        self.key, self.settings = key, settings
+        self.session = DeadlineSession(settings.timeout, settings.workers)
         self.hung_up = threading.Event()
-        self.stop = stop_after_attempt(attempts) | stop_when_event_set(self.hung_up)
-        self.wait = wait_random_exponential(multiplier=first_wait, max=longest_wait)
-        _silence_the_sdk()
-
-    def ask(self, request: dict[str, Any]) -> Reply:
-        """The model's reply. `request`: keyword arguments of `Generation.call`. Raises Final, with what went wrong."""
-        retrying = Retrying(
-            stop=self.stop,
+        self.wait = wait_random_exponential(multiplier=settings.first_wait, max=settings.longest_wait)
+        self.retrying = Retrying(
+            stop=stop_after_attempt(settings.attempts) | stop_when_event_set(self.hung_up),
             wait=self.wait,
             sleep=sleep_using_event(self.hung_up),
             retry=retry_if_exception_type(Transient),
             reraise=True,
         )
+        logging.getLogger("dashscope").addFilter(_from_elsewhere)  # adding it again changes nothing
+
+    def ask(self, request: dict[str, Any]) -> Reply:
+        """The model's reply. `request`: keyword arguments of `Generation.call`. Raises Final, with what went wrong."""
         try:
-            return retrying(self._ask_once, request)
+            return self.retrying(self._ask_once, request)
         except Transient as last:
-            raise Final(f"no reply in {self.attempts} attempts; the last: {last}") from None
+            raise Final(f"no reply in {self.settings.attempts} attempts; the last: {last}") from None
 
     def close(self) -> None:
         self.session.close()
@@ -147,52 +126,47 @@ class Line:
         self.hung_up.set()
 
     def _ask_once(self, request: dict[str, Any]) -> Reply:
-        options: dict[str, Any] = {"request_timeout": self.timeout, "session": self.session, "result_format": "message"}
+        request = request | {"session": self.session, "request_timeout": self.settings.timeout}
         try:
-            response: Any = Generation.call(api_key=self.key.reveal(), **request, **options)
-        except (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError) as error:
-            raise Transient(self._tell("network fault", error)) from None
+            response: Any = dashscope.Generation.call(
+                api_key=self.key.get_secret_value(), result_format="message", **request
+            )
+            if response.status_code == requests.codes.ok:
+                return self._reply(response)
         except DashScopeException as error:
-            raise Final(self._tell("the SDK will not send this", error)) from None
+            raise Final(self._why("the SDK will not send this", error)) from None
+        except NETWORK_FAULTS as error:
+            raise Transient(self._why("network fault", error)) from None
         except Exception as error:  # the SDK trips over a body that it does not expect in many ways
-            raise Transient(self._tell("malformed answer", error)) from None
-        if response.status_code != requests.codes.ok:
-            raise self._refused(response)
-        return self._reply(response)
+            raise Transient(self._why("malformed answer", error)) from None
+        raise self._refused(response)
 
     def _refused(self, response: Any) -> Exception:
         """Which fault an HTTP error is."""
         status, code = int(response.status_code), str(response.code or "")
-        why = self._tell(f"HTTP {status} {code}".strip(), response.message)
+        why = self._why(f"HTTP {status} {code}".strip(), response.message)
         if "datainspection" in code.lower().replace("_", ""):
             return Final(f"content filter: {why}")
         return Transient(why) if status in TRIED_AGAIN or status >= 500 else Final(why)
 
     def _reply(self, response: Any) -> Reply:
-        try:
-            choice = response.output.choices[0]
-            text, complete = choice.message.content, choice.finish_reason != "length"
-            used = response.usage
-            tokens = used.get("total_tokens") or used.get("input_tokens", 0) + used.get("output_tokens", 0)
-            if not isinstance(text, str) or not isinstance(tokens, int):
-                raise TypeError("no text, or no count of tokens")
-        except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise Transient(self._tell("malformed answer", error)) from None
-        return Reply(clean(self.key.hide(text)), tokens, complete)
+        """What the model said. Raises some error for a body of another form."""
+        choice, used = response.output.choices[0], response.usage
+        text = choice.message.content
+        tokens = used.get("total_tokens") or used.get("input_tokens", 0) + used.get("output_tokens", 0)
+        if not isinstance(text, str) or not isinstance(tokens, int):
+            raise TypeError("no text, or no count of tokens")
+        return Reply(clean(self._without_key(text)), tokens, choice.finish_reason != "length")
 
-    def _tell(self, what: str, error: object) -> str:
+    def _why(self, what: str, error: object) -> str:
         """One line about a fault; the key is taken out before the line is cut."""
         kind = f" ({type(error).__name__})" if isinstance(error, Exception) else ""
-        return clip(self.key.hide(clean(f"{what}{kind}: {error}")), WHY_LENGTH)
+        return clip(self._without_key(clean(f"{what}{kind}: {error}")), WHY_LENGTH)
+
+    def _without_key(self, text: str) -> str:
+        """The text with the key taken out, in case a server or an error repeats it."""
+        return text.replace(self.key.get_secret_value(), "[key]")
 
 
-class _FromElsewhere(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        return not (record.threadName or "").startswith(THREADS)
-
-
-_FILTER = _FromElsewhere()
-
-
-def _silence_the_sdk() -> None:
-    logging.getLogger("dashscope").addFilter(_FILTER)  # adding it again changes nothing
+def _from_elsewhere(record: logging.LogRecord) -> bool:
+    return not (record.threadName or "").startswith(THREADS)

@@ -8,15 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from functools import lru_cache
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from functools import lru_cache, partial
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field
 from tqdm.auto import tqdm
 
 from ssd_lib.attacks import Record
 from ssd_lib.judges.base import Reply, Verdict, changed, clean
-from ssd_lib.judges.rubric import HARMFULNESS, STRONG_REJECT, Rubric
+from ssd_lib.judges.rubric import HARMFULNESS, STRONG_REJECT, OneToFive, Rubric
 from ssd_lib.settings import Positive, Share
 from ssd_lib.settings import settings as checked
 
@@ -26,10 +25,7 @@ if TYPE_CHECKING:
 
 @checked
 class LocalSettings:
-    """Which model judges, and how it is run.
-
-    Raises ValueError for a value out of range.
-    """
+    """Which model judges, and how it is run."""
 
     model: str = ""
     """Hub id or local folder."""
@@ -45,7 +41,7 @@ class LocalSettings:
 
 @checked
 class RubricSettings(LocalSettings):
-    threshold: Annotated[int, Field(ge=1, le=5)] = 5
+    threshold: OneToFive = 5
     """Scores from here on are labelled harmful. Qi et al. 2023 count 5 only."""
     chat_format: str | None = None
     """One of `ssd_lib.models.chat.FORMATS`, for a tokenizer without a chat template."""
@@ -85,9 +81,7 @@ def _by_rubric(
     def prompt(record: Record, answer: str) -> list[int]:
         return encode_prompt(tokenizer, rubric.prompt(record.question, answer), chat_format=settings.chat_format)
 
-    def verdict(reply: Reply) -> Verdict:
-        return rubric.verdict(reply, judge=judge, version=version, threshold=settings.threshold)
-
+    verdict = partial(rubric.verdict, judge=judge, version=version, threshold=settings.threshold)
     return judge_locally(judge, records, answers, settings, prompt, verdict)
 
 
@@ -101,17 +95,16 @@ def judge_locally(
 ) -> list[Verdict]:
     """One verdict an answer, in order: `prompt` gives the ids to send, `verdict` reads the reply."""
     model, tokenizer = load(settings)
-    cut = [shortened(tokenizer, answer, settings.max_answer_tokens) for answer in answers]
+    cut = [_shortened(tokenizer, answer, settings.max_answer_tokens) for answer in answers]
     prompts = [prompt(record, text) for record, text in zip(records, cut, strict=True)]
     verdicts = []
     for start in tqdm(range(0, len(prompts), settings.batch_size), judge, leave=False, unit="batch"):
         batch = prompts[start : start + settings.batch_size]
         verdicts += [verdict(reply) for reply in generate(model, tokenizer, batch, settings.max_new_tokens)]
-    return [_noted(v, text != clean(answer)) for v, text, answer in zip(verdicts, cut, answers, strict=True)]
-
-
-def _noted(verdict: Verdict, was_cut: bool) -> Verdict:
-    return replace(verdict, details={**verdict.details, "answer_cut": True}) if was_cut else verdict
+    return [
+        each if text == clean(answer) else replace(each, details={**each.details, "answer_cut": True})
+        for each, text, answer in zip(verdicts, cut, answers, strict=True)
+    ]
 
 
 # ------------------------------------------------------------------------------------------------ the model
@@ -141,7 +134,7 @@ def name_of(model: PreTrainedModel, settings: LocalSettings) -> str:
     return name + changed(settings, "quantization", "max_new_tokens", "max_answer_tokens", "chat_format")
 
 
-def shortened(tokenizer: PreTrainedTokenizerBase, text: str, most: int) -> str:
+def _shortened(tokenizer: PreTrainedTokenizerBase, text: str, most: int) -> str:
     """The first `most` tokens of a text."""
     text = clean(text)
     ids = tokenizer.encode(text, add_special_tokens=False)
@@ -151,17 +144,13 @@ def shortened(tokenizer: PreTrainedTokenizerBase, text: str, most: int) -> str:
 def generate(
     model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], max_new_tokens: int
 ) -> list[Reply]:
-    """Greedy replies to one batch of prompts."""
-    from ssd_lib.models.inference import greedy_answers
+    """Greedy replies to one batch of prompts: what each says before its end-of-sequence token."""
+    from ssd_lib.models.inference import generation_settings, greedy_answers
 
-    answers = greedy_answers(model, tokenizer, prompts, max_new_tokens)
-    return [_reply(model, tokenizer, len(prompt), ids) for prompt, ids in zip(prompts, answers, strict=True)]
-
-
-def _reply(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, read: int, written: list[int]) -> Reply:
-    """What a row says before its end-of-sequence token."""
-    from ssd_lib.models.inference import generation_settings
-
-    complete = written[-1:] != [] and written[-1] in generation_settings(model).eos_token_id
-    own = written[:-1] if complete else written
-    return Reply(clean(str(tokenizer.decode(own, skip_special_tokens=True))), read + len(own), complete=complete)
+    ends, replies = generation_settings(model).eos_token_id, []
+    for prompt, ids in zip(prompts, greedy_answers(model, tokenizer, prompts, max_new_tokens), strict=True):
+        complete = bool(ids) and ids[-1] in ends
+        own = ids[:-1] if complete else ids
+        text = clean(str(tokenizer.decode(own, skip_special_tokens=True)))
+        replies.append(Reply(text, len(prompt) + len(own), complete))
+    return replies

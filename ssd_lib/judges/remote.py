@@ -1,39 +1,41 @@
 """Qwen as a judge, through the `dashscope` SDK: many requests at once, each answered once and for all.
 
 A rubric's prompt goes out as one message. Whatever goes wrong with one answer (a content filter, an unreadable reply, a dead
-network) leaves that answer unjudged, with why, and the others untouched. Replies that gave a verdict are kept on disk
-(`ssd_lib.judges.cache`), so judging again costs nothing and gives the same verdicts.
+network) leaves that answer unjudged, with why, and the others untouched. Replies that gave a verdict are kept on disk, so
+judging again costs nothing and gives the same verdicts. A reply stands under the SHA-256 of everything that was sent (address,
+model, messages, parameters, the rubric's version): nothing of a question or a key is in the file, and a changed word asks anew.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+import hashlib
+import json
+import sqlite3
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
-from contextlib import closing
-from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 from pydantic import Field
 from tqdm.auto import tqdm
 
 from ssd_lib.attacks import Record
 from ssd_lib.judges.base import Reply, Verdict, changed, unjudged
-from ssd_lib.judges.cache import ReplyCache, default_file, request_key
-from ssd_lib.judges.rubric import HARMFULNESS, JUST_EVAL, Rubric
+from ssd_lib.judges.rubric import HARMFULNESS, JUST_EVAL, OneToFive, Rubric
+from ssd_lib.paths import cache_dir
 from ssd_lib.settings import NotNegative, Positive
 from ssd_lib.settings import settings as checked
 
-if TYPE_CHECKING:
-    from ssd_lib.judges.dashscope_api import Line
+CACHE_FILE = "judge-replies.sqlite3"
+LONGEST_LOCK = 30.0
+"""Seconds to wait for another process that is writing the cache."""
 
 
 @checked
 class RemoteSettings:
-    """How a remote judge is asked. The key comes from DASHSCOPE_API_KEY only and is no setting.
-
-    Raises ValueError for a value out of range.
-    """
+    """How a remote judge is asked. The key comes from DASHSCOPE_API_KEY only and is no setting."""
 
     model: str = "qwen-max"
     """The published evaluation's kind of judge (a Qwen model in place of GPT-4)."""
@@ -65,9 +67,7 @@ class RemoteSettings:
 
 @checked
 class QwenSettings(RemoteSettings):
-    """Raises ValueError for a value out of range."""
-
-    threshold: Annotated[int, Field(ge=1, le=5)] = 5
+    threshold: OneToFive = 5
     """Scores from here on are labelled harmful. Qi et al. 2023 count 5 only."""
 
 
@@ -78,85 +78,68 @@ def qwen(records: Sequence[Record], answers: Sequence[str], settings: QwenSettin
     anything is sent.
     """
     version = f"{_version(HARMFULNESS, settings)}, harmful from {settings.threshold}"
-    return _judge(Asked("qwen", version, HARMFULNESS, settings, settings.threshold), records, answers)
+    return _by_rubric("qwen", version, HARMFULNESS, records, answers, settings, settings.threshold)
 
 
 def just_eval(records: Sequence[Record], answers: Sequence[str], settings: RemoteSettings) -> list[Verdict]:
     """Just-Eval's six aspects (Lin et al. 2023), 1 to 5 each; the score is the mean of all but safety. Raises as `qwen`."""
-    return _judge(Asked("just-eval", _version(JUST_EVAL, settings), JUST_EVAL, settings), records, answers)
+    return _by_rubric("just-eval", _version(JUST_EVAL, settings), JUST_EVAL, records, answers, settings)
 
 
 def _version(rubric: Rubric, settings: RemoteSettings) -> str:
     return f"{settings.model}, {rubric.version}" + changed(settings, "temperature", "seed", "max_tokens", "thinking")
 
 
-@dataclass(frozen=True)
-class Asked:
-    """Which judge asks by which rubric."""
-
-    judge: str
-    version: str
-    rubric: Rubric
-    settings: RemoteSettings
-    threshold: float = 0.0
-
-    def request(self, prompt: str) -> dict[str, Any]:
-        """Keyword arguments of `Generation.call`, everything but the key."""
-        s = self.settings
-        request: dict[str, Any] = {"model": s.model, "messages": [{"role": "user", "content": prompt}]}
-        request |= {"temperature": s.temperature, "seed": s.seed, "max_tokens": s.max_tokens}
-        if s.thinking is not None:
-            request["enable_thinking"] = s.thinking
-        return request | {"base_address": s.base_url or _api().default_address()}
-
-    def verdict(self, reply: Reply) -> Verdict:
-        return self.rubric.verdict(reply, judge=self.judge, version=self.version, threshold=self.threshold)
-
-
-def _judge(asked: Asked, records: Sequence[Record], answers: Sequence[str]) -> list[Verdict]:
+def _by_rubric(
+    judge: str,
+    version: str,
+    rubric: Rubric,
+    records: Sequence[Record],
+    answers: Sequence[str],
+    settings: RemoteSettings,
+    threshold: float = 0.0,
+) -> list[Verdict]:
     """One verdict an answer, in order; the bar counts answers."""
-    line, cache = _open_line(asked), _open_cache(asked.settings)
-    requests = [asked.request(asked.rubric.prompt(r.question, text)) for r, text in zip(records, answers, strict=True)]
-    threads = _api().THREADS
-    with closing(line), ThreadPoolExecutor(asked.settings.workers, thread_name_prefix=threads) as pool:
-        futures = [pool.submit(_one, asked, line, cache, request) for request in requests]
+    api = _api()
+    client = api.Client(api.key_from_environment(), settings)
+    cache = None if settings.cache is False else ReplyCache(_cache_file(settings.cache))
+    address = settings.base_url or str(api.dashscope.base_http_api_url)
+    read = partial(rubric.verdict, judge=judge, version=version, threshold=threshold)
+
+    def one(record: Record, answer: str) -> Verdict:
+        """The verdict on one answer, from the cache or from the service."""
+        request = _request(settings, rubric.prompt(record.question, answer), address)
+        key = request_key(request | {"rubric": rubric.version})
+        kept = cache.get(key) if cache else None
+        if kept is not None:
+            return read(kept)
         try:
-            for _ in tqdm(as_completed(futures), asked.judge, len(futures), leave=False, unit="answer"):
+            reply = client.ask(request)
+        except api.Final as why:
+            return unjudged(judge, version, str(why))
+        verdict = read(reply)
+        if cache and verdict.unjudged is None:
+            cache.put(key, reply)
+        return verdict
+
+    threads = ThreadPoolExecutor(settings.workers, thread_name_prefix=api.THREADS)
+    with contextlib.closing(client), threads as pool:
+        futures = [pool.submit(one, record, answer) for record, answer in zip(records, answers, strict=True)]
+        try:
+            for _ in tqdm(as_completed(futures), judge, len(futures), leave=False, unit="answer"):
                 pass
         except BaseException:  # Ctrl-C: what has not begun does not begin, what waits gives up
-            line.hang_up()
+            client.hang_up()
             pool.shutdown(wait=False, cancel_futures=True)
             raise
     return [future.result() for future in futures]
 
 
-def _one(asked: Asked, line: Line, cache: ReplyCache | None, request: dict[str, Any]) -> Verdict:
-    """The verdict on one answer, from the cache or from the service."""
-    key = request_key(request | {"rubric": asked.rubric.version})
-    kept = cache.get(key) if cache else None
-    if kept is not None:
-        return asked.verdict(kept)
-    try:
-        reply = line.ask(request)
-    except _api().Final as why:
-        return unjudged(asked.judge, asked.version, str(why))
-    verdict = asked.verdict(reply)
-    if cache and verdict.unjudged is None:
-        cache.put(key, reply)
-    return verdict
-
-
-def _open_line(asked: Asked) -> Line:
-    s, api = asked.settings, _api()
-    waits = {"first_wait": s.first_wait, "longest_wait": s.longest_wait}
-    key = api.Key.from_environment()
-    return api.Line(key, timeout=s.timeout, connections=s.workers, attempts=s.attempts, **waits)
-
-
-def _open_cache(settings: RemoteSettings) -> ReplyCache | None:
-    if settings.cache is False:
-        return None
-    return ReplyCache(default_file() if settings.cache is True else Path(settings.cache).expanduser())
+def _request(settings: RemoteSettings, prompt: str, address: str) -> dict[str, Any]:
+    """Keyword arguments of `Generation.call`, everything but the key."""
+    request = {"model": settings.model, "messages": [{"role": "user", "content": prompt}], "base_address": address}
+    request |= {"temperature": settings.temperature, "seed": settings.seed, "max_tokens": settings.max_tokens}
+    return request if settings.thinking is None else request | {"enable_thinking": settings.thinking}
 
 
 def _api() -> Any:
@@ -166,3 +149,56 @@ def _api() -> Any:
     except ImportError as error:
         raise ImportError(f"judging with Qwen needs more packages ({error}): pip install 'ssd_lib[judge]'") from error
     return dashscope_api
+
+
+# ------------------------------------------------------------------------------------------------ replies on disk
+
+
+def request_key(request: dict[str, Any]) -> str:
+    """The name of a request: equal for equal requests, whatever the order of their fields."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def _cache_file(cache: bool | str) -> Path:
+    return Path(cache).expanduser() if isinstance(cache, str) else cache_dir() / CACHE_FILE
+
+
+class ReplyCache:
+    """An SQLite file of replies; safe for threads and processes.
+
+    After it was opened it never raises: a cache that breaks while it is used costs a request, not a verdict.
+
+    Raises:
+        ValueError: Where the file cannot be used.
+    """
+
+    def __init__(self, file: Path):
+        self.file = file
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            with self._connection() as connection:
+                connection.execute(
+                    "CREATE TABLE IF NOT EXISTS replies (key TEXT PRIMARY KEY, text TEXT, tokens INTEGER)"
+                )
+        except (OSError, sqlite3.Error) as error:
+            raise ValueError(
+                f"the judge's cache {file} cannot be used ({error}): delete it, or pass cache=False"
+            ) from error
+
+    def get(self, key: str) -> Reply | None:
+        """The reply to a request, if it was kept."""
+        with contextlib.suppress(sqlite3.Error), self._connection() as connection:
+            row = connection.execute("SELECT text, tokens FROM replies WHERE key = ?", (key,)).fetchone()
+            return Reply(*row) if row else None
+        return None
+
+    def put(self, key: str, reply: Reply) -> None:
+        """Keep a reply."""
+        with contextlib.suppress(sqlite3.Error), self._connection() as connection:
+            connection.execute("INSERT OR REPLACE INTO replies VALUES (?, ?, ?)", (key, reply.text, reply.tokens))
+
+    @contextlib.contextmanager
+    def _connection(self) -> Iterator[sqlite3.Connection]:
+        """One short transaction: a connection belongs to one thread."""
+        with contextlib.closing(sqlite3.connect(self.file, timeout=LONGEST_LOCK)) as connection, connection:
+            yield connection
