@@ -108,16 +108,3 @@ class AttackSet:
 
 
 Loader = Callable[[AttackSet, Request], list[Record]]
-
-
-def first_tokens(tokenizer: PreTrainedTokenizerBase | None, text: str, count: int, name: str) -> str:
-    """The text of the first `count` tokens of an answer: what a prefilling attack writes into it.
-
-    Raises ValueError without a tokenizer.
-    """
-    if count == 0:
-        return ""
-    if tokenizer is None:
-        raise ValueError(f"{name} is cut by the target's tokens: pass tokenizer=pair.tokenizer")
-    ids = tokenizer.encode(text, add_special_tokens=False)[:count]
-    return str(tokenizer.decode(ids, skip_special_tokens=True)).rstrip("\ufffd")  # a cut inside a character
