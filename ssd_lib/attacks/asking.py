@@ -100,7 +100,8 @@ def in_pieces(
     while live and asked < max_new_tokens:
         tokens = min(piece, max_new_tokens - asked)
         handed = [_handed_back(pair, questions[i], begun[i], said[i], turns) for i in live]
-        for i, reply in zip(live, put(*map(list, zip(*handed, strict=True)), tokens), strict=True):  # pyright: ignore[reportCallIssue]
+        replies = put([question for question, _ in handed], [prefill for _, prefill in handed], tokens)
+        for i, reply in zip(live, replies, strict=True):
             calls[i].append(reply)
             said[i] += [token for token in reply.token_ids if token not in special]
         asked += tokens
@@ -113,8 +114,8 @@ def _handed_back(pair: Pair, question: str, begun: list[int], said: list[int], t
     if not turns or not said:
         return question, begun + said
     so_far = str(pair.tokenizer.decode(begun + said, skip_special_tokens=True))
-    told = [{"role": "user", "content": question}, {"role": "assistant", "content": so_far}]
-    return [*told, {"role": "user", "content": GO_ON}], []
+    before = [{"role": "user", "content": question}, {"role": "assistant", "content": so_far}]
+    return [*before, {"role": "user", "content": GO_ON}], []
 
 
 def _joined(
