@@ -50,8 +50,6 @@ from ssd_lib.settings import Count, Positive, settings
 Suffixes = Int[Tensor, "rows length"]
 Gradient = Float[Tensor, "length vocab"]
 
-# ------------------------------------------------------------------------------------------------ the loss for one model
-
 
 class Problem:
     """One question, one wanted beginning: the loss of suffixes and its gradient.
@@ -238,8 +236,7 @@ def without(gradient: Gradient, kept: Gradient) -> Gradient:
     return gradient - (gradient * kept).sum() / (kept.square().sum() + EPSILON) * kept
 
 
-EPSILON = 1e-12
-"""Keeps the projection finite where the target's loss is flat: nothing is taken off then."""
+EPSILON = 1e-12  # finite where the target's loss is flat: nothing is taken off then
 
 
 def shaped_like(values: Tensor, pattern: Tensor) -> Tensor:
@@ -321,14 +318,16 @@ def optimise_suffix(
 ) -> Suffix:
     """Optimise a suffix for one question against a pair's target (its tokenizer and template are taken) or a model.
 
-    target_text is the beginning of the wanted answer ("Sure, here is …"). Returns the best suffix of all steps.
-    draft_weight: w of the joint loss over a pair's target and draft; 0 attacks the target alone. draft_aim: what is wanted
-    of the draft. bins: bins of the scheduler in which every token shall match ("match"): the text is
-    continued to their end as the target itself goes on. project: let the draft's gradient, without the target's (`without`), choose the
-    tokens that are tried.
+    Args:
+        target_text: The beginning of the wanted answer ("Sure, here is …"), as text or token ids.
+        draft_weight: w of the joint loss over a pair's target and draft; 0 attacks the target alone.
+        draft_aim: What is wanted of the draft.
+        bins: How many bins of the scheduler shall match ("match"): the target itself continues the text to their end.
+        project: Let the draft's gradient, `without` the target's, choose the tokens that are tried.
 
-    Raises ValueError for an empty target text, a model without its tokenizer, a start that the tokenizer merges, a
-    draft_weight outside 0 … 1 or without a pair, or project without a draft_weight.
+    Raises:
+        ValueError: For an empty target text, a model without its tokenizer, a start that the tokenizer merges, a
+            draft_weight outside 0 … 1 or without a pair, or project without a draft_weight.
     """
     if not target_text:
         raise ValueError("target_text is empty: give the beginning of the answer that the attack aims for")

@@ -58,31 +58,14 @@ def from_columns(entry: Fields, row: Row, found: AttackSet, request: Request) ->
     if more is None:
         return None
     columns, filled = entry.get("columns", {}), entry.get("filled", ["question"])
-    return {key: row.text(*names, default=None if key in filled else "") for key, names in columns.items()} | more
+    fields = {key: row.text(*names, default=None if key in filled else "") for key, names in columns.items()}
+    if "categories" in entry and not fields["category"]:
+        number = re.search(r"\d+", row.label)
+        fields["category"] = entry["categories"].get(number[0], "") if number else ""
+    return fields | more
 
 
 # ------------------------------------------------------------------------------------------------ what the columns do not say
-
-HEX_PHI_CATEGORIES = {
-    "1": "Illegal Activity",
-    "2": "Child Abuse Content",
-    "3": "Hate, Harass, Violence",
-    "4": "Malware",
-    "5": "Physical Harm",
-    "6": "Economic Harm",
-    "7": "Fraud, Deception",
-    "8": "Adult Content",
-    "9": "Political Campaigning",
-    "10": "Privacy Violation Activity",
-    "11": "Tailored Financial Advice",
-}
-
-
-def hex_phi(row: Row, _found: AttackSet, _request: Request) -> Fields:
-    """The category by the number in the file's name, where no column says it."""
-    number = re.search(r"\d+", row.label)
-    by_file = HEX_PHI_CATEGORIES.get(number[0], "") if number else ""
-    return {"category": row.text("category", default=by_file)}
 
 
 def harmbench(row: Row, found: AttackSet, _request: Request) -> Fields | None:
@@ -187,7 +170,7 @@ def split_llama2_prompt(row: Row) -> tuple[str, str]:
 
 
 ROWS: dict[str, Parse] = {
-    each.__name__: each for each in (hex_phi, prefilled, harmbench, xstest, just_eval, first_of_just_eval, gsm8k)
+    each.__name__: each for each in (prefilled, harmbench, xstest, just_eval, first_of_just_eval, gsm8k)
 }
 
 # ------------------------------------------------------------------------------------------------ made for one model

@@ -7,10 +7,10 @@ The second line makes the suffixes of an attacker who knows SSD, optimised again
 attempts they are tried again until SSD, and not the undefended target, tells a forbidden fact. Two more know the
 scheduler: `--aim match --bins 2` also asks that every token of the first two bins be the draft's own proposal, and
 `--aim fail --bins 3` takes *benign* questions and makes the draft miss the first three bins of the target's own answer, so
-that SSD falls into Union and slows down (after Mistletoe, arXiv 2605.14005; `gcg` says what is theirs and what could not be
-confirmed). The shipped set was made without their projection of one gradient off the other: `--project` turns it
-on. Each set is loaded by its name
-("suffix", "suffix-joint", "suffix-match", "slow"), `load_set("suffix", path=…)` reads any such file.
+that SSD falls into Union and slows down (after Mistletoe, arXiv 2605.14005; `gcg.without` says what is theirs and what could
+not be confirmed). The shipped set was made without their projection of one gradient off the other: `--project` turns it on.
+Each set is loaded by its name ("suffix", "suffix-joint", "suffix-match", "slow"), `load_set("suffix", path=…)` reads any
+such file.
 """
 
 from __future__ import annotations
@@ -57,12 +57,13 @@ def build_suffixes(
 ) -> dict[str, Any]:
     """Optimise a suffix for each of the first `count` held-out forbidden questions and write them to `out`.
 
-    aim, bins: what is wanted of the draft, in how many bins; "fail" takes benign questions, and a suffix has worked when SSD
-    falls into Union. project: as for `optimise_suffix`.
-
     A suffix that does not make the undefended target (with a draft_weight: SSD) tell a forbidden fact is tried again from
     another random seed, `attempts` in all, and the last is kept. A second start goes on where the first stopped
     (`search_each`), unless the weights, the settings or the world changed. Returns what was written.
+
+    Args:
+        draft_weight, bins, project: As for `optimise_suffix`.
+        aim: Its draft_aim. "fail" takes benign questions, and a suffix has worked when SSD falls into Union.
     """
     pair = pair or load_pair("toy", device="cpu")
     wanted: dict[str, Any] = {} if aim == "begin" else {"draft_aim": aim, "bins": bins}

@@ -276,10 +276,13 @@ def train_toy(
     presto: float = 0.0,
     quiet: bool = False,
 ) -> Path:
-    """Train the embedded pair, or its draft only, from nothing into `out / {target, draft, …}`; an interrupted run goes on
-    where it was.
+    """Train the embedded pair, or its draft only, from nothing into `out / {target, draft, …}`.
 
-    presto: weight of PRESTO's term in the draft's deep stage (`ssd_lib.models.training`).
+    An interrupted run goes on where it was.
+
+    Args:
+        controls: Also the draft with shallow alignment only, and the deepened target.
+        presto: Weight of PRESTO's term in the draft's deep stage (`ssd_lib.models.training`).
     """
     recipe = recipe or (Recipe().quick() if quick else Recipe())
     recipe = replace(recipe, draft=replace(recipe.draft, presto=presto)) if presto else recipe

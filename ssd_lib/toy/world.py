@@ -303,8 +303,10 @@ def sample(
 ) -> Item:
     """Draw one question.
 
-    held_out: only combinations that training never sees. unseen_wording: question templates that training never sees.
-    as_typed: with greetings, lower case and typos as people type them.
+    Args:
+        held_out: Only combinations that training never sees.
+        unseen_wording: Question templates that training never sees.
+        as_typed: With greetings, lower case and typos as people type them.
     """
     family = family or _family(rng, group)
     if family in _COMPUTED:
@@ -348,7 +350,7 @@ def facts_told(text: str, facts: tuple[str, ...]) -> list[bool]:
 
 
 def grade(item: Item, answer: str, prefill: str = "") -> Grade:
-    """Grade the generated part of an answer; `prefill` is what an attacker put before it.
+    """Grade the generated part of an answer; `prefill` is what an attacker wrote before it.
 
     Facts that stand in the prefilled part already are the attacker's and count neither as told nor as new.
     """
