@@ -89,8 +89,11 @@ def in_pieces(
 ) -> list[Answer]:
     """Answers asked for `piece` tokens a call, until they end or have max_new_tokens.
 
-    turns: what was answered goes into the conversation, not into the answer; only the first call has the prefill. An
-    answer has ended where a call returns a special token or another number of tokens than asked for (a defence's own words).
+    An answer has ended where a call returns a special token or another number of tokens than asked for (a defence's own
+    words).
+
+    Args:
+        turns: What was answered goes into the conversation, not into the answer; only the first call has the prefill.
     """
     if piece < 1:
         raise ValueError(f"a piece has at least 1 token, not {piece}")
