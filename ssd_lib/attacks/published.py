@@ -254,8 +254,12 @@ def _models(rows: list[Row]) -> list[str]:
 # ------------------------------------------------------------------------------------------------ the sets
 
 
+_READ_HERE = {"like", "kind", "hub", "groups", "size", "aliases"}
+_READ_HERE |= {"rows", "columns", "filled", "categories", "source", "per_model"}
+
+
 def _set(name: str) -> AttackSet:
-    """An entry of published.toml."""
+    """An entry of published.toml. Raises TypeError for a key that nothing reads."""
     own: Fields = _TABLES[name]
     base: Fields = _TABLES.get(own.get("like", ""), {})
     entry, hub = base | own, base.get("hub", {}) | own.get("hub", {})
@@ -269,7 +273,7 @@ def _set(name: str) -> AttackSet:
         size=entry["size"] or None,
         hub=HubData(**{key: _frozen(value) for key, value in hub.items()}) if on_hub else None,
         aliases=tuple(entry.get("aliases", ())),
-        **{key: entry.get(key, "") for key in ("licence", "paper", "file_pattern", "package", "note")},
+        **{key: text for key, text in entry.items() if key not in _READ_HERE},
     )
 
 
