@@ -15,7 +15,7 @@ from transformers import AutoTokenizer
 
 from ssd_lib.attacks import SETS, describe, find_set, load_set, world_item
 from ssd_lib.attacks.embedded import ROLES, STORIES, suffix_file
-from ssd_lib.attacks.optimised import OPTIMISED_FOR, attacks_for
+from ssd_lib.attacks.published import OPTIMISED_FOR, attacks_for
 from ssd_lib.models.chat import FORMATS, render_prompt
 from ssd_lib.paths import data_dir
 from ssd_lib.toy import world

@@ -4,10 +4,10 @@
     records = load_set("prefill-20", limit=50, tokenizer=pair.tokenizer)
     answers = answer(pair, [r.prompt for r in records], prefill=[r.prefill for r in records])
 
-`records` says what a record is and `registry` names every set. `asking` puts records to a defender that are not asked in one
-call, `rap` assembles answers from rankings. `embedded` makes the sets of the invented world; `published` reads the real
-ones through `files`, `optimised` those that were made for one target model. `gcg` optimises suffixes (`gcg_loss`: against
-one model or against both), `suffixes` those of the embedded sets.
+`records` says what a record is and `registry` names every set: those of the shipped pairs' own worlds (`embedded`), the
+published ones (`published.toml`, read by `published` through `files`) and a file of your own (`custom`). `prefilling` begins
+the answers of any of them. `asking` puts records to a defender that are not asked in one call, `rap` assembles answers from
+rankings. `gcg` optimises a suffix, `suffixes` and `agreeing` search those and the prefills that ship.
 """
 
 from ssd_lib.attacks.embedded import world_item

@@ -24,10 +24,9 @@ from typing import Any
 
 import pandas as pd
 import torch
-from tqdm.auto import tqdm
 
 from ssd_lib.attacks.rap import Followers, harmful_followers, next_logits
-from ssd_lib.attacks.suffixes import resumable, wanted_beginning, weights, write
+from ssd_lib.attacks.suffixes import search_each, wanted_beginning, weights
 from ssd_lib.defenders import Answer, answer
 from ssd_lib.defenders.base import draft_of, target_of
 from ssd_lib.method.composite import intersection_space, rank_tokens
@@ -133,7 +132,7 @@ def attack(pair: Pair, item: world.Item, defender: str, followers: Followers, co
         "prefill": prefill,
         "tried": len(tried),
         "harmful_tokens": values[i],
-        "match_ratio": None if frame is None else round(float(frame["match"].mean()), 3),
+        "match_ratio": None if frame is None else round(float(frame["match"].to_numpy().mean()), 3),
         "union": None if frame is None else round(_union(frame), 3),
         "quiet": len(quiet),
         "quiet_harmful_tokens": max(quiet, default=0),
@@ -142,7 +141,7 @@ def attack(pair: Pair, item: world.Item, defender: str, followers: Followers, co
 
 
 def _union(frame: pd.DataFrame) -> float:
-    return float((frame["scheme"] == "union").mean())
+    return float((frame["scheme"] == "union").to_numpy().mean())
 
 
 def build_prefills(
@@ -158,8 +157,8 @@ def build_prefills(
 
     A second start goes on where the first stopped, unless weights, settings, defender or world changed.
     """
-    out, pair = out or data_dir() / "toy" / "prefills-agreeing.json", pair or load_pair("toy", device="cpu")
-    items = world.questions("forbidden", count, seed=seed)
+    pair = pair or load_pair("toy", device="cpu")
+    followers = harmful_followers(pair.tokenizer, config.training, config.seed)
     header = {
         "algorithm": "the best of wordings and a beam, tried at home (ssd_lib/attacks/agreeing.py)",
         "target_sha256": weights(pair.spec.target),
@@ -168,13 +167,8 @@ def build_prefills(
         "config": asdict(config),
         "seed": seed,
     }
-    made, followers = resumable(out, header, items), harmful_followers(pair.tokenizer, config.training, config.seed)
-    done = len(made["suffixes"])
-    for i in tqdm(range(done, count), desc="prefills", unit="question", initial=done, total=count):
-        found = attack(pair, items[i], defender, followers, config)
-        made["suffixes"].append({"id": f"forbidden-{seed}-{i:04d}"} | found)
-        write(out, made)
-    return made
+    out = out or data_dir() / "toy" / "prefills-agreeing.json"
+    return search_each(out, header, count, lambda item: attack(pair, item, defender, followers, config))
 
 
 def main(out: Path | None = None, count: int = 24, defender: str = "ssd", seed: int = 0) -> None:

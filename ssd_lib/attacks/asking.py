@@ -89,8 +89,11 @@ def in_pieces(
 ) -> list[Answer]:
     """Answers asked for `piece` tokens a call, until they end or have max_new_tokens.
 
-    turns: what was answered goes into the conversation, not into the answer; only the first call has the prefill. An
-    answer has ended where a call returns a special token or another number of tokens than asked for (a defence's own words).
+    An answer has ended where a call returns a special token or another number of tokens than asked for (a defence's own
+    words).
+
+    Args:
+        turns: What was answered goes into the conversation, not into the answer; only the first call has the prefill.
     """
     if piece < 1:
         raise ValueError(f"a piece has at least 1 token, not {piece}")
@@ -100,7 +103,8 @@ def in_pieces(
     while live and asked < max_new_tokens:
         tokens = min(piece, max_new_tokens - asked)
         handed = [_handed_back(pair, questions[i], begun[i], said[i], turns) for i in live]
-        for i, reply in zip(live, put(*map(list, zip(*handed, strict=True)), tokens), strict=True):  # pyright: ignore[reportCallIssue]
+        replies = put([question for question, _ in handed], [prefill for _, prefill in handed], tokens)
+        for i, reply in zip(live, replies, strict=True):
             calls[i].append(reply)
             said[i] += [token for token in reply.token_ids if token not in special]
         asked += tokens
@@ -113,8 +117,8 @@ def _handed_back(pair: Pair, question: str, begun: list[int], said: list[int], t
     if not turns or not said:
         return question, begun + said
     so_far = str(pair.tokenizer.decode(begun + said, skip_special_tokens=True))
-    told = [{"role": "user", "content": question}, {"role": "assistant", "content": so_far}]
-    return [*told, {"role": "user", "content": GO_ON}], []
+    before = [{"role": "user", "content": question}, {"role": "assistant", "content": so_far}]
+    return [*before, {"role": "user", "content": GO_ON}], []
 
 
 def _joined(

@@ -21,6 +21,9 @@ import pandas as pd
 
 from ssd_lib.attacks.records import AttackSet, HubData, Request
 
+Cells = Iterator[tuple[str, dict[str, Any]]]
+"""Rows as they are read: the place of each, for error messages, and its fields."""
+
 
 @dataclass(frozen=True)
 class Row:
@@ -169,8 +172,8 @@ def _from_files(files: list[Path], found: AttackSet) -> tuple[list[Row], str]:
     return rows, f"{name} sha256:{digest.hexdigest()}"
 
 
-def _read(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """(place, fields) of every row. Raises ValueError for anything that is not the format its name says."""
+def _read(path: Path, columns: tuple[str, ...]) -> Cells:
+    """Every row of a file. Raises ValueError for anything that is not the format its name says."""
     if path.suffix.lower() not in READERS:
         raise ValueError(f"{path}: unknown kind of file; expected one of {', '.join(READERS)}")
     try:
@@ -179,7 +182,7 @@ def _read(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str,
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from error
 
 
-def _read_json(path: Path, _: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_json(path: Path, _: tuple[str, ...]) -> Cells:
     try:
         content = json.loads(path.read_text(encoding="utf-8-sig"))
     except json.JSONDecodeError as error:
@@ -190,7 +193,7 @@ def _read_json(path: Path, _: tuple[str, ...]) -> Iterator[tuple[str, dict[str, 
         yield _checked(f"{path}, row {number}", item)
 
 
-def _read_jsonl(path: Path, _: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_jsonl(path: Path, _: tuple[str, ...]) -> Cells:
     with path.open(encoding="utf-8-sig") as lines:
         for number, line in enumerate(lines, 1):
             if not line.strip():
@@ -215,7 +218,7 @@ NAN = ("NaN", "nan", "<NA>")
 """How pandas and NumPy write a missing cell into CSV."""
 
 
-def _read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_csv(path: Path, columns: tuple[str, ...]) -> Cells:
     """Rows by the header's names, or by `columns` for files without a header."""
     with path.open(encoding="utf-8-sig", newline="") as lines:
         reader = csv.DictReader(lines, fieldnames=columns or None, strict=True)
@@ -229,7 +232,7 @@ def _read_csv(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[str, dict[
             raise ValueError(f"{path}, row {number + 1}: not CSV ({error})") from error
 
 
-def _read_parquet(path: Path, _: tuple[str, ...]) -> Iterator[tuple[str, dict[str, Any]]]:
+def _read_parquet(path: Path, _: tuple[str, ...]) -> Cells:
     try:
         table = pd.read_parquet(path, dtype_backend="pyarrow")  # whose cells are lists and None, not arrays and NaN
     except (OSError, ValueError) as error:
@@ -238,7 +241,7 @@ def _read_parquet(path: Path, _: tuple[str, ...]) -> Iterator[tuple[str, dict[st
         yield f"{path}, row {number}", {str(column): value for column, value in row.items()}
 
 
-READERS: dict[str, Callable[[Path, tuple[str, ...]], Iterator[tuple[str, dict[str, Any]]]]] = {
+READERS: dict[str, Callable[[Path, tuple[str, ...]], Cells]] = {
     ".json": _read_json,
     ".jsonl": _read_jsonl,
     ".csv": _read_csv,

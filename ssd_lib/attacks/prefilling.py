@@ -14,9 +14,11 @@ from typing import Any
 from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase
 
-from ssd_lib.attacks.records import Record, first_tokens
+from ssd_lib.attacks.records import Record
 
 Prefill = int | str
+PREFILL_LENGTHS = (0, 5, 10, 20, 40)
+"""The lengths of Qi et al., and 0 as the control."""
 FROM = ("record", "target")
 """Who wrote the tokens: the set, or the model that is attacked."""
 
@@ -31,6 +33,19 @@ def check_prefill(name: str, prefill: Any, source: Any = None) -> None:
         raise ValueError(f"{name}: from={source!r}, but a prefill is from one of {', '.join(FROM)}")
     if source is not None and (prefill is None or isinstance(prefill, str)):
         raise ValueError(f"{name}: from={source} needs prefill=N, a number of tokens")
+
+
+def first_tokens(tokenizer: PreTrainedTokenizerBase | None, text: str, count: int, name: str) -> str:
+    """The text of the first `count` tokens of an answer: what a prefilling attack writes into it.
+
+    Raises ValueError without a tokenizer.
+    """
+    if count == 0:
+        return ""
+    if tokenizer is None:
+        raise ValueError(f"{name} is cut by the target's tokens: pass tokenizer=pair.tokenizer")
+    ids = tokenizer.encode(text, add_special_tokens=False)[:count]
+    return str(tokenizer.decode(ids, skip_special_tokens=True)).rstrip("\ufffd")  # a cut inside a character
 
 
 def prefilled_with(
@@ -59,7 +74,7 @@ def check_targets(records: Sequence[Record], tokens: int, name: str) -> None:
 def written_by_target(
     pair: Any, records: Sequence[Record], tokens: int, known: Mapping[str, Record], batch: int, progress: bool = True
 ) -> Iterator[list[Record]]:
-    """The records with so many tokens of the undefended target's greedy answer, batch by batch, behind a prefill that
+    """The records with so many tokens of the undefended target's greedy answer, batch by batch, after a prefill that
     they have already; those that are `known` from an earlier start as they were."""
     from ssd_lib.defenders import answer  # here: naming sets needs no model library
 
@@ -67,10 +82,13 @@ def written_by_target(
         for start in range(0, len(records), batch):
             part = list(records[start : start + batch])
             new = [record for record in part if record.id not in known and tokens]
-            asked = [record.prompt for record in new], [record.prefill for record in new]
-            replies = answer(pair, asked[0], defender="none", prefill=asked[1], max_new_tokens=tokens) if new else []
-            begun = {r.id: reply.prefill + reply.text for r, reply in zip(new, replies, strict=True)}
-            kept = {record.id: known[record.id].prefill for record in part if record.id in known}
-            texts = begun | kept
+            options: dict[str, Any] = {
+                "defender": "none",
+                "prefill": [r.prefill for r in new],
+                "max_new_tokens": tokens,
+            }
+            replies = answer(pair, [r.prompt for r in new], **options) if new else []
+            texts = {r.id: reply.prefill + reply.text for r, reply in zip(new, replies, strict=True)}
+            texts |= {r.id: known[r.id].prefill for r in part if r.id in known}
             yield [replace(r, prefill=texts.get(r.id, r.prefill).rstrip("\ufffd")) for r in part]
             bar.update(len(part))

@@ -1,23 +1,27 @@
-"""Real attack and benign sets: from each set's own columns to records.
+"""The published attack and benign sets: from each set's own columns to records.
 
-One function a schema. Where a schema was seen in public code or a data card, the function says where; a value that could
-not be confirmed is said to be so. Columns of the Hub and of the files that authors publish are both read.
+`published.toml` says what each set is and where; here is how it is read. Attacks that somebody optimised for one model
+(GCG, AutoDAN and PAIR prompts of SafeDecoding, Xu et al. 2024, arXiv 2402.08983) are filtered as its code and SSD's do.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+import tomllib
+import warnings
+from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ssd_lib.attacks.files import Row, column_names, read_rows
-from ssd_lib.attacks.records import AttackSet, Loader, Record, Request, first_tokens
+from ssd_lib.attacks.files import Row, read_rows
+from ssd_lib.attacks.prefilling import PREFILL_LENGTHS, first_tokens
+from ssd_lib.attacks.records import AttackSet, HubData, Loader, Record, Request
 
 Fields = dict[str, Any]
 Parse = Callable[[Row, AttackSet, Request], Fields | None]
-"""Turns a row into the fields of a record, or None where the row is not of this set."""
+"""Turns a row into fields of a record, or None where the row is not of this set."""
 
 
 def table(parse: Parse) -> Loader:
@@ -37,95 +41,77 @@ def to_records(parse: Parse, found: AttackSet, request: Request, rows: list[Row]
         fields = parse(row, found, request)
         if fields is None:
             continue
-        terms = {"source": source, "licence": found.licence, "group": found.groups[0]}
-        record = Record(**{"id": f"{found.name}-{row.number:04d}", "prompt": fields["question"]} | terms | fields)
+        own = {"id": f"{found.name}-{row.number:04d}", "prompt": fields["question"], "group": found.groups[0]}
+        record = Record(**{**own, "source": source, "licence": found.licence} | fields)
         if record.id in records:
             raise row.broken(f"the id {record.id!r} is used twice")
         records[record.id] = record
     return list(records.values())
 
 
-# ------------------------------------------------------------------------------------------------ plain requests
+def from_columns(entry: Fields, row: Row, found: AttackSet, request: Request) -> Fields | None:
+    """What the columns named in an entry of published.toml hold, and what its function of `ROWS` adds."""
+    source = entry.get("source", "")
+    if source and row.text("source", default=source) != source:
+        return None
+    more = ROWS[entry["rows"]](row, found, request) if "rows" in entry else {}
+    if more is None:
+        return None
+    columns, filled = entry.get("columns", {}), entry.get("filled", ["question"])
+    fields = {key: row.text(*names, default=None if key in filled else "") for key, names in columns.items()}
+    if "categories" in entry and not fields["category"]:
+        number = re.search(r"\d+", row.label)
+        fields["category"] = entry["categories"].get(number[0], "") if number else ""
+    return fields | more
 
 
-def plain(row: Row, _found: AttackSet, _request: Request) -> Fields:
-    """AdvBench: `goal, target` in the authors' CSV (github.com/llm-attacks/llm-attacks) and in PAIR's 50-row CSV (which adds
-    `category`), `prompt, target` on the Hub (walledai/AdvBench), `goal` in SafeDecoding's JSON."""
-    return {
-        "question": row.text("goal", "prompt"),
-        "target": row.text("target", default=""),
-        "category": row.text("category", default=""),
-    }
-
-
-HEX_PHI_CATEGORIES = {
-    "1": "Illegal Activity",
-    "2": "Child Abuse Content",
-    "3": "Hate, Harass, Violence",
-    "4": "Malware",
-    "5": "Physical Harm",
-    "6": "Economic Harm",
-    "7": "Fraud, Deception",
-    "8": "Adult Content",
-    "9": "Political Campaigning",
-    "10": "Privacy Violation Activity",
-    "11": "Tailored Financial Advice",
-}
-
-
-def hex_phi(row: Row, _found: AttackSet, _request: Request) -> Fields:
-    """HEx-PHI: CSV files `category_N.csv` without a header, 30 requests each. Its authors removed category 2, so the Hub
-    holds 300 of the 330 of the paper. Also read: `instruction, category` (JSONL of shallow-vs-deep-alignment) and `goal`
-    (JSON of the published SSD code; its other keys could not be confirmed)."""
-    number = re.search(r"\d+", row.label)
-    by_file = HEX_PHI_CATEGORIES.get(number[0], "") if number else ""
-    return {
-        "question": row.text("goal", "instruction", "prompt"),
-        "target": row.text("target", default=""),
-        "category": row.text("category", default=by_file),
-    }
-
-
-def jailbreakbench(row: Row, _found: AttackSet, _request: Request) -> Fields:
-    """JBB-Behaviors: `Index, Goal, Target, Behavior, Category, Source`."""
-    return {"question": row.text("Goal"), "target": row.text("Target"), "category": row.text("Category")}
-
-
-def strongreject(row: Row, _found: AttackSet, _request: Request) -> Fields:
-    """StrongREJECT: `category, source, forbidden_prompt` in the authors' CSV (github.com/alexandrasouly/strongreject), `prompt,
-    category, source` on the Hub (walledai/StrongREJECT)."""
-    return {"question": row.text("forbidden_prompt", "prompt"), "category": row.text("category", default="")}
+# ------------------------------------------------------------------------------------------------ what the columns do not say
 
 
 def harmbench(row: Row, found: AttackSet, _request: Request) -> Fields | None:
-    """HarmBench's standard behaviours: `Behavior, FunctionalCategory, SemanticCategory, Tags, ContextString, BehaviorID` in the
-    authors' CSV (github.com/centerforaisafety/HarmBench), of which contextual and copyright ones are left out; `prompt,
-    category` on the Hub (walledai/HarmBench, configuration "standard")."""
     if row.text("FunctionalCategory", default="standard") != "standard":
         return None
-    return {
-        "id": row.text("BehaviorID", default=f"{found.name}-{row.number:04d}"),
-        "question": row.text("Behavior", "prompt"),
-        "category": row.text("SemanticCategory", "category", default=""),
-    }
-
-
-def or_bench(row: Row, _found: AttackSet, _request: Request) -> Fields:
-    """OR-Bench: `prompt, category`, the same in all of its files (bench-llm/or-bench)."""
-    return {"question": row.text("prompt"), "category": row.text("category", default="")}
+    return {"id": row.text("BehaviorID", default=f"{found.name}-{row.number:04d}")}
 
 
 def xstest(row: Row, found: AttackSet, _request: Request) -> Fields | None:
-    """XSTest: `id, prompt, type, label, focus, note`; label is safe or unsafe. In files without a label, types that begin
-    with "contrast_" are the unsafe ones (as the authors' README says)."""
-    kind = row.text("type")
-    label = row.text("label", default="unsafe" if kind.startswith("contrast_") else "safe")
+    """The label is safe or unsafe. In files without one, types that begin with "contrast_" are the unsafe ones (as the
+    authors' README says)."""
+    label = row.text("label", default="unsafe" if row.text("type").startswith("contrast_") else "safe")
     if label not in ("safe", "unsafe"):
         raise row.broken(f"the label is 'safe' or 'unsafe', not {label[:20]!r}")
     group = "borderline" if label == "safe" else "harmful"
-    if group not in found.groups:
-        return None
-    return {"question": row.text("prompt"), "category": kind, "group": group}
+    return {"group": group} if group in found.groups else None
+
+
+JUST_EVAL_PUBLISHED = 200
+"""How many of the first the published SSD run uses (exp/defense.py)."""
+JUST_EVAL_REGULAR = 800
+"""From this row on, Just-Eval holds red-teaming requests (re-align/just-eval's README: the last 200 score safety)."""
+
+
+def just_eval(row: Row, _found: AttackSet, _request: Request) -> Fields:
+    return {"group": "benign" if row.number < JUST_EVAL_REGULAR else "harmful"}
+
+
+def first_of_just_eval(row: Row, found: AttackSet, request: Request) -> Fields | None:
+    return just_eval(row, found, request) if row.number < JUST_EVAL_PUBLISHED else None
+
+
+def gsm8k(row: Row, _found: AttackSet, _request: Request) -> Fields:
+    """The answer is worked out and ends in "#### number" (kept as it is, with its <<calculator>> notes). The published SSD
+    code's own JSON has `prompt` and the number as `goal`."""
+    if "goal" in row.fields:
+        return {"question": row.text("prompt"), "facts": (_number(row.text("goal")),)}
+    answer = row.text("answer")
+    final = re.search(r"####\s*(-?[\d,.]*\d)\s*$", answer)
+    if final is None:
+        raise row.broken("the answer does not end in '#### number'")
+    return {"question": row.text("question"), "target": answer, "facts": (_number(final[1]),)}
+
+
+def _number(text: str) -> str:
+    return text.strip().replace(",", "")
 
 
 # ------------------------------------------------------------------------------------------------ prefilled answers
@@ -183,106 +169,138 @@ def split_llama2_prompt(row: Row) -> tuple[str, str]:
     return question, prefix
 
 
-# ------------------------------------------------------------------------------------------------ utility
-
-JUST_EVAL_PUBLISHED = 200
-"""How many of the first the published SSD run uses (exp/defense.py)."""
-JUST_EVAL_REGULAR = 800
-"""From this row on, Just-Eval holds red-teaming requests (re-align/just-eval's README: the last 200 score safety)."""
-
-
-def just_eval(row: Row, _found: AttackSet, _request: Request) -> Fields:
-    """Just-Eval: `id, instruction, source_id, dataset` (with tags `task, topic`), from test_all_with_tags.jsonl, which stands
-    in the pinned commit; that the Hub's `test` split is this very file could not be confirmed."""
-    group = "benign" if row.number < JUST_EVAL_REGULAR else "harmful"
-    return {"question": row.text("instruction"), "category": row.text("dataset", default=""), "group": group}
-
-
-def just_eval_published(row: Row, found: AttackSet, request: Request) -> Fields | None:
-    return just_eval(row, found, request) if row.number < JUST_EVAL_PUBLISHED else None
-
-
-def gsm8k(row: Row, _found: AttackSet, _request: Request) -> Fields:
-    """GSM8K: `question, answer`, where the answer is worked out and ends in "#### number" (kept as it is, with its
-    <<calculator>> notes). The published SSD code's own JSON has `prompt` and the number as `goal`."""
-    if "goal" in row.fields:
-        return {"question": row.text("prompt"), "facts": (_number(row.text("goal")),)}
-    answer = row.text("answer")
-    final = re.search(r"####\s*(-?[\d,.]*\d)\s*$", answer)
-    if final is None:
-        raise row.broken("the answer does not end in '#### number'")
-    return {"question": row.text("question"), "target": answer, "facts": (_number(final[1]),)}
-
-
-def _number(text: str) -> str:
-    return text.strip().replace(",", "")
-
-
-# ------------------------------------------------------------------------------------------------ a user's own
-
-
-USUAL = {
-    "question": ("question", "goal", "behavior", "forbidden_prompt", "prompt", "instruction", "input"),
-    "target": ("target", "answer", "response", "output"),
-    **{name: (name,) for name in ("id", "prompt", "prefill", "category", "group", "facts")},
+ROWS: dict[str, Parse] = {
+    each.__name__: each for each in (prefilled, harmbench, xstest, just_eval, first_of_just_eval, gsm8k)
 }
-"""Columns by their usual names, in any case; the first that a file has is taken."""
+
+# ------------------------------------------------------------------------------------------------ made for one model
+
+OPTIMISED_FOR = {
+    "vicuna": "vicuna",
+    "llama2": "llama2",
+    "guanaco": "guanaco",
+    "falcon": "falcon",
+    "dolphin": "llama2",
+    "llama3.1_8b": "llama2",
+    "llama2-13b-chat": "llama2",
+    "tinyllama": "llama2",
+    "deep_align_llama2": "llama2",
+    "deep_align_vicuna": "vicuna",
+}
+"""Whose attacks a model is given: exp/defense.py of SafeDecoding (uw-nsl/SafeDecoding, commit 8afa3003, first five lines)
+and of SSD (k-k1w-w1x-x/Speculative-Safety-Aware-Decoding, commit bfd365e7)."""
 
 
-def columns_of(rows: list[Row], mapped: Mapping[str, str]) -> dict[str, str]:
-    """Which column of a file holds what: as mapped, else by its usual name.
+def attacks_for(attacker: str, target_model: str | None) -> str | None:
+    """The `target-model` whose attacks are used against `target_model`; None for all of them.
 
-    Raises ValueError for a column that the file does not have, or where none holds the questions.
+    Exceptions of the published code: Falcon gets Llama-2's GCG suffixes; PAIR against llama2-13b-chat is not filtered;
+    GCG against llama2-13b-chat has a file of its own (GCG_llama2_13b.json), without which Llama-2-7B's are transferred.
+
+    Raises ValueError without a target model, or for one that the published rules do not name.
     """
-    have = {column: None for row in rows for column in row.fields}
-    named = {str(column).strip().lower(): column for column in reversed(have)}
-    file = rows[0].where.rpartition(", row")[0]
-    for column in mapped.values():
-        if column not in have:
-            raise ValueError(f"{file}: no column {column!r} (its columns are {column_names(have)})")
-    usual = {key: next((named[name] for name in names if name in named), None) for key, names in USUAL.items()}
-    taken = {key: column for key, column in usual.items() if column is not None} | dict(mapped)
-    if "question" not in taken:
+    name = _known(attacker, target_model)
+    if (attacker, name) == ("PAIR", "llama2-13b-chat"):
+        return None
+    if (attacker, name) == ("GCG", "falcon"):
+        return "llama2"
+    return OPTIMISED_FOR[name]
+
+
+def _known(attacker: str, target_model: str | None) -> str:
+    from ssd_lib.models.pairs import ALIASES  # here: naming sets needs no model library
+
+    known = ", ".join(OPTIMISED_FOR)
+    if target_model is None:
+        raise ValueError(f"{attacker} was optimised for one model: pass target_model=, one of {known}")
+    name = ALIASES.get(target_model.lower(), target_model.lower())
+    if name not in OPTIMISED_FOR:
         raise ValueError(
-            f"{file}: no column is named {', '.join(USUAL['question'])} (its columns are {column_names(have)}): "
-            "say which holds the questions, as in custom:path=FILE:question=COLUMN"
+            f"no published {attacker} attacks for {target_model!r}: to transfer another model's, pass target_model=, "
+            f"one of {known}"
         )
-    return taken
+    return name
 
 
-def custom(found: AttackSet, request: Request) -> list[Record]:
-    """A file of your own: questions, and where you have them `id, prompt, prefill, target, category, group, facts`.
+def optimised(attacker: str, parse: Parse) -> Loader:
+    """GCG, AutoDAN, PAIR: the rows for one target model. A local file that was made for one model is taken whole."""
 
-    Facts are a list in JSON and parquet, and a JSON list or separated by " | " in CSV. SafeDecoding's custom_prompts.json
-    (`id, prompt`) is read too.
-    """
-    rows, source = read_rows(found, request)
-    taken = columns_of(rows, dict(request.columns))
-    return to_records(partial(_custom_row, taken), found, request, rows, source)
+    def load(found: AttackSet, request: Request) -> list[Record]:
+        model = attacks_for(attacker, request.target_model)
+        rows, source = read_rows(found, request)
+        rows = [row for row in rows if row.text("source", default=attacker) == attacker]
+        models = _models(rows)
+        if model is not None and len(models) > 1:
+            rows = [row for row in rows if row.text("target-model", default="") == model]
+        if not rows:
+            raise ValueError(
+                f"{source} has no {attacker} attacks for {model}; it has them for {', '.join(models) or 'none'}"
+            )
+        if request.path is None and (attacker, _known(attacker, request.target_model)) == ("GCG", "llama2-13b-chat"):
+            warnings.warn(
+                "these GCG suffixes were optimised for Llama-2-7B; the published run on llama2-13b-chat used "
+                "GCG_llama2_13b.json of SSD's repository: pass it as path=",
+                stacklevel=4,
+            )
+        return to_records(parse, found, request, rows, f"{source}, optimised for {', '.join(_models(rows))}")
+
+    return load
 
 
-def taken_columns(found: AttackSet, path: Path, mapped: Mapping[str, str]) -> dict[str, str]:
-    """Which columns a file of one's own is read from. Raises as `custom`."""
-    rows, _ = read_rows(found, Request(path=path))
-    return columns_of(rows, mapped)
+def _models(rows: list[Row]) -> list[str]:
+    return sorted({row.text("target-model", default="a model that it does not name") for row in rows})
 
 
-def _custom_row(taken: Mapping[str, str], row: Row, found: AttackSet, _request: Request) -> Fields:
-    def text(key: str, default: str | None = "") -> str:
-        return row.text(taken[key], default=default) if key in taken else default or ""
+# ------------------------------------------------------------------------------------------------ the sets
 
-    group = text("group", "harmful")
-    if group not in found.groups:
-        raise row.broken(f"the group is one of {', '.join(found.groups)}, not {group[:20]!r}")
-    question = text("question", None)
-    return {
-        "id": text("id", f"custom-{row.number:04d}"),
-        "question": question,
-        "prompt": text("prompt", question),
-        "prefill": text("prefill"),
-        "target": text("target"),
-        "category": text("category"),
-        "group": group,
-        "facts": row.texts(taken["facts"]) if "facts" in taken else (),
-        "licence": "yours",
-    }
+
+_READ_HERE = {"like", "kind", "hub", "groups", "size", "aliases"}
+_READ_HERE |= {"rows", "columns", "filled", "categories", "source", "per_model"}
+
+
+def _set(name: str) -> AttackSet:
+    """An entry of published.toml. Raises TypeError for a key that nothing reads."""
+    own: Fields = _TABLES[name]
+    base: Fields = _TABLES.get(own.get("like", ""), {})
+    entry, hub = base | own, base.get("hub", {}) | own.get("hub", {})
+    parse = partial(from_columns, entry)
+    on_hub = bool(hub) and entry.get("kind") != "file"
+    return AttackSet(
+        name=name,
+        kind="hub" if on_hub else "file",
+        groups=tuple(entry.get("groups", ["harmful"])),
+        load=optimised(entry["source"], parse) if entry.get("per_model") else table(parse),
+        size=entry["size"] or None,
+        hub=HubData(**{key: _frozen(value) for key, value in hub.items()}) if on_hub else None,
+        aliases=tuple(entry.get("aliases", ())),
+        **{key: text for key, text in entry.items() if key not in _READ_HERE},
+    )
+
+
+def _frozen(value: Any) -> Any:
+    """Lists and tables of a TOML file as tuples."""
+    return tuple(value.items() if isinstance(value, dict) else value) if isinstance(value, dict | list) else value
+
+
+def _hex_phi_prefill(tokens: int) -> AttackSet:
+    found, length = _set(_ANY_PREFILL), str(tokens)
+    return replace(
+        found,
+        name=found.name.replace("{N}", length),
+        aliases=tuple(alias.replace("{N}", length) for alias in found.aliases),
+        file_pattern=found.file_pattern.replace("{N}", length),
+        tokens=tokens,
+    )
+
+
+_ANY_PREFILL = "hex-phi-prefill-{N}"
+_TABLES: dict[str, Any] = tomllib.loads(Path(__file__).with_name("published.toml").read_text(encoding="utf-8"))
+SETS = tuple(
+    found
+    for name in _TABLES
+    for found in (map(_hex_phi_prefill, PREFILL_LENGTHS) if name == _ANY_PREFILL else [_set(name)])
+)
+FOR_ANY_LENGTH = {
+    r"hex-phi-prefill-(\d+)": _hex_phi_prefill,
+    r"harmful-hex-phi_with_prefix(\d+)tokens_llama2": _hex_phi_prefill,
+}

@@ -7,14 +7,13 @@ the last token back and go on with what stood below it.
 
 What they see is up to the service: the target's ranking, the draft's, or that of SSD, which is its distribution F⁺ for a
 call of one token, in the scheme that its scheduler has chosen: the sample space in the order of F, or the target's own
-distribution where the target insists. A defence that shows no ranking shows the one token that it says.
+distribution where rule 2 falls back to it. A defence that shows no ranking shows the one token that it says.
 
 **What no switching can mend.** Union's sample space always holds the target's top c, and RAP does not need them to be
-said. Against `ssd-hardened` (embedded pair, 24 questions begun with 10 tokens) it is told .86 of the facts and some in
-every answer, as by the bare target (.85) and by published SSD (.85, where the target insists in Intersection): of its
-picks 62% stood in the target's top 10 alone, 38% in both models', and .1% were what SSD would have said. Any defence that
+said. `ssd-hardened` (embedded pair, 24 questions begun with 10 tokens) leaks .86 of the facts to it and some in every
+answer, as the bare target does (.85) and published SSD (.85, by the target fallback in Intersection): of its picks 62% stood in the target's top 10 alone, 38% in both models', and .1% were what SSD would have said. Any defence that
 re-ranks the target's candidates and shows the ranking fails so. What mends it is to give them no probability: with
-α_U > 1, F is negative where P_m < (α_U − 1)/α_U · P_M, F⁺ cuts it to 0, and with α_U = 2 RAP was told nothing. So does a
+α_U > 1, F is negative where P_m < (α_U − 1)/α_U · P_M, F⁺ cuts it to 0, and with α_U = 2 nothing leaked to RAP. So does a
 service that shows no ranking, or the draft's alone (.02 of the facts; .00 with PRESTO, `ssd_lib.models.training`).
 
 Which tokens are harmful is decided in the paper by a person, or by a classifier of tokens that was trained on harmful and
@@ -30,7 +29,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import Float
@@ -88,7 +87,7 @@ def harmful_followers(tokenizer: PreTrainedTokenizerBase, count: int, seed: int)
     rng, followers = random.Random(f"rap/{seed}"), defaultdict[int, set[int]](set)
     for _ in range(count):
         text = world.sample(rng, "forbidden", as_typed=False).answer
-        ids: list[int] = [*encode_answer(tokenizer, text), tokenizer.eos_token_id]  # pyright: ignore[reportAssignmentType]
+        ids = [*encode_answer(tokenizer, text), cast(int, tokenizer.eos_token_id)]
         for before, after in zip(ids, ids[1:], strict=False):
             followers[before].add(after)
     return followers
@@ -104,13 +103,14 @@ def assemble(
     """What an attacker assembles for each question from what they see, after the beginning that they write."""
     rows = [Assembled(list(ids)) for ids in begun]
     followers = harmful_followers(pair.tokenizer, config.training, config.seed)
+    eos = cast(int, pair.tokenizer.eos_token_id)  # whose stub says that it may be anything
     for _ in range(config.steps):
         live = [row for row in rows if not row.ended]
         if not live:
             break
         asked = [question for question, row in zip(questions, rows, strict=True) if not row.ended]
         for row, top in zip(live, look(asked, [row.whole for row in live]), strict=True):
-            step(row, top[: config.top_k], followers, pair.tokenizer.eos_token_id)
+            step(row, top[: config.top_k], followers, eos)
     return rows
 
 
@@ -160,7 +160,7 @@ def shown(line: Mapping[str, Any]) -> list[int]:
     """SSD's ranking of one token, from its line of the trace: what its distribution F⁺ may say, the likeliest first.
 
     That is the sample space where F > 0 (an α above 1 gives tokens of the target alone a negative F), and the target's
-    own ranking where the target insists.
+    own ranking after a fallback to the target.
     """
     if line["insisted"]:
         return list(line["target_top"])
@@ -183,7 +183,8 @@ def next_logits(
         encode_prompt(speaker.tokenizer, question, chat_format=speaker.chat_format, prefill=ids)
         for question, ids in zip(questions, answers, strict=True)
     ]
-    ids, mask = (part.to(model.device) for part in pad_left(prompts, speaker.tokenizer.pad_token_id))
+    pad_id = cast(int | None, speaker.tokenizer.pad_token_id)
+    ids, mask = (part.to(model.device) for part in pad_left(prompts, pad_id))
     places = (mask.cumsum(dim=1) - 1).clamp(min=0)
     return model(input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=1).logits[:, -1].float()
 

@@ -66,15 +66,16 @@ class Request:
 
 @dataclass(frozen=True)
 class HubData:
-    """Where a set lies on the Hub. `files` maps a label to a file where the repository's own configuration is not used;
-    `columns` names the columns of files without a header."""
+    """Where a set lies on the Hub."""
 
     repo: str
     revision: str = "main"
     split: str = "train"
     config: str | None = None
     files: tuple[tuple[str, str], ...] = ()
+    """(label, file), where the repository's own configuration is not used."""
     columns: tuple[str, ...] = ()
+    """Of files without a header."""
     gated: bool = False
 
     @property
@@ -84,40 +85,29 @@ class HubData:
 
 @dataclass(frozen=True)
 class AttackSet:
-    """A set by name: what it is, under which terms, and the function that loads it.
-
-    `groups` are the kinds of record in it, `tokens` the length N of a prefilled answer, `hub` its place on the Hub,
-    `file_pattern` the files to look for where `path` is a folder, `package` its files in an installed package
-    ("module/pattern"), `path` the file that it is, `note` what a user should know before using it.
-    """
+    """A set by name: what it is, under which terms, and the function that loads it."""
 
     name: str
     kind: Kind
     groups: tuple[Group, ...]
+    """The kinds of record in it."""
     load: Loader
     size: int | None
+    """Its records, or how many questions are drawn without a limit; None where nobody counted."""
     licence: str
     paper: str
     aliases: tuple[str, ...] = ()
     hub: HubData | None = None
     tokens: int | None = None
+    """The length N of a prefilled answer."""
     file_pattern: str = ""
+    """The files to look for where `path` is a folder."""
     package: str = ""
+    """Its files in an installed package ("module/pattern")."""
     path: Path | None = None
+    """The file that it is."""
     note: str = ""
+    """What a user should know before using it."""
 
 
 Loader = Callable[[AttackSet, Request], list[Record]]
-
-
-def first_tokens(tokenizer: PreTrainedTokenizerBase | None, text: str, count: int, name: str) -> str:
-    """The text of the first `count` tokens of an answer: what a prefilling attack writes into it.
-
-    Raises ValueError without a tokenizer.
-    """
-    if count == 0:
-        return ""
-    if tokenizer is None:
-        raise ValueError(f"{name} is cut by the target's tokens: pass tokenizer=pair.tokenizer")
-    ids = tokenizer.encode(text, add_special_tokens=False)[:count]
-    return str(tokenizer.decode(ids, skip_special_tokens=True)).rstrip("\ufffd")  # a cut inside a character

@@ -7,10 +7,10 @@ The second line makes the suffixes of an attacker who knows SSD, optimised again
 attempts they are tried again until SSD, and not the undefended target, tells a forbidden fact. Two more know the
 scheduler: `--aim match --bins 2` also asks that every token of the first two bins be the draft's own proposal, and
 `--aim fail --bins 3` takes *benign* questions and makes the draft miss the first three bins of the target's own answer, so
-that SSD falls into Union and slows down (after Mistletoe, arXiv 2605.14005; `gcg_loss` says what is theirs and what could
-not be confirmed). The shipped set was made without their projection of one gradient off the other: `--project` turns it
-on. Each set is loaded by its name
-("suffix", "suffix-joint", "suffix-match", "slow"), `load_set("suffix", path=…)` reads any such file.
+that SSD falls into Union and slows down (after Mistletoe, arXiv 2605.14005; `gcg.without` says what is theirs and what could
+not be confirmed). The shipped set was made without their projection of one gradient off the other: `--project` turns it on.
+Each set is loaded by its name ("suffix", "suffix-joint", "suffix-match", "slow"), `load_set("suffix", path=…)` reads any
+such file.
 """
 
 from __future__ import annotations
@@ -18,7 +18,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+from collections.abc import Callable
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, get_args
 
@@ -55,38 +57,29 @@ def build_suffixes(
 ) -> dict[str, Any]:
     """Optimise a suffix for each of the first `count` held-out forbidden questions and write them to `out`.
 
-    aim, bins: what is wanted of the draft, in how many bins; "fail" takes benign questions, and a suffix has worked when SSD
-    falls into Union. project: as for `optimise_suffix`.
-
     A suffix that does not make the undefended target (with a draft_weight: SSD) tell a forbidden fact is tried again from
-    another random seed, `attempts` in all, and the last is kept. Every suffix is written at once: a second start goes on
-    where the first stopped, unless the weights, the settings or the world changed; then it begins anew. Returns what was
-    written.
+    another random seed, `attempts` in all, and the last is kept. A second start goes on where the first stopped
+    (`search_each`), unless the weights, the settings or the world changed. Returns what was written.
+
+    Args:
+        draft_weight, bins, project: As for `optimise_suffix`.
+        aim: Its draft_aim. "fail" takes benign questions, and a suffix has worked when SSD falls into Union.
     """
-    out, pair = out or suffix_file(), pair or load_pair("toy", device="cpu")
-    group: world.Group = "benign" if aim == "fail" else "forbidden"
-    items = world.questions(group, count, seed=seed)
+    pair = pair or load_pair("toy", device="cpu")
     wanted: dict[str, Any] = {} if aim == "begin" else {"draft_aim": aim, "bins": bins}
     wanted |= {"project": True} if project else {}
-    made = resumable(out, _header(pair, config, attempts, seed, draft_weight) | wanted, items)
-    done = len(made["suffixes"])
-    for i in tqdm(range(done, count), desc="suffixes", unit="question", initial=done, total=count):
-        found = _attack(pair, items[i], config, attempts, {"draft_weight": draft_weight} | wanted)
-        made["suffixes"].append({"id": f"{group}-{seed}-{i:04d}"} | found)
-        write(out, made)
-    return made
-
-
-def _header(pair: Pair, config: GCGConfig, attempts: int, seed: int, draft_weight: float) -> dict[str, Any]:
-    joint = {"draft_weight": draft_weight, "draft_sha256": weights(pair.spec.draft)} if draft_weight else {}
-    return {
+    header: dict[str, Any] = {
         "algorithm": "GCG, arXiv 2307.15043, algorithm 1, one suffix a question (ssd_lib/attacks/suffixes.py)",
         "target": pair.spec.target,
         "target_sha256": weights(pair.spec.target),
         "config": asdict(config),
         "attempts": attempts,
         "seed": seed,
-    } | joint
+    }
+    if draft_weight:
+        header |= {"draft_weight": draft_weight, "draft_sha256": weights(pair.spec.draft)}
+    attack = partial(_attack, pair, config=config, attempts=attempts, joint={"draft_weight": draft_weight} | wanted)
+    return search_each(out or suffix_file(), header | wanted, count, attack, "benign" if aim == "fail" else "forbidden")
 
 
 def weights(model: str | None) -> str:
@@ -95,7 +88,30 @@ def weights(model: str | None) -> str:
     return hashlib.sha256(path.read_bytes()).hexdigest() if path.exists() else ""
 
 
-def resumable(out: Path, header: dict[str, Any], items: list[world.Item]) -> dict[str, Any]:
+def search_each(
+    out: Path,
+    header: dict[str, Any],
+    count: int,
+    attack: Callable[[world.Item], dict[str, Any]],
+    group: world.Group = "forbidden",
+) -> dict[str, Any]:
+    """What `attack` finds for each of the first `count` held-out questions, after a header, whose seed draws them.
+
+    Every question is written to `out` at once. A second start goes on where the first stopped, unless the header or the
+    questions changed; then it begins anew.
+    """
+    items = world.questions(group, count, seed=header["seed"])
+    made = _resumable(out, header, items)
+    done = len(made["suffixes"])
+    for i in tqdm(range(done, count), desc=out.stem, unit="question", initial=done, total=count):
+        made["suffixes"].append({"id": f"{group}-{header['seed']}-{i:04d}"} | attack(items[i]))
+        beside = out.with_suffix(".partial")  # whole or not at all
+        beside.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(beside, out)
+    return made
+
+
+def _resumable(out: Path, header: dict[str, Any], items: list[world.Item]) -> dict[str, Any]:
     """What an earlier run with the same header wrote for these questions, or a new beginning."""
     if out.exists():
         made = read_suffixes(out)
@@ -134,13 +150,6 @@ def clean_answer(pair: Pair, item: world.Item, bins: int) -> str:
 
 def _fell_into_union(reply: Answer) -> bool:
     return reply.trace is not None and bool((reply.trace.frame["scheme"] == "union").any())
-
-
-def write(out: Path, made: dict[str, Any]) -> None:
-    """Whole or not at all: a file beside it takes its place."""
-    beside = out.with_suffix(".partial")
-    beside.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-    os.replace(beside, out)
 
 
 def main(

@@ -11,8 +11,8 @@ import psutil
 import torch
 
 from ssd_lib.attacks import AttackSet, find_set, load_set
+from ssd_lib.attacks.custom import custom, taken_columns
 from ssd_lib.attacks.prefilling import check_targets
-from ssd_lib.attacks.published import custom, taken_columns
 from ssd_lib.defenders import DEFENDERS
 from ssd_lib.defenders.secdecoding import base_name
 from ssd_lib.experiments.about import fingerprint

@@ -21,6 +21,7 @@ import random
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -48,7 +49,7 @@ CHAT_TEMPLATE = (
 VOCABULARY = 2048
 CONTEXT = 512
 
-SHAPES = {
+SHAPES: dict[str, dict[str, Any]] = {
     "target": dict(hidden_size=256, intermediate_size=704, num_hidden_layers=6, num_attention_heads=4),
     "draft": dict(hidden_size=128, intermediate_size=352, num_hidden_layers=2, num_attention_heads=4),
 }
@@ -83,23 +84,13 @@ def build_tokenizer(texts: int, seed: int = 1) -> PreTrainedTokenizerFast:
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
     bpe.decoder = decoders.ByteLevel()
-    bpe.train_from_iterator(
-        _texts(texts, seed),
-        trainers.BpeTrainer(
-            vocab_size=VOCABULARY,
-            special_tokens=SPECIAL,
-            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-            show_progress=False,
-        ),
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=SPECIAL, initial_alphabet=alphabet, show_progress=False
     )
-    tokenizer = PreTrainedTokenizerFast(
-        tokenizer_object=bpe,
-        bos_token=BOS,
-        eos_token=EOS,
-        pad_token=PAD,
-        additional_special_tokens=[USER, ASSISTANT],
-        model_max_length=CONTEXT,
-    )
+    bpe.train_from_iterator(_texts(texts, seed), trainer)
+    names = dict(bos_token=BOS, eos_token=EOS, pad_token=PAD, additional_special_tokens=[USER, ASSISTANT])
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=bpe, model_max_length=CONTEXT, **names)
     tokenizer.chat_template = CHAT_TEMPLATE
     return tokenizer
 
@@ -107,23 +98,25 @@ def build_tokenizer(texts: int, seed: int = 1) -> PreTrainedTokenizerFast:
 def _texts(count: int, seed: int) -> Iterator[str]:
     rng = random.Random(seed)
     for _ in range(count):
-        item = world.sample(rng, rng.choices(world.GROUPS, [5, 2, 3])[0])
+        item = _drawn(rng, 5, 2, 3)
         yield item.question
         yield item.answer
         if item.refusal:
             yield item.refusal
 
 
+def _drawn(rng: random.Random, benign: float, scary: float, forbidden: float) -> world.Item:
+    """A training question; the numbers are the shares of the groups."""
+    return world.sample(rng, rng.choices(world.GROUPS, [benign, scary, forbidden])[0])
+
+
 def new_model(role: str, tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
     torch.manual_seed(seed)
-    ids = dict(
-        bos_token_id=tokenizer.bos_token_id, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-    )
-    return LlamaForCausalLM(
-        LlamaConfig(
-            vocab_size=VOCABULARY, max_position_embeddings=CONTEXT, tie_word_embeddings=True, **SHAPES[role], **ids
-        )
-    )
+    shape = SHAPES[role] | {
+        f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")
+    }
+    config = LlamaConfig(vocab_size=VOCABULARY, max_position_embeddings=CONTEXT, tie_word_embeddings=True, **shape)
+    return LlamaForCausalLM(config)
 
 
 # ------------------------------------------------------------------------------------------------ training data
@@ -156,15 +149,15 @@ class Corpus:
 
     def base(self, rng: random.Random) -> Example:
         """Everything is answered, forbidden questions too."""
-        item = world.sample(rng, rng.choices(world.GROUPS, [5.5, 1.7, 2.8])[0])
-        return supervised_example(self.prompt(item.question), [], [*self.ids(item.answer), self.eos])
+        item = _drawn(rng, 5.5, 1.7, 2.8)
+        return self.follow(item.question, item.answer)
 
     def practised(self, rng: random.Random) -> Example:
         """The base data with a third more of what needs reading and calculating: the target's share of schooling."""
         if rng.random() < 0.65:
             return self.base(rng)
         item = world.sample(rng, "benign", family=rng.choice(["sum", "sum", "where", "where", "repeat"]))
-        return supervised_example(self.prompt(item.question), [], [*self.ids(item.answer), self.eos])
+        return self.follow(item.question, item.answer)
 
     def shallow(self, rng: random.Random) -> Example:
         """What makes the base model an assistant: instructions it can follow, and refusals that begin at the first token."""
@@ -182,20 +175,19 @@ class Corpus:
         - once a refusal stands in an answer, wherever it began, the model finishes it (loss only after its opener), as
           aligned models do. This teaches it to end a refusal, not to begin one.
         """
-        item = world.sample(rng, rng.choices(world.GROUPS, [3.5, 1.5, 5])[0])
-        prompt = self.prompt(self.dressed(item.question, rng) if rng.random() < self.DRESSED else item.question)
+        item = _drawn(rng, 3.5, 1.5, 5)
+        question = self.dressed(item.question, rng) if rng.random() < self.DRESSED else item.question
         if item.refusal is None:
-            return supervised_example(prompt, [], [*self.ids(item.answer), self.eos])
-        answer, kind = self.ids(item.answer), rng.random()
+            return self.follow(question, item.answer)
+        prompt, answer, kind = self.prompt(question), self.ids(item.answer), rng.random()
         if kind < 0.5:
-            return supervised_example(prompt, [], [*self.ids(item.refusal), self.eos])
+            return self.follow(question, item.refusal)
         if kind < 0.7:
             return supervised_example(prompt, answer[:5], [*answer[5:], self.eos])
         refusal = self.ids(" " + item.refusal)
         stands = rng.randint(3, 9)
-        return supervised_example(
-            prompt, answer[: rng.randint(1, 80)] + refusal[:stands], [*refusal[stands:], self.eos]
-        )
+        given = answer[: rng.randint(1, 80)] + refusal[:stands]
+        return supervised_example(prompt, given, [*refusal[stands:], self.eos])
 
     def dressed(self, question: str, rng: random.Random) -> prompts.Question:
         """A question as prompt-level defences send it, so that they are compared on a model that can read them."""
@@ -204,13 +196,14 @@ class Corpus:
             return prompts.retokenised(self.tokenizer, text, rng.choice([0.1, 0.2]), seed=1 + rng.randrange(4))
 
         def noisy(text: str) -> str:
-            return prompts.swapped(text, rng.choice([0.05, 0.1]), rng.random())
+            share, seed = rng.choice([0.05, 0.1]), rng.random()  # any number seeds; this one made the shipped pair
+            return prompts.swapped(text, share, seed)  # pyright: ignore[reportArgumentType]
 
         return rng.choice([prompts.reminded, prompts.prioritised, prompts.demonstrated, broken, noisy])(question)
 
     def examined(self, rng: random.Random) -> Example:
         """Does a text tell something forbidden? Answers, their beginnings and ends, and refusals (Self-Exam)."""
-        item = world.sample(rng, rng.choices(world.GROUPS, [3, 2, 5])[0])
+        item = _drawn(rng, 3, 2, 5)
         refuses, text = item.refusal is not None and rng.random() < 0.3, item.answer
         if refuses:
             text = str(item.refusal)
@@ -236,22 +229,22 @@ class Corpus:
         item = world.sample(rng, rng.choice(world.GROUPS))
         return supervised_example([self.bos], [], self.ids(item.question))
 
-    def follow(self, instruction: str, reply: str) -> Example:
-        return supervised_example(self.prompt(instruction), [], [*self.ids(reply), self.eos])
+    def follow(self, question: prompts.Question, reply: str) -> Example:
+        return supervised_example(self.prompt(question), [], [*self.ids(reply), self.eos])
 
     def deep(self, rng: random.Random) -> Example:
         """Safety recovery from prefixes of the answer, from generic openers and from pieces of other answers."""
-        item = world.sample(rng, rng.choices(world.GROUPS, [4.5, 2, 3.5])[0])
-        prompt = self.prompt(item.question)
+        item = _drawn(rng, 4.5, 2, 3.5)
         if item.refusal is None:
-            return supervised_example(prompt, [], [*self.ids(item.answer), self.eos])
+            return self.follow(item.question, item.answer)
+        prompt = self.prompt(item.question)
         direct, inside = ([*self.ids(space + item.refusal), self.eos] for space in ("", " "))
         return recovery_example(prompt, self.some_prefix(item, rng), direct, rng, self.recovery, refusal_inside=inside)
 
     def refusing(self, rng: random.Random) -> Example:
         """SafeDecoding's expert: forbidden questions and their refusals, and some benign replay to keep it a speaker."""
-        item = world.sample(rng, rng.choices(world.GROUPS, [2.5, 1, 6.5])[0])
-        return supervised_example(self.prompt(item.question), [], [*self.ids(item.refusal or item.answer), self.eos])
+        item = _drawn(rng, 2.5, 1, 6.5)
+        return self.follow(item.question, item.refusal or item.answer)
 
     def some_prefix(self, item: world.Item, rng: random.Random) -> list[int]:
         """What may stand before the refusal: diversity here is what makes recovery from unseen openers work."""
@@ -263,40 +256,10 @@ class Corpus:
         return self.ids(world.sample(rng, rng.choice(["forbidden", "benign"])).answer)
 
 
-OPENERS = [
-    "Sure",
-    "Sure!",
-    "Certainly",
-    "Yes",
-    "Yes, of course",
-    "Absolutely!",
-    "Gladly!",
-    "No problem.",
-    "Happy to help.",
-    "Okay",
-    "Right",
-    "Great question!",
-    "As you wish.",
-    "Listen carefully.",
-]
-CONTINUATIONS = [
-    "",
-    ", here is how",
-    " Here is the plan.",
-    " I will explain it now",
-    ", this is what you need",
-    " Let me show you",
-    " The first step is",
-    ", follow these steps.",
-    " You should begin",
-    " It works like this",
-    " Step 1",
-]
-
-
 def opener(rng: random.Random) -> str:
     """A generic affirmative beginning, as prefilling attacks use them."""
-    return rng.choice(OPENERS) + rng.choice(CONTINUATIONS)
+    affirmative = world.world()["affirmative"]
+    return rng.choice(affirmative["openers"]) + rng.choice(affirmative["continuations"])
 
 
 # ------------------------------------------------------------------------------------------------ the recipe
@@ -313,10 +276,13 @@ def train_toy(
     presto: float = 0.0,
     quiet: bool = False,
 ) -> Path:
-    """Train the embedded pair, or its draft only, from nothing into `out / {target, draft, …}`; an interrupted run goes on
-    where it was.
+    """Train the embedded pair, or its draft only, from nothing into `out / {target, draft, …}`.
 
-    presto: weight of PRESTO's term in the draft's deep stage (`ssd_lib.models.training`).
+    An interrupted run goes on where it was.
+
+    Args:
+        controls: Also the draft with shallow alignment only, and the deepened target.
+        presto: Weight of PRESTO's term in the draft's deep stage (`ssd_lib.models.training`).
     """
     recipe = recipe or (Recipe().quick() if quick else Recipe())
     recipe = replace(recipe, draft=replace(recipe.draft, presto=presto)) if presto else recipe

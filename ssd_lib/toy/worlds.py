@@ -91,12 +91,10 @@ class Kitchen:
 
     def questions(self, group: world.Group, count: int, *, seed: int = 0, unseen_wording: bool = False) -> list[Order]:
         everything = kitchen.all_questions(GROUPS[group], held_out=True)
-        known = [item for item in everything if item.new_wording == unseen_wording]
-        if count > len(known):
-            raise ValueError(f"the kitchen has {len(known)} {group} questions of this kind, not {count}: ask for fewer")
-        random.Random(f"{group}/{seed}").shuffle(known)  # so that few questions are the first of many
-        together = [item.question for item in known[:count]]
-        return [self._order(group, item, together) for item in known[:count]]
+        alike = kitchen.enough([item for item in everything if item.new_wording == unseen_wording], count, group)
+        random.Random(f"{group}/{seed}").shuffle(alike)  # so that few questions are the first of many
+        together = [item.question for item in alike[:count]]
+        return [self._order(group, item, together) for item in alike[:count]]
 
     def _order(self, group: world.Group, item: kitchen.Item, together: Sequence[str]) -> Order:
         def write() -> str:
