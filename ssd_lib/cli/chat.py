@@ -97,10 +97,9 @@ def chat(
 
 def _check_shown(trace: Path | None, retracted: bool, prompt: str | None, defender: str) -> None:
     """Raise ValueError, before anything is loaded, where --trace could write or --retracted show nothing."""
-    from ssd_lib.defenders import DEFENDERS
-    from ssd_lib.defenders.decoding import ssd
+    from ssd_lib.cli.conversation import is_ssd
 
-    traced = DEFENDERS[defender].run is ssd
+    traced = is_ssd(defender)
     if retracted and prompt is not None and not traced:
         raise ValueError(f"--retracted shows what ssd-hardened took back; the defender {defender!r} has no trace")
     if trace is None:

@@ -26,6 +26,11 @@ CONTEXT = 4096
 """Tokens a conversation holds at most, unless another limit is given: its caches are allocated whole."""
 
 
+def is_ssd(defender: str) -> bool:
+    """Whether this is SSD, published or hardened: it alone has traces, and caches that a conversation can keep."""
+    return DEFENDERS[defender].run is ssd
+
+
 class Listener(Protocol):
     """A streamer that remembers what it was given, so that an answer can be stopped and yet be known."""
 
@@ -82,8 +87,8 @@ class Talk:
 
     @property
     def keeps_caches(self) -> bool:
-        """Whether the defender is SSD, published or hardened."""
-        return DEFENDERS[self.defender].run is ssd
+        """Whether turns are read into caches that stay."""
+        return is_ssd(self.defender)
 
     # -------------------------------------------------------------------------------------------- a turn
 
@@ -100,32 +105,36 @@ class Talk:
         room = self.context - max(map(len, prompts))
         if room < 1:
             raise ValueError(f"the conversation fills its {self.context} tokens: /reset begins a new one")
-        limit, kept, end, started = min(self.max_new_tokens, room), 0, "", time.perf_counter()
+        limit, started = min(self.max_new_tokens, room), time.perf_counter()
+        request = Request([asked], [given], limit, listener)
         try:
-            if self.keeps_caches:
-                said, kept = self._ssd(Request([asked], [given], limit, listener), prompts)
-            else:
-                (said,) = answer(
-                    self.pair,
-                    [asked],
-                    defender=self.defender,
-                    prefill=[given],
-                    settings=self.changed.get(self.defender),
-                    max_new_tokens=limit,
-                    streamer=listener,
-                )
+            said, kept = self._cached(request, prompts) if self.keeps_caches else (self._anew(request), 0)
+            end = ""
+            if len(said.token_ids) >= limit and said.token_ids[-1] not in self.pair.tokenizer.all_special_ids:
+                end = "cut: the context is full, /reset begins a new one" if limit == room else f"cut at {limit} tokens"
         except KeyboardInterrupt:
             if not listener.ids:
                 raise
+            said, kept = self._stopped(given, listener.ids, time.perf_counter() - started), 0
             end = "stopped: what was said stays"
-            said = self._stopped(given, listener.ids, time.perf_counter() - started)
-        if not end and len(said.token_ids) >= limit and said.token_ids[-1] not in self.pair.tokenizer.all_special_ids:
-            end = "cut: the context is full, /reset begins a new one" if limit == room else f"cut at {limit} tokens"
         self.messages = [*asked, {"role": "assistant", "content": said.prefill + said.text}]
         self.prefill, self.last = "", said
         return Turn(said, kept, end)
 
-    def _ssd(self, request: Request, prompts: tuple[list[int], list[int]]) -> tuple[Answer, int]:
+    def _anew(self, request: Request) -> Answer:
+        """The answer of a defender that reads the whole conversation."""
+        (said,) = answer(
+            self.pair,
+            request.questions,
+            defender=self.defender,
+            prefill=request.prefills,
+            settings=self.changed.get(self.defender),
+            max_new_tokens=request.max_new_tokens,
+            streamer=request.streamer,
+        )
+        return said
+
+    def _cached(self, request: Request, prompts: tuple[list[int], list[int]]) -> tuple[Answer, int]:
         """SSD's answer from the caches of the turns before, and how many tokens of its prompt they held."""
         if self.caches is None or self.cached_for != self.defender:
             self.cached_for = self.defender

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from itertools import groupby
+from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -22,6 +23,7 @@ from ssd_lib.show.method_map import method_map, scheduler_map
 from ssd_lib.show.report_figures import alpha_map, bars, by_prefill, front, report_figures, tradeoff, tradeoff_points
 from ssd_lib.show.strips import tokens
 from ssd_lib.show.style import (
+    BOOK,
     COLORS,
     HATCHES,
     LINES,
@@ -77,17 +79,9 @@ def rates_by_prefill(rates: pd.DataFrame, ylabel: str, title: str = "", axes: Ax
     """Rates with 95% intervals against prefill length; columns system, prefill, rate, low, high."""
     figure, axes = on_axes(axes, (6, 3.4))
     for shift, (system, rows) in enumerate(rates.groupby("system", sort=False)):
-        name = role(str(system))
-        axes.errorbar(
-            rows.prefill + 0.5 * (shift - 1),
-            rows.rate,
-            yerr=reach(rows.rate, rows.low, rows.high),
-            color=COLORS[name],
-            marker=MARKS[name],
-            linestyle=LINES[name],
-            capsize=3,
-            label=str(system),
-        )
+        look, spans = BOOK[role(str(system))], reach(rows.rate, rows.low, rows.high)
+        style: dict[str, Any] = dict(**look.point, linestyle=look.line, capsize=3, label=str(system))
+        axes.errorbar(rows.prefill + 0.5 * (shift - 1), rows.rate, yerr=spans, **style)
     axes.set(xlabel="answer tokens prefilled by the attacker (N)", ylabel=ylabel, ylim=(-0.05, 1.05), title=title)
     axes.set_xticks(sorted(set(rates.prefill)))
     axes.legend(frameon=False)
@@ -106,26 +100,13 @@ def token_bars(
     """P_M, P_m and F of some tokens at one position; tokens outside the sample space are greyed."""
     figure, axes = on_axes(axes, (max(5.0, 0.75 * len(tokens)), 3.2))
     places = np.arange(len(tokens))
-    for shift, (name, label, values) in enumerate(
-        [
-            ("target", "target $P_M$", target_probs),
-            ("draft", "draft $P_m$", draft_probs),
-            ("SSD", "composite $F$", scores),
-        ]
-    ):
-        bars = axes.bar(
-            places + 0.27 * (shift - 1),
-            values,
-            0.27,
-            color=COLORS[name],
-            hatch=HATCHES[name],
-            edgecolor="white",
-            label=label,
-        )
-        for bar, within in zip(bars, inside, strict=True):
+    labels = {"target": "target $P_M$", "draft": "draft $P_m$", "SSD": "composite $F$"}
+    for shift, (name, values) in enumerate(zip(labels, (target_probs, draft_probs, scores), strict=True)):
+        style: dict[str, Any] = dict(color=COLORS[name], hatch=HATCHES[name], edgecolor="white", label=labels[name])
+        for bar, within in zip(axes.bar(places + 0.27 * (shift - 1), values, 0.27, **style), inside, strict=True):
             bar.set_alpha(1.0 if within else 0.3)
-    labels = [repr(t)[1:-1] + ("" if i else "\n(outside)") for t, i in zip(tokens, inside, strict=True)]
-    axes.set_xticks(places, labels, rotation=30, parse_math=False)  # a token may hold a dollar sign
+    ticks = [repr(t)[1:-1] + ("" if i else "\n(outside)") for t, i in zip(tokens, inside, strict=True)]
+    axes.set_xticks(places, ticks, rotation=30, parse_math=False)  # a token may hold a dollar sign
     axes.set_title(title, parse_math=False)
     axes.set_ylabel("probability / score")
     axes.axhline(0, color="black", linewidth=0.8)
@@ -139,9 +120,7 @@ def switching(trace: pd.DataFrame, bin_size: int, title: str = "", axes: Axes | 
     ends = trace[(trace.bin_tokens == bin_size) | (trace.position == trace.position.max())]
     axes.step(trace.position, trace.threshold, where="post", color="black", linestyle=":", label="threshold")
     axes.step(trace.position, trace.alpha, where="post", color="#CC79A7", linestyle="--", label="α of the scheme")
-    axes.plot(
-        ends.position, ends.match_ratio, color=COLORS["SSD"], marker=MARKS["SSD"], label="match ratio β of the bin"
-    )
+    axes.plot(ends.position, ends.match_ratio, **BOOK["SSD"].point, label="match ratio β of the bin")
     for position, scheme in zip(trace.position, trace.scheme, strict=True):
         if scheme == "union":
             axes.axvspan(position - 0.5, position + 0.5, color=COLORS["draft"], alpha=0.18, linewidth=0)
@@ -162,8 +141,9 @@ def lines_with_bands(
         mean = np.nanmean(values, axis=0)
         half = 1.96 * np.nanstd(values, axis=0) / np.sqrt(known)
         places = np.arange(values.shape[1])
-        axes.plot(places, mean, color=COLORS[role(name)], linestyle=LINES[role(name)], label=name)
-        axes.fill_between(places, mean - half, mean + half, color=COLORS[role(name)], alpha=0.2, linewidth=0)
+        look = BOOK[role(name)]
+        axes.plot(places, mean, color=look.color, linestyle=look.line, label=name)
+        axes.fill_between(places, mean - half, mean + half, color=look.color, alpha=0.2, linewidth=0)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.legend(frameon=False)
     return figure
@@ -183,7 +163,7 @@ def answers(
     blocks = {name: _lines(_letters(frame, prefill, facts), columns) for name, frame in frames.items()}
     height = sum(len(lines) + 1.6 for lines in blocks.values()) + 1
     figure = plt.figure(figsize=(9, 0.2 * height), layout="none")
-    axes = figure.add_axes((0.0, 0.0, 1.0, 1.0))
+    axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, columns), ylim=(height, 0))
     axes.axis("off")
     size, y = 9 * 72 / columns / ADVANCE, 0.5
@@ -230,18 +210,10 @@ def _write_line(axes: Axes, line: Sequence[Letter], y: float, size: float) -> No
         shade, alpha = (LEAKED, 0.9) if "leaked" in marks else (COLORS["draft"], 0.22)
         if marks & {"leaked", "union"}:
             axes.add_patch(Rectangle((x, y - 0.45), len(text), 0.9, color=shade, alpha=alpha, linewidth=0))
+        style: dict[str, Any] = dict(color=GIVEN if marks & {"given", "retracted"} else "black", va="center", size=size)
+        style["style"] = "italic" if "given" in marks else "normal"
         for word in re.finditer(r"\S+", text):  # at its own column: a renderer rounds the width of letters
-            axes.text(
-                x + word.start(),
-                y,
-                word[0],
-                family="DejaVu Sans Mono",
-                parse_math=False,
-                color=GIVEN if marks & {"given", "retracted"} else "black",
-                va="center",
-                size=size,
-                style="italic" if "given" in marks else "normal",
-            )
+            axes.text(x + word.start(), y, word[0], family="DejaVu Sans Mono", parse_math=False, **style)
         if "retracted" in marks:
             axes.plot([x, x + len(text)], [y, y], color=STRUCK, linewidth=1.2)
         x += len(text)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -201,33 +201,37 @@ class Session:
 
 def as_code(pair: Pair, settings: Settings) -> str:
     """Python lines that make the same answer, as `reply`."""
-    imports, lines, options = ["answer"], [], []
-    if ids := written(pair, settings):
-        text = str(pair.tokenizer.decode(ids))
-        if settings.prefill.startswith(text) and pair.tokenizer.encode(text, add_special_tokens=False) == ids:
-            options.append(f"prefill={text!r}")
-        else:  # the cut falls inside a word, which alone would be other tokens
-            lines.append(f"written = pair.tokenizer.encode({settings.prefill!r}, add_special_tokens=False)")
-            options.append(f"prefill=written[:{settings.prefill_tokens}]")
-    if settings.defender != "ssd":
-        options.append(f"defender={settings.defender!r}")
-    if settings.defender in SSD and settings.config != pair.config:
-        changed = ", ".join(
-            f"{field.name}={getattr(settings.config, field.name)!r}"
-            for field in fields(SSDConfig)
-            if getattr(settings.config, field.name) != getattr(pair.config, field.name)
-        )
-        lines.append(f"config = replace(pair.config, {changed})")
-        options.append("config=config")
-    options.append(f"max_new_tokens={settings.max_new_tokens}")
-    if loading := _loading(pair):
-        imports.append("load_pair")
-    head = ["from dataclasses import replace", ""] if "config=config" in options else []
-    arguments = ["pair", repr(settings.question), *options]
-    call = "reply = answer(\n    " + ",\n    ".join(arguments) + ",\n)[0]"
-    return "\n".join(
-        [*head, f"from ssd_lib import {', '.join(imports)}", "", *loading, *lines, call, "print(reply.text)"]
-    )
+    loading = _loading(pair)
+    prefill_lines, prefill = _prefilling(pair, settings)
+    config_lines, config = _changing(pair, settings)
+    defender = [f"defender={settings.defender!r}"] if settings.defender != "ssd" else []
+    arguments = ["pair", repr(settings.question), *prefill, *defender, *config]
+    arguments.append(f"max_new_tokens={settings.max_new_tokens}")
+    lines = ["from dataclasses import replace", ""] if config else []
+    lines += [f"from ssd_lib import answer{', load_pair' if loading else ''}", ""]
+    lines += [*loading, *prefill_lines, *config_lines, "reply = answer(", *(f"    {each}," for each in arguments)]
+    return "\n".join([*lines, ")[0]", "print(reply.text)"])
+
+
+def _prefilling(pair: Pair, settings: Settings) -> tuple[list[str], list[str]]:
+    """Lines and arguments for what the attacker writes."""
+    if not (ids := written(pair, settings)):
+        return [], []
+    text = str(pair.tokenizer.decode(ids))
+    if settings.prefill.startswith(text) and pair.tokenizer.encode(text, add_special_tokens=False) == ids:
+        return [], [f"prefill={text!r}"]
+    # the cut falls inside a word, which alone would be other tokens
+    line = f"written = pair.tokenizer.encode({settings.prefill!r}, add_special_tokens=False)"
+    return [line], [f"prefill=written[:{settings.prefill_tokens}]"]
+
+
+def _changing(pair: Pair, settings: Settings) -> tuple[list[str], list[str]]:
+    """Lines and arguments for what differs from the pair's own settings."""
+    own = vars(pair.config)
+    changed = [f"{name}={value!r}" for name, value in vars(settings.config).items() if value != own[name]]
+    if settings.defender not in SSD or not changed:
+        return [], []
+    return [f"config = replace(pair.config, {', '.join(changed)})"], ["config=config"]
 
 
 def _loading(pair: Pair) -> list[str]:

@@ -24,34 +24,29 @@ LINES = {"target": "-", "draft": "--", "SSD": "-.", "hardened SSD": ":"}
 ALPHAS = {"alpha_intersection": "α_I", "alpha_union": "α_U"}
 
 
+FILE: dict[str, Any] = {"bbox_inches": "tight", "metadata": {"Software": None}}
+"""How figures are written: the same file whatever version of matplotlib made it."""
+
+
 def use_book_style() -> None:
     """Fonts and grids of the book."""
-    plt.rcParams.update(
-        {
-            "figure.dpi": 110,
-            "savefig.dpi": 160,
-            "figure.constrained_layout.use": True,
-            "axes.grid": True,
-            "grid.alpha": 0.3,
-            "axes.spines.top": False,
-            "axes.spines.right": False,
-            "hatch.linewidth": 0.6,
-        }
-    )
+    plt.rcParams.update({"figure.dpi": 110, "savefig.dpi": 160, "figure.constrained_layout.use": True})
+    plt.rcParams.update({"axes.grid": True, "grid.alpha": 0.3, "hatch.linewidth": 0.6})
+    plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
 
 
 def save(figure: Figure, name: str) -> Path:
     """Write `figures/<name>`, or `$SSD_FIGURES/<name>`, and return its path."""
     folder = Path(os.environ.get("SSD_FIGURES") or REPOSITORY / "figures")
     folder.mkdir(exist_ok=True)
-    figure.savefig(folder / name, bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(folder / name, **FILE)
     return folder / name
 
 
 def png(figure: Figure) -> bytes:
     """The figure as a PNG file's bytes; it is closed."""
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", bbox_inches="tight", metadata={"Software": None})
+    figure.savefig(buffer, format="png", **FILE)
     plt.close(figure)
     return buffer.getvalue()
 
@@ -75,6 +70,7 @@ class Look(NamedTuple):
         return {"color": self.color, "marker": self.mark}
 
 
+BOOK = {name: Look(COLORS[name], MARKS[name], LINES[name], HATCHES[name]) for name in COLORS}
 GREYS = ("#333333", "#777777", "#AAAAAA")
 OTHER_MARKS = ("^", "v", "P", "X", "<", ">", "p", "h", "*", "d")
 OTHER_LINES = ((0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 2)))
@@ -89,7 +85,7 @@ def looks(systems: Iterable[str]) -> dict[str, Look]:
     for system in dict.fromkeys(systems):
         name = ROLES.get(Choice.parse(system).name)
         if name is not None and name not in seen:
-            found[system] = Look(COLORS[name], MARKS[name], LINES[name], HATCHES[name])
+            found[system] = BOOK[name]
             seen.add(name)
         else:  # another setting of SSD has its colour, a mark of its own
             color = next(greys) if name is None else COLORS[name]
