@@ -177,7 +177,7 @@ class Notebook:
 
 
 class Explorer:
-    """The explorer on a page, by the classes of its controls (ssd_lib.show.widgets)."""
+    """The explorer on a page, by the classes of its controls (ssd_lib.show.explorer)."""
 
     def __init__(self, book: Notebook):
         self.page = book.page

@@ -13,8 +13,7 @@ matplotlib.use("Agg")
 from ssd_lib import SSDConfig, paths
 from ssd_lib.defenders import DEFENDERS  # noqa: E402
 from ssd_lib.experiments.evaluation import rates  # noqa: E402
-from ssd_lib.show import plots  # noqa: E402
-from ssd_lib.show.plots import answer_text, style  # noqa: E402
+from ssd_lib.show import method_map, plots, style  # noqa: E402
 
 LIBRARY = Path(paths.__file__).parent
 
@@ -74,7 +73,7 @@ def test_answers_mark_what_is_told_and_what_was_taken_back():
     assert [word for word in drawn if word not in ("target alone", "hardened SSD")] == [*words, *words, *key]
     yellow, green = (
         sum(patch.get_facecolor()[:3] == matplotlib.colors.to_rgb(color) for patch in axes.patches)
-        for color in (answer_text.TOLD, plots.COLORS["draft"])
+        for color in (plots.LEAKED, plots.COLORS["draft"])
     )
     assert yellow == 2 + 1 + 1 and green >= 2, "red and blue, and after the first was taken back blue alone; the key"
     assert len(axes.lines) == 2 + 1, "two lines of what was taken back, and the key"
@@ -82,7 +81,7 @@ def test_answers_mark_what_is_told_and_what_was_taken_back():
 
 def test_long_words_are_broken_and_no_line_is_too_long():
     letters = [(letter, set()) for letter in "a bb " + 30 * "c" + " dd"]
-    lines = ["".join(letter for letter, _ in line) for line in answer_text._lines(letters, 10)]
+    lines = ["".join(letter for letter, _ in line) for line in plots._lines(letters, 10)]
     assert lines == ["a bb", 10 * "c", 10 * "c", 10 * "c", "dd"]
 
 
@@ -225,7 +224,7 @@ def test_every_word_of_the_map_can_be_read(drawn):
 @pytest.mark.parametrize("drawn", MAPS)
 def test_every_arrow_of_the_map_leads_from_box_to_box(drawn, monkeypatch):
     given = {}
-    monkeypatch.setattr(plots.method, "draw", lambda boxes, arrows, *rest, **more: given.update(b=boxes, a=arrows))
+    monkeypatch.setattr(method_map, "draw", lambda boxes, arrows, *rest, **more: given.update(b=boxes, a=arrows))
     drawn()
 
     def touched(x, y):

@@ -16,11 +16,11 @@ matplotlib.use("Agg")
 
 from ssd_lib import answer, load_pair
 from ssd_lib.method.trace import pieces, visible  # noqa: E402
-from ssd_lib.show.widgets import charts, explore, rounds, session, views  # noqa: E402
-from ssd_lib.show.widgets.controls import OWN  # noqa: E402
-from ssd_lib.show.widgets.explorer import BARE, KEPT, ONE  # noqa: E402
-from ssd_lib.show.widgets.latest import Latest  # noqa: E402
-from ssd_lib.show.widgets.session import Session, Settings, Stopped, as_code, decode  # noqa: E402
+from ssd_lib.show import charts, rounds, session, strips  # noqa: E402
+from ssd_lib.show.controls import OWN  # noqa: E402
+from ssd_lib.show.explorer import BARE, KEPT, ONE, explore  # noqa: E402
+from ssd_lib.show.latest import Latest  # noqa: E402
+from ssd_lib.show.session import Session, Settings, Stopped, as_code, decode  # noqa: E402
 from ssd_lib.toy import world  # noqa: E402
 
 FORBIDDEN = world.questions("forbidden", 3)[0]
@@ -221,14 +221,14 @@ def test_pieces_are_the_texts_behind_one_another(pair):
 
 def test_the_strip_says_the_same_with_and_without_styles(fresh):
     run = fresh.run
-    bare = re.sub(r' (style|title)="[^"]*"', "", views.strip(run.lines, run.prefill))
-    assert {"matched", "corrected", "insisted"} == {views.look(line) for line in run.lines}, "all kinds occur here"
+    bare = re.sub(r' (style|title)="[^"]*"', "", strips.strip(run.lines, run.prefill))
+    assert {"matched", "corrected", "insisted"} == {strips.how(line) for line in run.lines}, "all kinds occur here"
     for how, tag in (("corrected", "b"), ("insisted", "i")):
         marked = re.findall(rf"<{tag}><bdi>(.*?)</bdi></{tag}>", bare)
-        assert marked == [line["text"].strip() for line in run.lines if views.look(line) == how]
+        assert marked == [line["text"].strip() for line in run.lines if strips.how(line) == how]
     switches = sum(a["scheme"] != b["scheme"] for a, b in zip(run.lines, run.lines[1:], strict=False))
     assert switches and len(re.findall(r"<small> [∩∪] </small>", bare)) == switches + 1
-    plain = views.strip_text(run.lines, run.prefill)
+    plain = strips.strip_text(run.lines, run.prefill)
     assert re.sub(r"[\[\]{}‖∩∪:]|\s", "", plain) == re.sub(
         r"[:]|\s", "", "".join(run.prefill) + run.answer.text + "<|eos|>"
     )
@@ -280,7 +280,7 @@ def test_what_was_taken_back_is_shown_on_request_and_in_its_rounds(fresh):
     run, decoded = fresh.run, fresh.session.decoded
     assert run.taken_back >= 3 and f"{run.taken_back} taken back" in fresh.status.value
     assert len(words(fresh)) == len(run.lines) == len(run.answer.token_ids)
-    assert "<s " not in views.strip(run.lines) and fresh.history.value == "" and fresh.retracted.layout.display is None
+    assert "<s " not in strips.strip(run.lines) and fresh.history.value == "" and fresh.retracted.layout.display is None
     fresh.retracted.value = True
     struck = re.findall(r"<s [^>]*><\w+ [^>]*><bdi>(.*?)</bdi></\w+></s>", fresh.history.value)
     assert struck == [line["text"].strip(" ") or "␣" for line in run.history if line["retracted"]]
@@ -305,7 +305,7 @@ def test_what_was_taken_back_is_shown_on_request_and_in_its_rounds(fresh):
     [([1, 2, 3, 4, 5], [9, 2, 3, 4, 8]), ([], [1]), ([1, 2], [1, 2]), ([1], [2]), ([1, 2, 3, 4], [2, 3, 4])],
 )
 def test_what_is_not_marked_is_the_same(left, right):
-    first, second = views.differing(left, right)
+    first, second = strips.differing(left, right)
     same = [t for t, differs in zip(left, first, strict=True) if not differs]
     assert same == [t for t, differs in zip(right, second, strict=True) if not differs]
     assert (left == right) == (not any(first + second))

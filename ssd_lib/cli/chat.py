@@ -18,11 +18,23 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
-from ssd_lib.cli.common import FORMAT_HELP, TARGET_HELP, app, fail, one_line, plain, quiet_libraries
+from ssd_lib.cli.common import (
+    Draft,
+    DraftFormat,
+    Target,
+    TargetFormat,
+    app,
+    fail,
+    given,
+    one_line,
+    plain,
+    quiet_libraries,
+)
 
 if TYPE_CHECKING:
     from ssd_lib.cli.conversation import Talk, Turn
     from ssd_lib.defenders import Answer
+    from ssd_lib.method.trace import Trace
     from ssd_lib.models.pairs import Pair
 
 TOKEN_STYLES = {"matched": "blue", "corrected": "bold red underline", "insisted": "italic yellow"}
@@ -40,10 +52,10 @@ def chat(
     ] = None,
     defender: Annotated[str, typer.Option(help="ssd, none, self-exam, …")] = "ssd",
     prefill: Annotated[str, typer.Option(help="What an attacker wrote as the beginning of the (first) answer.")] = "",
-    target: Annotated[str | None, typer.Option(help=TARGET_HELP)] = None,
-    draft: Annotated[str | None, typer.Option(help="Another draft, likewise.")] = None,
-    target_format: Annotated[str | None, typer.Option(help=FORMAT_HELP)] = None,
-    draft_format: Annotated[str | None, typer.Option(help="For the draft, likewise.")] = None,
+    target: Target = None,
+    draft: Draft = None,
+    target_format: TargetFormat = None,
+    draft_format: DraftFormat = None,
     alpha_intersection: Annotated[float | None, typer.Option(help="α_I; default: the pair's.")] = None,
     alpha_union: Annotated[float | None, typer.Option(help="α_U; default: the pair's.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Match ratio below which Union begins.")] = None,
@@ -57,6 +69,7 @@ def chat(
 ) -> None:
     """Ask one question and see, token by token, how the answer came about; or, without one, talk: /help lists commands."""
     try:
+        from ssd_lib.cli.conversation import Talk, write_strip
         from ssd_lib.defenders import answer, find_defender
         from ssd_lib.models.pairs import load_pair
 
@@ -64,20 +77,18 @@ def chat(
         defender = find_defender(defender)
         _check_shown(trace, retracted, prompt, defender)
         loaded = load_pair(pair, target=target, draft=draft, target_format=target_format, draft_format=draft_format)
-        given = {"alpha_intersection": alpha_intersection, "alpha_union": alpha_union, "threshold": threshold}
-        config = replace(loaded.config, **{name: value for name, value in given.items() if value is not None})
-        loaded = loaded.with_config(config)
-        screen, options = _Screen(loaded, as_json), dict(defender=defender, max_new_tokens=max_new_tokens)
+        changed = given(alpha_intersection=alpha_intersection, alpha_union=alpha_union, threshold=threshold)
+        loaded = loaded.with_config(replace(loaded.config, **changed))
+        screen = _Screen(loaded, as_json)
         if prompt is None:
-            from ssd_lib.cli.conversation import Talk
-
-            talk = Talk(loaded, prefill=prefill, context=context, retracted=retracted, **options)
+            talk = Talk(loaded, defender, prefill, max_new_tokens, context, retracted)
             return _converse(talk, screen)
         stream = screen.stream(prefill)
-        reply = answer(loaded, prompt, prefill=prefill, streamer=stream if screen.live else None, **options)[0]
+        live = stream if screen.live else None
+        (reply,) = answer(
+            loaded, prompt, defender=defender, prefill=prefill, max_new_tokens=max_new_tokens, streamer=live
+        )
         if trace is not None:
-            from ssd_lib.cli.conversation import write_strip
-
             write_strip(trace, reply, loaded, retracted)
     except ERRORS as error:
         fail(error)
@@ -86,10 +97,9 @@ def chat(
 
 def _check_shown(trace: Path | None, retracted: bool, prompt: str | None, defender: str) -> None:
     """Raise ValueError, before anything is loaded, where --trace could write or --retracted show nothing."""
-    from ssd_lib.defenders import DEFENDERS
-    from ssd_lib.defenders.decoding import ssd
+    from ssd_lib.cli.conversation import is_ssd
 
-    traced = DEFENDERS[defender].run is ssd
+    traced = is_ssd(defender)
     if retracted and prompt is not None and not traced:
         raise ValueError(f"--retracted shows what ssd-hardened took back; the defender {defender!r} has no trace")
     if trace is None:
@@ -258,19 +268,22 @@ class _Stream:
 
 def _object(answer: Answer) -> dict[str, Any]:
     """An answer as JSON holds it."""
-    ratio = None if answer.trace is None else float(answer.trace.frame["match"].mean())
+    ratio = None if answer.trace is None else _match_ratio(answer.trace)
     return {"answer": answer.text, "prefill": answer.prefill, "match_ratio": ratio, **asdict(answer.cost)}
+
+
+def _match_ratio(trace: Trace) -> float:
+    return float(trace.frame["match"].to_numpy().mean())
 
 
 def _status(answer: Answer, turn: Turn | None = None) -> str:
     """What an answer cost, in one line."""
-    cost, words = answer.cost, []
-    words.append(f"{cost.tokens} token{'s' * (cost.tokens != 1)}")
-    if answer.trace is not None:
-        words[0] += f" in {answer.trace.frame['round'].max() + 1} rounds"
-        words.insert(0, f"match ratio {answer.trace.frame['match'].mean():.2f}")
-        if taken_back := int(answer.trace.lines["retracted"].sum()):
-            words.append(f"{taken_back} taken back")
+    cost = answer.cost
+    words = [f"{cost.tokens} token{'s' * (cost.tokens != 1)}"]
+    if (trace := answer.trace) is not None:
+        rounds, taken_back = trace.frame["round"].max() + 1, len(trace.lines) - len(trace)
+        words = [f"match ratio {_match_ratio(trace):.2f}", f"{words[0]} in {rounds} rounds"]
+        words += [f"{taken_back} taken back"] * bool(taken_back)
     words.append(f"{cost.tokens / max(cost.seconds, 1e-9):.0f} tokens a second")
     if cost.prompt_tokens:
         words.append(f"{cost.prompt_tokens} prompt tokens read" + (f", {turn.kept} kept" if turn else ""))
@@ -279,18 +292,18 @@ def _status(answer: Answer, turn: Turn | None = None) -> str:
 
 def _coloured(answer: Answer, pair: Pair, *, legend: bool = True, retracted: bool = False) -> Text:
     """The answer again, coloured by how each token came about; Union reversed, what was taken back struck through."""
-    from ssd_lib.method.trace import kind
+    from ssd_lib.show.strips import tokens
 
     assert answer.trace is not None
-    given = pair.tokenizer.encode(answer.prefill, add_special_tokens=False)
-    frame = answer.trace.to_frame(pair.tokenizer, retracted=retracted, before=given[-1] if given else None)
+    before = pair.tokenizer.encode(answer.prefill, add_special_tokens=False)
+    frame = answer.trace.to_frame(pair.tokenizer, retracted=retracted, before=before[-1] if before else None)
     strip = Text("\n").append(plain(answer.prefill), style=GIVEN)
-    for line in frame.to_dict("records"):
-        marks = " reverse" * (line["scheme"] == "union") + " strike" * line["retracted"]
-        strip.append(line["text"], style=TOKEN_STYLES[kind(line)] + marks)
+    for token in tokens(frame.to_dict("records")):
+        marks = " reverse" * token.union + " strike" * token.retracted
+        strip.append(token.text, style=TOKEN_STYLES[token.how] + marks)
     if legend:
         strip.append("\n")
-        more = [("prefill", GIVEN)] * bool(given) + [("taken back", "strike")] * retracted
+        more = [("prefill", GIVEN)] * bool(before) + [("taken back", "strike")] * retracted
         for name, style in [*TOKEN_STYLES.items(), ("Union", "reverse"), *more]:
             strip.append("  ").append(name, style=style)
     return strip

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -10,8 +10,20 @@ app = typer.Typer(
     no_args_is_help=True, add_completion=False, help="Speculative Safety-Aware Decoding (arXiv 2508.17739)."
 )
 
-TARGET_HELP = "Another target: Hub id, path or GGUF file."
-FORMAT_HELP = "A known chat template (llama2, vicuna, llama3, tinyllama), for a target without one of its own."
+Target = Annotated[str | None, typer.Option(help="Another target: Hub id, path or GGUF file.")]
+Draft = Annotated[str | None, typer.Option(help="Another draft, likewise.")]
+TargetFormat = Annotated[
+    str | None,
+    typer.Option(
+        help="A known chat template (llama2, vicuna, llama3, tinyllama), for a target without one of its own."
+    ),
+]
+DraftFormat = Annotated[str | None, typer.Option(help="For the draft, likewise.")]
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Those of the options that the user gave a value."""
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def fail(error: Exception) -> NoReturn:

@@ -17,13 +17,18 @@ from ssd_lib.decoding import Conversation
 from ssd_lib.defenders import DEFENDERS, Answer, Cost, Request, answer, find_defender, settings_for
 from ssd_lib.defenders.base import answers_of
 from ssd_lib.defenders.decoding import ssd
-from ssd_lib.method.trace import TAKEN_BACK
 from ssd_lib.models.chat import Message, decode_answer, encode_answer
 from ssd_lib.models.inference import Pass, without_answers
 from ssd_lib.models.pairs import Pair
+from ssd_lib.show import strips
 
 CONTEXT = 4096
-"""Tokens a conversation holds at most unless told otherwise: its caches are allocated whole."""
+"""Tokens a conversation holds at most, unless another limit is given: its caches are allocated whole."""
+
+
+def is_ssd(defender: str) -> bool:
+    """Whether this is SSD, published or hardened: it alone has traces, and caches that a conversation can keep."""
+    return DEFENDERS[defender].run is ssd
 
 
 class Listener(Protocol):
@@ -58,7 +63,6 @@ class Talk:
     def __init__(
         self,
         pair: Pair,
-        *,
         defender: str = "ssd",
         prefill: str = "",
         max_new_tokens: int = 160,
@@ -83,8 +87,8 @@ class Talk:
 
     @property
     def keeps_caches(self) -> bool:
-        """Whether the defender is SSD, published or hardened."""
-        return DEFENDERS[self.defender].run is ssd
+        """Whether turns are read into caches that stay."""
+        return is_ssd(self.defender)
 
     # -------------------------------------------------------------------------------------------- a turn
 
@@ -101,36 +105,43 @@ class Talk:
         room = self.context - max(map(len, prompts))
         if room < 1:
             raise ValueError(f"the conversation fills its {self.context} tokens: /reset begins a new one")
-        limit, kept, end, started = min(self.max_new_tokens, room), 0, "", time.perf_counter()
+        limit, started = min(self.max_new_tokens, room), time.perf_counter()
+        request = Request([asked], [given], limit, listener)
         try:
-            if self.keeps_caches:
-                said, kept = self._ssd(Request([asked], [given], limit, listener), prompts)
-            else:
-                own = self.changed.get(self.defender)
-                said = answer(
-                    self.pair, [asked], defender=self.defender, prefill=[given], settings=own, max_new_tokens=limit,
-                    streamer=listener,
-                )[0]  # fmt: skip
+            said, kept = self._cached(request, prompts) if self.keeps_caches else (self._anew(request), 0)
+            end = ""
+            if len(said.token_ids) >= limit and said.token_ids[-1] not in self.pair.tokenizer.all_special_ids:
+                end = "cut: the context is full, /reset begins a new one" if limit == room else f"cut at {limit} tokens"
         except KeyboardInterrupt:
             if not listener.ids:
                 raise
-            said, end = (
-                self._stopped(given, listener.ids, time.perf_counter() - started),
-                "stopped: what was said stays",
-            )
-        if not end and len(said.token_ids) >= limit and said.token_ids[-1] not in self.pair.tokenizer.all_special_ids:
-            end = "cut: the context is full, /reset begins a new one" if limit == room else f"cut at {limit} tokens"
+            said, kept = self._stopped(given, listener.ids, time.perf_counter() - started), 0
+            end = "stopped: what was said stays"
         self.messages = [*asked, {"role": "assistant", "content": said.prefill + said.text}]
         self.prefill, self.last = "", said
         return Turn(said, kept, end)
 
-    def _ssd(self, request: Request, prompts: tuple[list[int], list[int]]) -> tuple[Answer, int]:
+    def _anew(self, request: Request) -> Answer:
+        """The answer of a defender that reads the whole conversation."""
+        (said,) = answer(
+            self.pair,
+            request.questions,
+            defender=self.defender,
+            prefill=request.prefills,
+            settings=self.changed.get(self.defender),
+            max_new_tokens=request.max_new_tokens,
+            streamer=request.streamer,
+        )
+        return said
+
+    def _cached(self, request: Request, prompts: tuple[list[int], list[int]]) -> tuple[Answer, int]:
         """SSD's answer from the caches of the turns before, and how many tokens of its prompt they held."""
         if self.caches is None or self.cached_for != self.defender:
             self.cached_for = self.defender
-            config = settings_for(self.pair, self.defender, self.changed.get(self.defender))
-            options = {"context": self.context, "vocab_size": self.pair.vocab_size}
-            self.caches = Conversation(self.pair.target, self.pair.draft, config, **options)
+            pair, config = self.pair, settings_for(self.pair, self.defender, self.changed.get(self.defender))
+            self.caches = Conversation(
+                pair.target, pair.draft, config, context=self.context, vocab_size=pair.vocab_size
+            )
         output = self.caches.reply(
             *prompts,
             max_new_tokens=request.max_new_tokens,
@@ -175,11 +186,9 @@ class Talk:
     def choose_defender(self, rest: str) -> str:
         if rest:
             self.defender = find_defender(rest)
-        keeps = (
-            "keeps its caches"
-            if self.keeps_caches
-            else "reads the whole conversation every turn (only ssd and ssd-hardened keep caches)"
-        )
+        keeps = "reads the whole conversation every turn (only ssd and ssd-hardened keep caches)"
+        if self.keeps_caches:
+            keeps = "keeps its caches"
         return f"{self.defender} answers; it {keeps}" + ("" if rest else f". There are {', '.join(DEFENDERS)}")
 
     def write_beginning(self, rest: str) -> str:
@@ -243,17 +252,7 @@ def _value(raw: str) -> Any:
         return raw
 
 
-TOGGLE = (
-    f"<style>#show:not(:checked)~div .{TAKEN_BACK}{{{{display:none}}}}</style>"
-    "<input type=checkbox id=show{}><label for=show> show what was taken back</label>"
-)
-"""Above a strip: shows and hides what was taken back, without a script."""
-
-
 def write_strip(path: Path, said: Answer, pair: Pair, retracted: bool = False) -> None:
     """The token strip of an answer that has a trace, as a page of its own; `retracted`: it opens with what was taken back."""
     assert said.trace is not None
-    any_ = bool(said.trace.lines["retracted"].any())
-    toggle = TOGGLE.format(" checked" * retracted) if any_ else ""
-    strip = said.trace.to_html(pair.tokenizer, retracted=any_)
-    path.write_text(f"<!doctype html><meta charset=utf-8>{toggle}{strip}", encoding="utf-8")
+    path.write_text(strips.page(said.trace, pair.tokenizer, retracted), encoding="utf-8")

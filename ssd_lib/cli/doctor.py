@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from ssd_lib.cli.common import FORMAT_HELP, TARGET_HELP, app, fail, plain, quiet_libraries
+from ssd_lib.cli.common import Draft, DraftFormat, Target, TargetFormat, app, fail, plain, quiet_libraries
 
 STYLES = {"ok": "green", "look": "yellow", "fault": "bold red"}
 
@@ -18,10 +18,10 @@ STYLES = {"ok": "green", "look": "yellow", "fault": "bold red"}
 @app.command()
 def doctor(
     pair: Annotated[str | None, typer.Option(help="A registered pair; none: --target and --draft.")] = None,
-    target: Annotated[str | None, typer.Option(help=TARGET_HELP)] = None,
-    draft: Annotated[str | None, typer.Option(help="Another draft, likewise.")] = None,
-    target_format: Annotated[str | None, typer.Option(help=FORMAT_HELP)] = None,
-    draft_format: Annotated[str | None, typer.Option(help="For the draft, likewise.")] = None,
+    target: Target = None,
+    draft: Draft = None,
+    target_format: TargetFormat = None,
+    draft_format: DraftFormat = None,
 ) -> None:
     """Check that two models are a pair, without loading their weights; exit code 1 where they cannot work together."""
     from ssd_lib.experiments.doctor import examine

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand
 
-from ssd_lib.cli.common import FORMAT_HELP, TARGET_HELP, app, fail, plain, quiet_libraries
+from ssd_lib.cli.common import Draft, DraftFormat, Target, TargetFormat, app, fail, given, plain, quiet_libraries
 
 
 def spread(args: Iterable[str], names: Iterable[str]) -> Iterator[str]:
@@ -63,10 +63,10 @@ def run(
     judges: Annotated[list[str] | None, typer.Option(help="exact refusal gsm8k qwen …")] = None,
     limit: Annotated[int | None, typer.Option(help="Items of each set.")] = None,
     out: Annotated[Path | None, typer.Option(help="The run's folder; run again to resume.")] = None,
-    target: Annotated[str | None, typer.Option(help=TARGET_HELP)] = None,
-    draft: Annotated[str | None, typer.Option(help="Another draft, likewise.")] = None,
-    target_format: Annotated[str | None, typer.Option(help=FORMAT_HELP)] = None,
-    draft_format: Annotated[str | None, typer.Option(help="For the draft, likewise.")] = None,
+    target: Target = None,
+    draft: Draft = None,
+    target_format: TargetFormat = None,
+    draft_format: DraftFormat = None,
     expert: Annotated[str | None, typer.Option(help="SafeDecoding's adapter.")] = None,
     data: Annotated[Path | None, typer.Option(help="A folder with the sets that are files.")] = None,
     device: Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1, …; default: what there is.")] = None,
@@ -92,18 +92,8 @@ def run(
     from ssd_lib.experiments import experiment, load_run, plan, run_experiment
 
     quiet_libraries()
-    loading = {
-        "name": pair,
-        "target": target,
-        "draft": draft,
-        "target_format": target_format,
-        "draft_format": draft_format,
-        "device": device,
-        "dtype": dtype,
-        "quantization": quantization,
-    }
-    loading = {key: value for key, value in loading.items() if value is not None}
-    alphas = {"alpha_intersection": alpha_intersection, "alpha_union": alpha_union}
+    models = given(name=pair, target=target, draft=draft, target_format=target_format, draft_format=draft_format)
+    loading = models | given(device=device, dtype=dtype, quantization=quantization)
     try:
         chosen = experiment(
             preset=preset,
@@ -117,7 +107,7 @@ def run(
             batch=batch,
             seed=seed,
             out=out,
-            ssd={key: value for key, value in alphas.items() if value is not None},
+            ssd=given(alpha_intersection=alpha_intersection, alpha_union=alpha_union),
             expert=expert,
             data=data,
         )
@@ -184,18 +174,14 @@ def report(
             command = "ssd report" if page == "main" else f"ssd report --page {page}"
             put_measured(into, command, PAGES[page](finished))
         if front is not None:
-            _write_front(finished.summary, front)
+            from ssd_lib.show import plots
+
+            plots.use_book_style()
+            front.write_bytes(plots.png(plots.front(finished.summary)))
     except (ValueError, OSError) as error:
         fail(error)
     typer.echo(plain(report_markdown(finished) if page == "main" else PAGES[page](finished)))
     typer.echo("written: " + ", ".join(map(str, written)))
-
-
-def _write_front(summary: Any, path: Path) -> None:
-    from ssd_lib.show import plots
-
-    plots.use_book_style()
-    path.write_bytes(plots.png(plots.front(summary)))
 
 
 def _figures(summary: Any) -> dict[str, bytes]:

@@ -10,7 +10,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from ssd_lib.cli.common import app, fail, plain, quiet_libraries
+from ssd_lib.cli.common import app, fail, given, plain, quiet_libraries
 
 TOUR_QUESTIONS, TOUR_PREFILL = 24, 10
 TOUR_SYSTEMS = ("target alone", "draft alone", "SSD", "hardened SSD")
@@ -64,17 +64,13 @@ def train(
         elif pair is None and model and harmful and benign:
             from ssd_lib.models.training import train_deep_alignment, train_expert
 
-            given = {
-                name: value
-                for name, value in {"steps": steps, "learning_rate": learning_rate}.items()
-                if value is not None
-            }
             if expert and lora_rank:
                 raise ValueError("--expert is an adapter already, of the published rank: leave --lora-rank out")
             if expert and presto:
                 raise ValueError("--expert refuses from the first token on: --presto is for a deep draft")
             kind = train_expert if expert else partial(train_deep_alignment, lora_rank=lora_rank, presto=presto)
-            out = kind(model, harmful, benign, out, seed=seed, chat_format=chat_format, **given)
+            changed = given(steps=steps, learning_rate=learning_rate)
+            out = kind(model, harmful, benign, out, seed=seed, chat_format=chat_format, **changed)
         else:
             raise ValueError("give either --pair toy or --pair smollm2, or --model with --harmful and --benign")
     except (ValueError, OSError) as error:

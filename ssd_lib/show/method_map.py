@@ -7,7 +7,7 @@ so both figures can be read in grey; their letters stay readable when a page sho
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
@@ -16,9 +16,10 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 from ssd_lib.config import SSDConfig
-from ssd_lib.show.plots.style import COLORS, LINES
+from ssd_lib.show.style import COLORS, LINES
 
 INK = "#333333"
+MIDDLE: dict[str, Any] = {"ha": "center", "va": "center", "color": INK}
 TITLE_SIZE, TEXT_SIZE = 11, 10
 """Points. At 8.4 inches across, a page 700 pixels wide shows a point as 1.2 pixels."""
 
@@ -118,9 +119,8 @@ def _draw_box(axes: Axes, box: Box) -> None:
     style = {"boxstyle": "round,pad=0,rounding_size=1.5", "linestyle": line, "linewidth": 1.8, "gid": box.title}
     axes.add_patch(FancyBboxPatch(corner, box.width, box.height, facecolor=face, edgecolor=color, **style))
     rise = 2.4 * (box.text.count("\n") + 1)
-    middle = {"ha": "center", "va": "center", "color": INK}
-    axes.text(box.x, box.y + rise, box.title, fontsize=TITLE_SIZE, weight="bold", gid=box.title, **middle)
-    axes.text(box.x, box.y - 2.6, box.text, fontsize=TEXT_SIZE, gid=box.title, **middle)
+    axes.text(box.x, box.y + rise, box.title, fontsize=TITLE_SIZE, weight="bold", gid=box.title, **MIDDLE)
+    axes.text(box.x, box.y - 2.6, box.text, fontsize=TEXT_SIZE, gid=box.title, **MIDDLE)
 
 
 def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
@@ -128,10 +128,8 @@ def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
     if way:
         x, y = zip(*way, before, strict=True)
         axes.plot(x, y, color=INK, linewidth=1.3, solid_capstyle="round", clip_on=False)
-    axes.annotate(
-        "", end, before, arrowprops={"arrowstyle": "-|>", "color": INK, "lw": 1.3, "shrinkA": 0, "shrinkB": 0}
-    )
+    head = {"arrowstyle": "-|>", "color": INK, "lw": 1.3, "shrinkA": 0, "shrinkB": 0}
+    axes.annotate("", end, before, arrowprops=head)
     if arrow.label:
         back = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-        middle = {"ha": "center", "va": "center", "color": INK}
-        axes.text(*arrow.label_at, arrow.label, fontsize=TEXT_SIZE, style="italic", bbox=back, **middle)
+        axes.text(*arrow.label_at, arrow.label, fontsize=TEXT_SIZE, style="italic", bbox=back, **MIDDLE)

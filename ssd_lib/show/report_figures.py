@@ -1,6 +1,11 @@
-"""Figures of an experiment, drawn from the lines of a report's summary: the same code for the toy pair and for real models."""
+"""Figures of an experiment, drawn from the lines of a report's summary: the same code for the toy pair and for real models.
+
+Every measure stands with its 95% interval; `style.looks` says how each defender is drawn.
+"""
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -9,12 +14,11 @@ from matplotlib.figure import Figure
 
 from ssd_lib.experiments import Choice
 from ssd_lib.experiments.report import groups, prefill_length
-from ssd_lib.show.plots.style import looks, on_axes, panels
+from ssd_lib.show.style import ALPHAS, looks, on_axes, panels, reach
 
 SMALLEST, LARGEST = 60, 170
 """Area of the mark of a defender without any speed, and what the fastest has more (points squared)."""
-ALPHAS = {"alpha_intersection": "α_I", "alpha_union": "α_U"}
-LEGEND = dict(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
+LEGEND: dict[str, Any] = dict(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
 
 
 def bars(lines: pd.DataFrame, ylabel: str, title: str = "", axes: Axes | None = None) -> Figure:
@@ -23,10 +27,11 @@ def bars(lines: pd.DataFrame, ylabel: str, title: str = "", axes: Axes | None = 
     figure, axes = on_axes(axes, (max(6.0, 3.0 + 0.16 * len(lines)), 3.6))
     width = 0.84 / len(systems)
     for shift, (system, look) in enumerate(systems.items()):
-        part = lines[lines.system == system]
+        part = lines.loc[lines.system == system]
         places = [attacks.index(attack) + width * (shift - (len(systems) - 1) / 2) for attack in part.attack]
         axes.bar(places, part.value, width, color=look.color, hatch=look.hatch, edgecolor="white", label=short(system))
-        axes.errorbar(places, part.value, yerr=_beside(part), fmt="none", ecolor="black", elinewidth=0.9, capsize=2)
+        spans = reach(part.value, part.low, part.high)
+        axes.errorbar(places, part.value, yerr=spans, fmt="none", ecolor="black", elinewidth=0.9, capsize=2)
     axes.set_xticks(range(len(attacks)), attacks, rotation=20, ha="right")
     axes.set(ylabel=ylabel, title=title)
     axes.margins(x=0.02)
@@ -40,11 +45,12 @@ def by_prefill(lines: pd.DataFrame, ylabel: str, title: str = "", axes: Axes | N
     lines = lines.assign(tokens=lines.attack.map(prefill_length)).dropna(subset="tokens").sort_values("tokens")
     lengths, systems = sorted(set(lines.tokens.astype(int))), looks(lines.system)
     for shift, (system, look) in enumerate(systems.items()):
-        part = lines[lines.system == system]
+        part = lines.loc[lines.system == system]
         beside = 0.6 * (shift + 0.5) / len(systems) - 0.3  # side by side, so that intervals can be read
         places = [lengths.index(int(tokens)) + beside for tokens in part.tokens]
-        style = dict(color=look.color, marker=look.mark, linestyle=look.line, markersize=5, capsize=2, elinewidth=0.8)
-        axes.errorbar(places, part.value, yerr=_beside(part), label=short(system), **style)
+        style: dict[str, Any] = dict(markersize=5, capsize=2, elinewidth=0.8)
+        spans = reach(part.value, part.low, part.high)
+        axes.errorbar(places, part.value, yerr=spans, label=short(system), linestyle=look.line, **look.point, **style)
     axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
     axes.set(xlabel="answer tokens prefilled by the attacker (N)", ylabel=ylabel, ylim=(-0.05, 1.05), title=title)
     axes.legend(**LEGEND)
@@ -53,15 +59,14 @@ def by_prefill(lines: pd.DataFrame, ylabel: str, title: str = "", axes: Axes | N
 
 def alpha_map(lines: pd.DataFrame, title: str = "", axes: Axes | None = None) -> Figure:
     """One measure over α_I × α_U: SSD's lines of one attack set, each cell its value and 95% interval in percent."""
-    settings = pd.DataFrame([dict(Choice.parse(system).settings) for system in lines.system], index=lines.index)
+    settings = pd.DataFrame([_settings(system) for system in lines.system], index=lines.index)
     lines = pd.concat([lines, settings], axis=1).dropna(subset=list(ALPHAS))
-    grid = lines.pivot_table(index="alpha_union", columns="alpha_intersection", values="value").sort_index(
-        ascending=False
-    )
+    grid = lines.pivot_table(index="alpha_union", columns="alpha_intersection", values="value")
+    grid = grid.sort_index(ascending=False)
     figure, axes = on_axes(axes, (1.2 + 0.9 * grid.shape[1], 1.2 + 0.6 * grid.shape[0]))
     axes.imshow(grid, cmap="cividis", vmin=0, vmax=1, aspect="auto")
     for line in lines.to_dict("records"):
-        x, y = grid.columns.get_loc(line["alpha_intersection"]), grid.index.get_loc(line["alpha_union"])
+        x, y = list(grid.columns).index(line["alpha_intersection"]), list(grid.index).index(line["alpha_union"])
         text = "{:.0%}\n[{:.0f}, {:.0f}]".format(line["value"], 100 * line["low"], 100 * line["high"])
         axes.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if line["value"] < 0.5 else "black")
     axes.set_xticks(range(grid.shape[1]), [f"{alpha:g}" for alpha in grid.columns])
@@ -80,16 +85,18 @@ def tradeoff(points: pd.DataFrame, xlabel: str, ylabel: str, title: str = "", ax
     systems = looks(points.system)
     for point in points.sort_values("speed", ascending=False).to_dict("records"):  # large marks below small ones
         x, y, look = point["x"], point["y"], systems[point["system"]]
-        across, up = (
-            [[max(0, v - point[f"{n}_low"])], [max(0, point[f"{n}_high"] - v)]] for n, v in (("x", x), ("y", y))
-        )
+        across, up = (reach(*(point[f"{n}{end}"] for end in ("", "_low", "_high"))) for n in ("x", "y"))
         axes.errorbar(x, y, xerr=across, yerr=up, color=look.color, elinewidth=0.8, capsize=2, alpha=0.6)
         size = SMALLEST + LARGEST * point["speed"] / points.speed.max()
         label = f"{short(point['system'])} ({point['speed']:.0f} tokens/s)"
-        axes.scatter(x, y, s=size, color=look.color, marker=look.mark, edgecolor="white", zorder=3, label=label)
+        axes.scatter(x, y, s=size, **look.point, edgecolor="white", zorder=3, label=label)
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
     axes.legend(**LEGEND)
     return figure
+
+
+def _settings(system: str) -> dict[str, Any]:
+    return dict(Choice.parse(system).settings)
 
 
 def short(system: str) -> str:
@@ -108,11 +115,9 @@ def report_figures(summary: pd.DataFrame) -> dict[str, Figure]:
     Settings of SSD that form a grid of α_I × α_U stand in its map only.
     """
     figures: dict[str, Figure] = {}
-    for (pair, judge), part in groups(summary[summary.judge != "clock"], ["pair", "judge"]):
-        success = part[(part.measure == "attack success") & part.value.notna()]
-        on_grid = np.array(
-            [set(ALPHAS) <= dict(Choice.parse(system).settings).keys() for system in success.system], bool
-        )
+    for (pair, judge), part in groups(summary.loc[summary.judge != "clock"], ["pair", "judge"]):
+        success = part.loc[(part.measure == "attack success") & part.value.notna()]
+        on_grid = np.array([ALPHAS.keys() <= _settings(system).keys() for system in success.system], bool)
         grid, others = success.loc[on_grid], success.loc[~on_grid]
         who = f"{pair}, judge: {judge}"
         if len(others):
@@ -121,7 +126,7 @@ def report_figures(summary: pd.DataFrame) -> dict[str, Figure]:
             figures[f"Attack success against prefilled tokens ({who})"] = by_prefill(others, "attack success rate")
         if grid.system.nunique() > 3:
             figures[f"Attack success over α_I and α_U ({who})"] = _alpha_maps(grid)
-        points = tradeoff_points(summary[summary.pair == pair], judge)
+        points = tradeoff_points(summary.loc[summary.pair == pair], judge)
         if len(points):
             x, y = "attack success rate, mean over attack sets", "right answers, mean over benign sets"
             figures[f"Safety against utility against speed ({who})"] = tradeoff(points, x, y)
@@ -149,11 +154,8 @@ def tradeoff_points(summary: pd.DataFrame, judge: str) -> pd.DataFrame:
         attacked, right = (lines.loc[lines.system == system] for lines in (success, correct))
         speed = part[part.measure == "tokens per second"].value.median()
         if len(attacked) and len(right):
-            (x, x_low, x_high), (y, y_low, y_high) = _mean_of(attacked), _mean_of(right)
-            rows.append(
-                dict(system=system, x=x, x_low=x_low, x_high=x_high, y=y, y_low=y_low, y_high=y_high, speed=speed)
-            )
-    return pd.DataFrame(rows)
+            rows.append((system, *_mean_of(attacked), *_mean_of(right), speed))
+    return pd.DataFrame(rows, columns=["system", "x", "x_low", "x_high", "y", "y_low", "y_high", "speed"])
 
 
 FRONT = {"right": "right answers", "target forwards per token": "target forwards per token"}
@@ -173,14 +175,14 @@ def front(summary: pd.DataFrame) -> Figure:
     for place, (measure, label) in zip(axes, FRONT.items(), strict=True):
         known = _answered_by_all(summary.loc[summary.measure == measure])
         for system, look in looks(summary.system).items():
-            leaks, across = facts[facts.system == system], known[known.system == system]
+            leaks, across = facts.loc[facts.system == system], known.loc[known.system == system]
             if not len(leaks) or not len(across):
                 continue
             y, y_low, y_high = _mean_of(leaks)
             x, x_low, x_high = _mean_of(across) if measure == "right" else (across.value.median(),) * 3
-            bounds = dict(xerr=[[x - x_low], [x_high - x]], yerr=[[y - y_low], [y_high - y]])
-            style = dict(color=look.color, marker=look.mark, elinewidth=0.8, capsize=2, alpha=0.85)
-            place.errorbar(x, y, **bounds, **style, linestyle="none", label=short(system))
+            style: dict[str, Any] = dict(linestyle="none", elinewidth=0.8, capsize=2, alpha=0.85)
+            spans = dict(xerr=reach(x, x_low, x_high), yerr=reach(y, y_low, y_high))
+            place.errorbar(x, y, **spans, label=short(system), **look.point, **style)
         place.set(xlabel=label, ylim=(-0.04, 1.04))
     axes[0].set_ylabel("facts told, mean over attacks")
     axes[-1].legend(**LEGEND)
@@ -195,11 +197,6 @@ def _answered_by_all(lines: pd.DataFrame) -> pd.DataFrame:
 
 def _mean_of(lines: pd.DataFrame) -> tuple[float, float, float]:
     """The mean of independent estimates, and its interval: half-widths add in squares."""
-    below, above = _beside(lines)
+    below, above = reach(lines.value, lines.low, lines.high)
     mean, count = lines.value.mean(), len(lines)
     return mean, mean - np.sqrt((below**2).sum()) / count, mean + np.sqrt((above**2).sum()) / count
-
-
-def _beside(lines: pd.DataFrame) -> list[pd.Series]:
-    """How far an interval reaches below and above its value; nothing where there is none."""
-    return [(lines.value - lines.low).clip(lower=0).fillna(0), (lines.high - lines.value).clip(lower=0).fillna(0)]

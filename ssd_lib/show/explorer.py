@@ -8,27 +8,43 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import ipywidgets
 from ipywidgets import Layout
 
 from ssd_lib.models.pairs import Pair
-from ssd_lib.show.widgets import charts, rounds, views
-from ssd_lib.show.widgets.controls import Controls, offered, wide
-from ssd_lib.show.widgets.latest import Latest
-from ssd_lib.show.widgets.session import Run, Session, Settings, Stopped, as_code
-from ssd_lib.show.widgets.static import PARTS, Static, static, status
-from ssd_lib.show.widgets.tokens import TokenStrip
+from ssd_lib.show import charts, rounds, strips
+from ssd_lib.show.buttons import TokenButtons
+from ssd_lib.show.controls import Controls, offered, wide
+from ssd_lib.show.latest import Latest
+from ssd_lib.show.session import Run, Session, Settings, Stopped, as_code
+from ssd_lib.show.static import PARTS, Static, static, status
 from ssd_lib.toy import world, worlds
 from ssd_lib.toy.worlds import Item
 
 ONE, BARE, KEPT = "one answer", "no defence", "the kept answer"
+HINTS = {ONE: "Choose what to show beside the answer.", BARE: "…", KEPT: "Keep an answer first, then change a setting."}
 NO_TRACE = (
     "This defence decodes with the target’s own generate: there is no trace to show here. Choose the defender ssd."
 )
 NO_ANSWER = "There is no answer to show."
 FRAME_SECONDS = 1.0
+CLASSES = [
+    "status",
+    "history",
+    "timeline",
+    "candidates",
+    "round",
+    "comparison",
+    "retracted",
+    "position",
+    "play",
+    "frame",
+]
+CLASSES += ["compare", "keep", "code_area", "tabs"]
+"""The widgets that a page can find by a class of their name."""
 
 
 def explore(pair: Pair, prompt: str | Item | None = None, prefill: str | int = 0) -> Explorer:
@@ -52,7 +68,7 @@ class Explorer(ipywidgets.VBox):
         self.kept: Run | None = None
         self.error: Exception | None = None
         self._lock = threading.RLock()
-        self._here = threading.local()  # what one thread draws must not hide what another one is told
+        self._here = threading.local()  # what one thread draws must not hide what a user moves meanwhile
         self._latest = Latest(self._work)
         self.controls = Controls(pair, self._asked)
         self._make_views()
@@ -68,25 +84,24 @@ class Explorer(ipywidgets.VBox):
         return f"<Explorer: {self.run.settings.defender}, {len(self.run.lines)} tokens>" if self.run else "<Explorer>"
 
     def _make_views(self) -> None:
-        self.status, self.timeline = _html("ssd-status"), _html("ssd-timeline")
-        self.candidates, self.round = _html("ssd-candidates"), _html("ssd-round")
-        self.comparison = _html("ssd-comparison")
-        self.strip, self.history = TokenStrip(self.choose), _html("ssd-history")
-        self.retracted = _classed(
-            ipywidgets.Checkbox(False, description="show what was taken back", indent=False), "ssd-retracted"
-        )
-        self.position = _classed(wide(ipywidgets.IntSlider, "token", min=0, max=0), "ssd-position")
-        self.play = _classed(ipywidgets.Play(value=0, min=0, max=0, interval=int(1000 * FRAME_SECONDS)), "ssd-play")
-        self.frame = _classed(wide(ipywidgets.IntSlider, "frame", min=0, max=0), "ssd-frame")
-        self.compare = _classed(wide(ipywidgets.Dropdown, "beside it", options=[ONE, BARE, KEPT]), "ssd-compare")
+        self.status, self.history, self.timeline = _html(), _html(), _html()
+        self.candidates, self.round, self.comparison = _html(), _html(), _html()
+        self.strip = TokenButtons(self.choose)
+        self.retracted = ipywidgets.Checkbox(False, description="show what was taken back", indent=False)
+        self.position = wide(ipywidgets.IntSlider, "token", min=0, max=0)
+        self.play = ipywidgets.Play(value=0, min=0, max=0, interval=int(1000 * FRAME_SECONDS))
+        self.frame = wide(ipywidgets.IntSlider, "frame", min=0, max=0)
+        self.compare = wide(ipywidgets.Dropdown, "beside it", options=[ONE, BARE, KEPT])
         for beside in (self.frame, self.compare):
             beside.layout.flex = "1 1 200px"
         ipywidgets.link((self.play, "value"), (self.frame, "value"))
-        self.keep = _classed(ipywidgets.Button(description="keep this answer", layout=Layout(width="auto")), "ssd-keep")
-        self.code_area = _classed(ipywidgets.Textarea(layout=Layout(width="auto", height="170px")), "ssd-code")
-        self.tabs = _classed(ipywidgets.Tab(self._pages(), layout=Layout(width="auto", margin="6px 0 0 0")), "ssd-tabs")
+        self.keep = ipywidgets.Button(description="keep this answer", layout=Layout(width="auto"))
+        self.code_area = ipywidgets.Textarea(layout=Layout(width="auto", height="170px"))
+        self.tabs = ipywidgets.Tab(self._pages(), layout=Layout(width="auto", margin="6px 0 0 0"))
         for i, title in enumerate(("Token", "Rounds", "Compare", "Code")):
             self.tabs.set_title(i, title)
+        for name in CLASSES:
+            getattr(self, name).add_class("ssd-" + name.removesuffix("_area"))
         self.position.observe(lambda change: self.choose(change["new"]), "value")
         self.frame.observe(lambda change: self._draw(self._draw_round), "value")
         self.compare.observe(lambda change: self._asked(), "value")
@@ -143,7 +158,7 @@ class Explorer(ipywidgets.VBox):
     def choose(self, position: int) -> Explorer:
         """Look at one token of the answer. Draws, and never decodes."""
         if self.run is not None and 0 <= position < len(self.run.lines):
-            self._draw(lambda: self._draw_choice(position))
+            self._draw(partial(self._draw_choice, position))
         return self
 
     def keep_answer(self) -> Explorer:
@@ -221,13 +236,13 @@ class Explorer(ipywidgets.VBox):
     def _failed(self, error: Exception) -> None:
         self.error, self.run, self.other = error, None, None
         self._draw(self._draw_answer)
-        self.status.value = f"<div><b>✘ {type(error).__name__}:</b> {views.escape(str(error))}</div>"
+        self.status.value = f"<div><b>✘ {type(error).__name__}:</b> {strips.escape(str(error))}</div>"
         self.remove_class("ssd-busy")
 
     # -------------------------------------------------------------------------------------------- drawing
 
     def _draw(self, draw: Callable[[], None]) -> None:
-        """Draw without taking what the drawing moves for a wish of the user."""
+        """Draw without taking what the drawing moves for something that the user moved."""
         if self._drawing:
             return
         with self._lock, self._as_drawing():
@@ -267,7 +282,7 @@ class Explorer(ipywidgets.VBox):
         self.retracted.layout.display = None if run and run.taken_back else "none"
         self.history.value = ""
         if run and run.taken_back and self.retracted.value:
-            self.history.value = views.strip(run.history, run.prefill) + views.legend(False, retracted=True)
+            self.history.value = strips.strip(run.history, run.prefill) + strips.legend(False, retracted=True)
 
     def _draw_choice(self, position: int | None) -> None:
         self.strip.choose(position)
@@ -276,7 +291,7 @@ class Explorer(ipywidgets.VBox):
             return
         self.position.value = position
         line, traced = self.run.lines[position], self.run.traced
-        self.timeline.value = views.legend(traced) + (charts.timeline(self.run.lines, position) if traced else "")
+        self.timeline.value = strips.legend(traced) + (charts.timeline(self.run.lines, position) if traced else "")
         self.candidates.value = charts.candidates_html(line, self.run.texts(position)) if traced else NO_TRACE
 
     def _draw_round(self) -> None:
@@ -284,7 +299,7 @@ class Explorer(ipywidgets.VBox):
             self.round.value = NO_TRACE if self.run else NO_ANSWER
             return
         number = min(self.frame.value, self.frame.max)
-        self.round.value = rounds.frame(self.run.history, number, self.run.settings.config.lookahead, self.run.prefill)
+        self.round.value = rounds.frame(self.run.history, number, self.run.lookahead, self.run.prefill)
 
     @property
     def beside(self) -> Run | None:
@@ -293,20 +308,10 @@ class Explorer(ipywidgets.VBox):
 
     def _draw_comparison(self) -> None:
         if self.run is None or self.beside is None:
-            hint = {
-                ONE: "Choose what to show beside the answer.",
-                BARE: "…",
-                KEPT: "Keep an answer first, then change a setting.",
-            }
-            self.comparison.value = hint[self.compare.value] if self.run else NO_ANSWER
+            self.comparison.value = HINTS[self.compare.value] if self.run else NO_ANSWER
             return
-        self.comparison.value = views.comparison(*(run.side for run in (self.beside, self.run)))
+        self.comparison.value = strips.comparison(*(run.side for run in (self.beside, self.run)))
 
 
-def _html(name: str) -> Any:
-    return _classed(ipywidgets.HTML(layout=Layout(width="auto", min_width="0")), name)
-
-
-def _classed(widget: Any, name: str) -> Any:
-    widget.add_class(name)
-    return widget
+def _html() -> Any:
+    return ipywidgets.HTML(layout=Layout(width="auto", min_width="0"))

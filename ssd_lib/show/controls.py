@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import html
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -14,8 +14,8 @@ from ssd_lib.config import SSDConfig
 from ssd_lib.defenders import DEFENDERS
 from ssd_lib.method.trace import pieces
 from ssd_lib.models.pairs import Pair
-from ssd_lib.show.widgets.session import SSD, Settings, written
-from ssd_lib.show.widgets.views import FADED, clip, escape
+from ssd_lib.show.session import SSD, Settings, written
+from ssd_lib.show.strips import FADED, clip, escape, isolated
 from ssd_lib.toy.worlds import Item, world_of
 
 QUESTIONS = 6
@@ -87,12 +87,12 @@ class Controls:
         self.threshold = wide(ipywidgets.FloatSlider, "threshold", min=0, max=1, step=0.05)
         self.bin_size = wide(ipywidgets.IntSlider, "bin size b", min=1, max=20)
         self.lookahead = wide(ipywidgets.IntSlider, "lookahead T", value=3, min=1, max=8)
-        beside = Layout(width="auto", margin=f"2px 0 0 {INDENT}px")
-        self.do_sample = ipywidgets.Checkbox(False, description="sampling (off: greedy)", indent=False, layout=beside)
+        below = Layout(width="auto", margin=f"2px 0 0 {INDENT}px")
+        self.do_sample = ipywidgets.Checkbox(False, description="sampling (off: greedy)", indent=False, layout=below)
         self.temperature = wide(ipywidgets.FloatSlider, "temperature", min=0.1, max=2, step=0.1)
         self.top_p = wide(ipywidgets.FloatSlider, "top-p", min=0.05, max=1, step=0.05)
         self.seed = wide(ipywidgets.BoundedIntText, "seed", min=0, max=2**31 - 1)
-        self.reset = ipywidgets.Button(description="the pair’s own settings", layout=beside)
+        self.reset = ipywidgets.Button(description="the pair’s own settings", layout=below)
         for name, control in {"picker": self.picker, "reset": self.reset, **self.deciding}.items():
             control.add_class("ssd-" + CLASSES.get(name, name.replace("_", "-")))
 
@@ -159,17 +159,15 @@ class Controls:
         Raises ValueError for a name that is no control and for a value that its control does not take.
         """
         if config is not None:
-            own = {name: getattr(config, name) for name in METHOD if getattr(config, name) != "auto"}
-            values = own | values
+            values = {name: own for name in METHOD if (own := getattr(config, name)) != "auto"} | values
         unknown = sorted(set(values) - set(self.deciding))
         if unknown:
             raise ValueError(f"the explorer has no control {', '.join(unknown)}: it has {', '.join(self.deciding)}")
         for name, value in values.items():
             offered(name, self.deciding[name], value)
-        self._quiet = True
-        for name, value in values.items():
-            self.deciding[name].value = on_step(self.deciding[name], value)
-        self._quiet = False
+        with self._quietly():
+            for name, value in values.items():
+                self.deciding[name].value = on_step(self.deciding[name], value)
         self._moved()
 
     def ask(self, prompt: str | Item, prefill: str | int) -> None:
@@ -184,16 +182,22 @@ class Controls:
             raise ValueError(
                 f"prefill={tokens} means tokens of the world's own answer; this prompt has none: pass the text itself"
             )
-        self._quiet = True
-        self.question.value = item.question if item is not None else whole(str(prompt))
-        self.prefill.value = answer
-        self.prefill_tokens.max = max(PREFILL, tokens)
-        self.prefill_tokens.value = tokens
-        self._quiet = False
+        with self._quietly():
+            self.question.value = item.question if item is not None else whole(str(prompt))
+            self.prefill.value = answer
+            self.prefill_tokens.max = max(PREFILL, tokens)
+            self.prefill_tokens.value = tokens
         self._moved()
 
+    @contextmanager
+    def _quietly(self) -> Iterator[None]:
+        """Inside, a control that moves is not reported."""
+        self._quiet = True
+        yield
+        self._quiet = False
+
     def _item_of(self, prompt: str | Item) -> Item | None:
-        """The world's question behind a prompt; one that the picker has not yet is put first."""
+        """The world's question that a prompt is; one that the picker does not have yet is put first."""
         if isinstance(prompt, str):
             return next((item for item in self.items.values() if item.question == prompt), None)
         if _label(prompt) not in self.items:
@@ -215,9 +219,9 @@ class Controls:
             getattr(self, name).disabled = not ssd
         for name in SAMPLING:
             getattr(self, name).layout.display = None if sampling and ssd else "none"
-        self._quiet, item = True, self.item
-        self.picker.value = _label(item) if item is not None else OWN
-        self._quiet = False
+        item = self.item
+        with self._quietly():
+            self.picker.value = _label(item) if item is not None else OWN
         self._describe()
         self._on_change()
 
@@ -225,13 +229,9 @@ class Controls:
         """What the attacker writes, and what the defender costs."""
         settings, defender = self.settings, DEFENDERS[self.defender.value]
         ids = written(self.pair, settings)
-        text = (
-            html.escape("".join(pieces(self.pair.tokenizer, ids)), quote=True) or "(nothing: the model begins itself)"
-        )
-        self.preview.value = (
-            f'<div style="line-height:1.3;margin-left:{INDENT}px;{FADED}">{len(ids)} tokens: <bdi>{text}</bdi></div>'
-        )
-        self.cost.value = f'<div style="line-height:1.3;margin-left:{INDENT}px;{FADED}">{escape(defender.costs)} ({escape(defender.paper)})</div>'
+        text = "".join(pieces(self.pair.tokenizer, ids)) or "(nothing: the model begins itself)"
+        self.preview.value = _remark(f"{len(ids)} tokens: {isolated(text)}")
+        self.cost.value = _remark(f"{escape(defender.costs)} ({escape(defender.paper)})")
 
 
 CLASSES = {
@@ -241,6 +241,11 @@ CLASSES = {
     "do_sample": "sampling",
     "max_new_tokens": "max-tokens",
 }
+
+
+def _remark(markup: str) -> str:
+    """Faded words under a control."""
+    return f'<div style="line-height:1.3;margin-left:{INDENT}px;{FADED}">{markup}</div>'
 
 
 def whole(text: str) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 import ipywidgets
 
 from ssd_lib.method.trace import STYLES, UNION
-from ssd_lib.show.widgets.views import Line, details, look
+from ssd_lib.show.strips import Line, Token, details, tokens
 
 EDGE = {how: style.split(";")[0].removeprefix("border-bottom:") for how, style in STYLES.items()}
 SHADE = UNION.split(";")[0].removeprefix("background:")
@@ -49,34 +49,38 @@ def _layout(how: str, glued: bool, chosen: bool) -> Any:
     )
 
 
-class TokenStrip:
+def _layout_of(token: Token, chosen: bool) -> Any:
+    return _layout(token.how, not token.text[:1].isspace(), chosen)
+
+
+class TokenButtons:
     """A box of buttons. `on_choose(position)` is called for a click."""
 
-    def __init__(self, on_choose: Callable[[int], None]):
+    def __init__(self, on_choose: Callable[[int], object]):
         self.box = ipywidgets.Box(layout=ipywidgets.Layout(display="flex", flex_flow="row wrap", align_items="center"))
         self.box.add_class("ssd-strip")
         self.chosen: int | None = None
         self._on_choose = on_choose
         self._buttons: list[Any] = []
-        self._lines: Sequence[Line] = ()
+        self._tokens: Sequence[Token] = ()
 
     @property
     def buttons(self) -> list[Any]:
         """The buttons of the present answer."""
-        return self._buttons[: len(self._lines)]
+        return self._buttons[: len(self._tokens)]
 
     def show(self, lines: Sequence[Line], chosen: int | None) -> None:
         """Show an answer, one of its tokens chosen."""
-        self._lines = lines
+        self._tokens = tokens(lines)
         while len(self._buttons) < len(lines):
             self._buttons.append(self._button(len(self._buttons)))
         self._frame(None)
-        for button, line in zip(self._buttons, lines, strict=False):
+        for button, token in zip(self._buttons, self._tokens, strict=False):
             with button.hold_sync():
-                button.description = line["text"].strip() or "␣"
-                button.tooltip = details(line)
-                button.style = _style(look(line), line.get("scheme") == "union")
-                button.layout = self._layout_of(line, False)
+                button.description = token.text.strip() or "␣"
+                button.tooltip = details(token.line)
+                button.style = _style(token.how, token.union)
+                button.layout = _layout_of(token, False)
         if len(self.box.children) != len(lines):
             self.box.children = self.buttons
         self.choose(chosen)
@@ -88,13 +92,11 @@ class TokenStrip:
 
     def _frame(self, position: int | None) -> None:
         for place, chosen in ((self.chosen, False), (position, True)):
-            if place is not None and place < len(self._lines):
-                self._buttons[place].layout = self._layout_of(self._lines[place], chosen)
-                (self._buttons[place].add_class if chosen else self._buttons[place].remove_class)("ssd-chosen")
+            if place is not None and place < len(self._tokens):
+                button = self._buttons[place]
+                button.layout = _layout_of(self._tokens[place], chosen)
+                (button.add_class if chosen else button.remove_class)("ssd-chosen")
         self.chosen = position
-
-    def _layout_of(self, line: Line, chosen: bool) -> Any:
-        return _layout(look(line), not line["text"][:1].isspace(), chosen)
 
     def _button(self, position: int) -> Any:
         button = ipywidgets.Button(layout=_layout("untraced", False, False), style=_style("untraced", False))

@@ -6,10 +6,9 @@ Settings are frozen, so an answer is decoded once and kept: going back to a sett
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from transformers import PreTrainedModel
@@ -18,14 +17,15 @@ from ssd_lib.config import SSDConfig
 from ssd_lib.defenders import Answer, answer
 from ssd_lib.method.trace import pieces
 from ssd_lib.models.pairs import PAIRS, Pair, PairSpec, choose_pair
+from ssd_lib.show.strips import Line, Side
+from ssd_lib.show.style import ALPHAS
 
 KEPT = 64
 """Answers that are remembered."""
 
 
-SIGNS = {
-    "alpha_intersection": "α_I",
-    "alpha_union": "α_U",
+SHORT = {
+    **ALPHAS,
     "threshold": "threshold",
     "bin_size": "b",
     "do_sample": "sampling",
@@ -71,18 +71,23 @@ class Run:
 
     settings: Settings
     answer: Answer
-    lines: list[dict[str, Any]]
+    lines: list[Line]
     """One a token: the trace's columns, `text` and `proposal_text`; without a trace position, token and text only."""
-    history: list[dict[str, Any]]
+    history: list[Line]
     """The same with the tokens that were taken back, where they came."""
     prefill: list[str]
     """The visible text of the prefilled tokens."""
     pair: Pair
-    seconds: float
 
     @property
     def traced(self) -> bool:
         return self.answer.trace is not None
+
+    @property
+    def lookahead(self) -> int:
+        """Proposals of a round; 0 where they are counted anew each round."""
+        lookahead = self.settings.config.lookahead
+        return 0 if lookahead == "auto" else lookahead
 
     @property
     def taken_back(self) -> int:
@@ -94,14 +99,14 @@ class Run:
         """What was done, in a few words: the defender, what differs from the pair's own settings, the prefill."""
         config, own = self.settings.config, self.pair.config
         words = ["no defence" if self.settings.defender == "none" else self.settings.defender]
-        for name, sign in SIGNS.items() if self.settings.defender in SSD else ():
+        for name, short in SHORT.items() if self.settings.defender in SSD else ():
             value = getattr(config, name)
             if value != getattr(own, name):
-                words.append(sign if value is True else f"{sign} {value:g}")
+                words.append(short if value is True else f"{short} {value:g}")
         return " · ".join([*words, f"{len(self.prefill)} tokens prefilled"])
 
     @property
-    def side(self) -> tuple[str, list[dict[str, Any]], list[str]]:
+    def side(self) -> Side:
         """Title, lines and prefill: one side of a comparison."""
         return self.title, self.lines, self.prefill
 
@@ -123,23 +128,28 @@ def decode(pair: Pair, settings: Settings, stop: Callable[[], bool] = lambda: Fa
 
     Raises whatever the defender raises.
     """
-    prefill, started = written(pair, settings), time.perf_counter()
-    config = settings.config if settings.defender in SSD else None
-    asked = dict(prefill=prefill, defender=settings.defender, config=config, max_new_tokens=settings.max_new_tokens)
+    prefill = written(pair, settings)
     with stoppable([pair.target, pair.draft], stop):
-        found = answer(pair, settings.question, **asked)[0]
-    seconds = time.perf_counter() - started
-    last = prefill[-1] if prefill else None
-    if found.trace is not None:
-        history = found.trace.to_frame(pair.tokenizer, retracted=True, before=last).to_dict("records")
-    else:
-        texts = pieces(pair.tokenizer, found.token_ids, last)
-        history = [
-            {"position": i, "token": token, "text": text}
-            for i, (token, text) in enumerate(zip(found.token_ids, texts, strict=True))
-        ]
+        (found,) = answer(
+            pair,
+            settings.question,
+            prefill=prefill,
+            defender=settings.defender,
+            config=settings.config if settings.defender in SSD else None,
+            max_new_tokens=settings.max_new_tokens,
+        )
+    history = _lines(pair, found, prefill[-1] if prefill else None)
     lines = [line for line in history if not line.get("retracted")]
-    return Run(settings, found, lines, history, pieces(pair.tokenizer, prefill), pair, seconds)
+    return Run(settings, found, lines, history, pieces(pair.tokenizer, prefill), pair)
+
+
+def _lines(pair: Pair, found: Answer, before: int | None) -> list[Line]:
+    """An answer's tokens with their texts, those that were taken back among them. `before`: the token in front of it."""
+    if found.trace is not None:
+        return found.trace.to_frame(pair.tokenizer, retracted=True, before=before).to_dict("records")
+    texts = pieces(pair.tokenizer, found.token_ids, before)
+    columns = zip(range(len(texts)), found.token_ids, texts, strict=True)
+    return [{"position": position, "token": token, "text": text} for position, token, text in columns]
 
 
 @contextmanager
@@ -191,33 +201,37 @@ class Session:
 
 def as_code(pair: Pair, settings: Settings) -> str:
     """Python lines that make the same answer, as `reply`."""
-    imports, lines, options = ["answer"], [], []
-    if ids := written(pair, settings):
-        text = str(pair.tokenizer.decode(ids))
-        if settings.prefill.startswith(text) and pair.tokenizer.encode(text, add_special_tokens=False) == ids:
-            options.append(f"prefill={text!r}")
-        else:  # the cut falls inside a word, which alone would be other tokens
-            lines.append(f"written = pair.tokenizer.encode({settings.prefill!r}, add_special_tokens=False)")
-            options.append(f"prefill=written[:{settings.prefill_tokens}]")
-    if settings.defender != "ssd":
-        options.append(f"defender={settings.defender!r}")
-    if settings.defender in SSD and settings.config != pair.config:
-        changed = ", ".join(
-            f"{field.name}={getattr(settings.config, field.name)!r}"
-            for field in fields(SSDConfig)
-            if getattr(settings.config, field.name) != getattr(pair.config, field.name)
-        )
-        lines.append(f"config = replace(pair.config, {changed})")
-        options.append("config=config")
-    options.append(f"max_new_tokens={settings.max_new_tokens}")
-    if loading := _loading(pair):
-        imports.append("load_pair")
-    head = ["from dataclasses import replace", ""] if "config=config" in options else []
-    arguments = ["pair", repr(settings.question), *options]
-    call = "reply = answer(\n    " + ",\n    ".join(arguments) + ",\n)[0]"
-    return "\n".join(
-        [*head, f"from ssd_lib import {', '.join(imports)}", "", *loading, *lines, call, "print(reply.text)"]
-    )
+    loading = _loading(pair)
+    prefill_lines, prefill = _prefilling(pair, settings)
+    config_lines, config = _changing(pair, settings)
+    defender = [f"defender={settings.defender!r}"] if settings.defender != "ssd" else []
+    arguments = ["pair", repr(settings.question), *prefill, *defender, *config]
+    arguments.append(f"max_new_tokens={settings.max_new_tokens}")
+    lines = ["from dataclasses import replace", ""] if config else []
+    lines += [f"from ssd_lib import answer{', load_pair' if loading else ''}", ""]
+    lines += [*loading, *prefill_lines, *config_lines, "reply = answer(", *(f"    {each}," for each in arguments)]
+    return "\n".join([*lines, ")[0]", "print(reply.text)"])
+
+
+def _prefilling(pair: Pair, settings: Settings) -> tuple[list[str], list[str]]:
+    """Lines and arguments for what the attacker writes."""
+    if not (ids := written(pair, settings)):
+        return [], []
+    text = str(pair.tokenizer.decode(ids))
+    if settings.prefill.startswith(text) and pair.tokenizer.encode(text, add_special_tokens=False) == ids:
+        return [], [f"prefill={text!r}"]
+    # the cut falls inside a word, which alone would be other tokens
+    line = f"written = pair.tokenizer.encode({settings.prefill!r}, add_special_tokens=False)"
+    return [line], [f"prefill=written[:{settings.prefill_tokens}]"]
+
+
+def _changing(pair: Pair, settings: Settings) -> tuple[list[str], list[str]]:
+    """Lines and arguments for what differs from the pair's own settings."""
+    own = vars(pair.config)
+    changed = [f"{name}={value!r}" for name, value in vars(settings.config).items() if value != own[name]]
+    if settings.defender not in SSD or not changed:
+        return [], []
+    return [f"config = replace(pair.config, {', '.join(changed)})"], ["config=config"]
 
 
 def _loading(pair: Pair) -> list[str]:
@@ -230,6 +244,6 @@ def _loading(pair: Pair) -> list[str]:
 
 
 def _given(pair: Pair, known: PairSpec | None) -> dict[str, Any]:
-    """What `load_pair` is told beside the name: what differs from the registered pair."""
+    """What `load_pair` is given beside the name: what differs from the registered pair."""
     names = ("target", "draft", "target_format", "draft_format")
     return {name: value for name in names if (value := getattr(pair.spec, name)) != getattr(known, name, None)}

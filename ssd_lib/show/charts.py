@@ -9,13 +9,23 @@ The table needs no styles to be read: every bar has its number. The timeline is 
 
 from __future__ import annotations
 
-import html
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from ssd_lib.method.trace import SIGNS, kind
-from ssd_lib.show.plots import COLORS
-from ssd_lib.show.widgets.views import FADED, SCROLLS, SMALL, Line, details
+from ssd_lib.method.trace import SIGNS
+from ssd_lib.show.strips import (
+    FADED,
+    SCROLLS,
+    SMALL,
+    VERDICTS,
+    Line,
+    Token,
+    details,
+    details_html,
+    isolated,
+    tokens,
+)
+from ssd_lib.show.style import COLORS
 
 SHOWN = 10
 """Candidates in the table."""
@@ -44,14 +54,8 @@ def candidates(line: Line, texts: Mapping[int, str], shown: int = SHOWN) -> list
 
     The emitted, the proposed and the target's own favourite token are always among them.
     """
-    target, draft, space = (
-        dict(zip(line[name], line[values], strict=True))
-        for name, values in (
-            ("target_top", "target_top_probs"),
-            ("draft_top", "draft_top_probs"),
-            ("space", "space_composite"),
-        )
-    )
+    lists = ("target_top", "target_top_probs"), ("draft_top", "draft_top_probs"), ("space", "space_composite")
+    target, draft, space = (dict(zip(line[ids], line[values], strict=True)) for ids, values in lists)
     target.setdefault(line["token"], line["target_prob"])
     draft.setdefault(line["token"], line["draft_prob"])
 
@@ -62,23 +66,21 @@ def candidates(line: Line, texts: Mapping[int, str], shown: int = SHOWN) -> list
     ordered = sorted(target | draft | space, key=rank)
     must = [line["token"], line["proposal"], line["target_top"][0]]
     outside = [token for token in ordered if token not in space][:3]  # see what V keeps out
-    kept = [*must, *outside, *ordered]
-    chosen = [token for token in ordered if token in set(list(dict.fromkeys(kept))[:shown])]
+    chosen = list(dict.fromkeys([*must, *outside, *ordered]))[:shown]
     return [
         Candidate(t, texts[t], target.get(t), draft.get(t), space.get(t), t == line["token"], t == line["proposal"])
-        for t in chosen
+        for t in ordered
+        if t in chosen
     ]
 
 
 def candidates_html(line: Line, texts: Mapping[int, str]) -> str:
     """The candidates as a table of bars."""
-    head = "".join(
-        f'<th style="text-align:left;padding:0 6px">{name}</th>'
-        for name in ("", "token", "V", "target P_M", "draft P_m", "composite F")
-    )
+    names = ("", "token", "V", "target P_M", "draft P_m", "composite F")
+    head = "".join(f'<th style="text-align:left;padding:0 6px">{name}</th>' for name in names)
     rows = "".join(_row(candidate) for candidate in candidates(line, texts))
     return (
-        f'<div style="{SMALL}">{html.escape(details(line), quote=True)}</div>'
+        f'<div style="{SMALL}">{details_html(line)}</div>'
         f'<div style="{SCROLLS}"><table style="{SMALL};border-collapse:collapse"><tr>{head}</tr>{rows}</table></div>'
         f'<div style="{SMALL};{FADED}">▶ emitted &nbsp;·&nbsp; ␣ a space &nbsp;·&nbsp; ◇ the draft’s proposal &nbsp;·&nbsp; ∈ in the sample '
         "space V &nbsp;·&nbsp; – not among the ten best that the trace keeps</div>"
@@ -87,12 +89,11 @@ def candidates_html(line: Line, texts: Mapping[int, str]) -> str:
 
 def candidates_text(line: Line, texts: Mapping[int, str]) -> str:
     """The same table as plain text."""
-    number = lambda value: "     –" if value is None else f"{value:6.3f}"  # noqa: E731
-    rows = [
-        f"{_signs(c):2} {c.text!r:>14} {'∈' if c.inside else ' '} {number(c.target)} {number(c.draft)} {number(c.composite)}"
-        for c in candidates(line, texts)
-    ]
-    return "\n".join([details(line), f"{'token':>17} V    P_M    P_m      F", *rows])
+    rows = [details(line), f"{'token':>17} V    P_M    P_m      F"]
+    for c in candidates(line, texts):
+        numbers = ["     –" if value is None else f"{value:6.3f}" for value in (c.target, c.draft, c.composite)]
+        rows.append(" ".join([f"{_signs(c):2} {c.text!r:>14}", "∈" if c.inside else " ", *numbers]))
+    return "\n".join(rows)
 
 
 def _signs(candidate: Candidate) -> str:
@@ -101,7 +102,7 @@ def _signs(candidate: Candidate) -> str:
 
 def _row(candidate: Candidate) -> str:
     """The emitted token bold; what is outside the sample space faded."""
-    text = f"<bdi>{html.escape(candidate.text.replace(' ', '␣'), quote=True)}</bdi>"
+    text = isolated(candidate.text.replace(" ", "␣"))
     cells = [_signs(candidate), f"<b>{text}</b>" if candidate.emitted else text, "∈" if candidate.inside else ""]
     values = (("target", candidate.target), ("draft", candidate.draft), ("SSD", candidate.composite))
     cells += [_bar(value, COLORS[name]) for name, value in values]
@@ -127,16 +128,13 @@ def timeline(lines: Sequence[Line], chosen: int | None = None) -> str:
     """Match ratio as bars, threshold as a dashed line, ✓ and ✗ of every token, Union shaded; one SVG."""
     width, height = LEFT + STEP * len(lines) + 6, TALL + 38
     parts = [_label(0, 12 + TALL - TALL * y, f"{y:g}") for y in (0.0, 0.5, 1.0)]
-    parts += [_column(i, line, i == chosen) for i, line in enumerate(lines)]
-    parts += _scheme_signs(lines)
-    points = " ".join(
-        f"{LEFT + STEP * (i + side)},{8 + TALL * (1 - line['threshold']):.1f}"
-        for i, line in enumerate(lines)
-        for side in (0, 1)
-    )
-    parts.append(
-        f'<polyline points="{points}" fill="none" stroke="currentColor" stroke-dasharray="4 2" stroke-width="1.5"/>'
-    )
+    marked = tokens(lines)
+    parts += [_column(LEFT + STEP * i, token, i == chosen) for i, token in enumerate(marked)]
+    parts += [_label(LEFT + STEP * i + 4, TALL + 35, token.sign) for i, token in enumerate(marked) if token.sign]
+    levels = [f"{8 + TALL * (1 - line['threshold']):.1f}" for line in lines]
+    points = " ".join(f"{LEFT + STEP * (i + side)},{level}" for i, level in enumerate(levels) for side in (0, 1))
+    stroke = 'fill="none" stroke="currentColor" stroke-dasharray="4 2" stroke-width="1.5"'
+    parts.append(f'<polyline points="{points}" {stroke}/>')
     style = f"width:100%;max-width:{width}px;min-width:{round(0.6 * width)}px;height:auto;display:block"
     return (
         f'<div style="{SCROLLS}"><svg viewBox="0 0 {width} {height}" style="{style}" role="img">{"".join(parts)}</svg></div>'
@@ -148,41 +146,31 @@ def timeline(lines: Sequence[Line], chosen: int | None = None) -> str:
 def timeline_text(lines: Sequence[Line]) -> str:
     """The same as three lines of text: schemes, marks, and the bins' match ratios against their thresholds."""
     schemes = "".join(SIGNS[line["scheme"]] for line in lines)
-    marks = "".join(MARKS[kind(line)] for line in lines)
-    ends = [
-        line for line, after in zip(lines, [*lines[1:], None], strict=True) if not after or after["bin_tokens"] == 1
-    ]
+    marks = "".join(map(_mark, tokens(lines)))
+    following = [*lines[1:], None]
+    ends = [line for line, after in zip(lines, following, strict=True) if not after or after["bin_tokens"] == 1]
     bins = "  ".join(f"{line['match_ratio']:.2f}/{line['threshold']:.2f}" for line in ends)
     return f"scheme  {schemes}\ntokens  {marks}\nmatch ratio/threshold of each bin: {bins}"
 
 
-MARKS = {"matched": "✓", "corrected": "✗", "insisted": "!"}
-
-
-def _column(i: int, line: dict[str, Any], chosen: bool) -> str:
-    x, bar = LEFT + STEP * i, TALL * line["match_ratio"]
-    parts = [f"<title>{html.escape(details(line), quote=True)}</title>"]
-    parts.append(
-        f'<rect x="{x}" y="8" width="{STEP}" height="{TALL}" fill="{COLORS["draft"]}" fill-opacity="{0.22 if line["scheme"] == "union" else 0}"/>'
-    )
-    parts.append(
-        f'<rect x="{x + 3}" y="{8 + TALL - bar:.1f}" width="{STEP - 6}" height="{max(bar, 1):.1f}" fill="{COLORS["SSD"]}" fill-opacity="0.8"/>'
-    )
-    parts.append(_label(x + 4, TALL + 20, MARKS[kind(line)]))
-    if chosen:
-        parts.append(
-            f'<rect x="{x}" y="8" width="{STEP}" height="{TALL + 15}" fill="none" stroke="currentColor" stroke-width="1.5"/>'
-        )
+def _column(x: int, token: Token, chosen: bool) -> str:
+    bar = TALL * token.line["match_ratio"]
+    shade = f'width="{STEP}" height="{TALL}" fill="{COLORS["draft"]}" fill-opacity="{0.22 if token.union else 0}"'
+    ratio = f'width="{STEP - 6}" height="{max(bar, 1):.1f}" fill="{COLORS["SSD"]}" fill-opacity="0.8"'
+    frame = f'width="{STEP}" height="{TALL + 15}" fill="none" stroke="currentColor" stroke-width="1.5"'
+    parts = [
+        f"<title>{details_html(token.line)}</title>",
+        f'<rect x="{x}" y="8" {shade}/>',
+        f'<rect x="{x + 3}" y="{8 + TALL - bar:.1f}" {ratio}/>',
+        _label(x + 4, TALL + 20, _mark(token)),
+        f'<rect x="{x}" y="8" {frame}/>' * chosen,
+    ]
     return f"<g>{''.join(parts)}</g>"
 
 
-def _scheme_signs(lines: Sequence[Line]) -> list[str]:
-    before = [None, *(line["scheme"] for line in lines)]
-    return [
-        _label(LEFT + STEP * i + 4, TALL + 35, SIGNS[line["scheme"]])
-        for i, line in enumerate(lines)
-        if line["scheme"] != before[i]
-    ]
+def _mark(token: Token) -> str:
+    """✓, ✗ or !"""
+    return VERDICTS[token.how][0]
 
 
 def _label(x: float, y: float, text: str) -> str:
