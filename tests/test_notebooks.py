@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from nbclient import NotebookClient
 
-from ssd_lib.models.pairs import SMOLLM2, packaged
+from ssd_lib.models.loading import SMOLLM2, packaged
 from ssd_lib.show.exercises import check
 
 WIDGET = "application/vnd.jupyter.widget-view+json"

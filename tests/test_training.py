@@ -14,7 +14,7 @@ from transformers import DataCollatorForSeq2Seq
 from ssd_lib import answer, load_pair
 from ssd_lib.models import training
 from ssd_lib.models.chat import encode_answer, encode_prompt
-from ssd_lib.models.pairs import load_model
+from ssd_lib.models.loading import load_model
 from ssd_lib.models.training import (
     IGNORED,
     PREFILLED,

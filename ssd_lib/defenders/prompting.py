@@ -10,7 +10,8 @@ from ssd_lib.defenders.base import Answer, Request, answers_of, target_of
 from ssd_lib.defenders.prompts import Question
 from ssd_lib.models.chat import default_system
 from ssd_lib.models.inference import Pass, Speaker, generate, texts_of
-from ssd_lib.models.pairs import Pair, load_model
+from ssd_lib.models.loading import load_model
+from ssd_lib.models.pairs import Pair
 from ssd_lib.settings import Positive, Share, settings
 
 

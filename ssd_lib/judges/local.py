@@ -124,7 +124,7 @@ def load(settings: LocalSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerB
 
 @lru_cache(maxsize=1)
 def _loaded(model: str, device: str | None, quantization: Literal["4bit", "8bit"] | None) -> Any:
-    from ssd_lib.models.pairs import load_model
+    from ssd_lib.models.loading import load_model
 
     return load_model(model, device=device, quantization=quantization)
 

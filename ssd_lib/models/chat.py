@@ -21,6 +21,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, Any]
+Question = str | Sequence[Message]
+"""What the user says, or a conversation that ends with the user's turn."""
 
 TEMPLATE_DATE = "26 Jul 2024"
 """Llama 3.1 and 3.2 templates tell the model a date, 3.2 today's: fixed to the one both fall back on, so that a prompt is
@@ -72,7 +74,7 @@ FORMATS: dict[str, ChatFormat] = {
 
 def render_prompt(
     tokenizer: PreTrainedTokenizerBase,
-    question: str | Sequence[Message],
+    question: Question,
     *,
     chat_format: str | None = None,
     system: str | None = None,
@@ -83,7 +85,7 @@ def render_prompt(
     question, a conversation that does not end with the user's turn, or a tokenizer without a template where no format is
     named.
     """
-    return _rendered(tokenizer, question, chat_format, system).removeprefix(tokenizer.bos_token or "")
+    return _rendered(tokenizer, question, chat_format, system).removeprefix(str(tokenizer.bos_token or ""))
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, question: Any, chat_format: str | None, system: str | None) -> str:
@@ -217,7 +219,7 @@ def _broken(control: Sequence[str], text: str) -> str:
 
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase,
-    question: str | Sequence[Message],
+    question: Question,
     *,
     chat_format: str | None = None,
     system: str | None = None,
@@ -269,9 +271,9 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before
 
 
 def pad_left(
-    prompts: Sequence[Sequence[int]], pad_id: int | None
+    prompts: Sequence[Sequence[int]], pad_id: Any
 ) -> tuple[Int[Tensor, "rows length"], Int[Tensor, "rows length"]]:
-    """Prompts of different length as one tensor, padded on the left, and its attention mask."""
+    """Prompts of different length as one tensor, padded on the left (with 0 for `pad_id` None), and its attention mask."""
     if not prompts:
         raise ValueError("prompts is empty: give at least one")
     length = max(map(len, prompts))

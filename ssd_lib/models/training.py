@@ -58,7 +58,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.trainer_utils import get_last_checkpoint
 
 from ssd_lib.models.chat import encode_answer, encode_prompt
-from ssd_lib.models.pairs import half_dtype, load_model
+from ssd_lib.models.loading import half_dtype, load_model
 from ssd_lib.settings import AboveZero, Count, NotNegative, Positive, Share, settings
 
 IGNORED = -100  # the label that cross-entropy skips
