@@ -133,8 +133,10 @@ def _continued(pair: Pair, begun: Rows, prompt: int, max_new_tokens: int) -> Int
     if left < 1:
         return begun.ids[:, :0]
     in_force = generation_settings(pair.target, vocab_size=pair.vocab_size)
-    options = {"attention_mask": begun.mask[:, :prompt], "prompt_ids": begun.ids[:, :prompt]}
-    process = logits_processors(pair.target, in_force, prompt, max_new_tokens=max_new_tokens, **options)
+    asked = {"attention_mask": begun.mask[:, :prompt], "prompt_ids": begun.ids[:, :prompt]}
+    process = logits_processors(
+        pair.target, in_force, prompt, in_force.eos_token_id, max_new_tokens=max_new_tokens, **asked
+    )
     sequences = greedy(
         pair.target,
         begun.ids,

@@ -22,17 +22,15 @@ The embedded pair ships no draft without any alignment: its shallowly aligned co
 from __future__ import annotations
 
 import time
-from functools import cache as remembered
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from ssd_lib.defenders.base import Answer, Request, answers_of
+from ssd_lib.defenders.base import Answer, Request, answers_of, other_model
 from ssd_lib.models.chat import encode_answer
 from ssd_lib.models.inference import Pass, Rows, generation_settings, stops_of, until_eos
-from ssd_lib.models.loading import load_model
 from ssd_lib.models.pairs import Pair, PairSpec, check_vocabularies
 from ssd_lib.models.refusals import REFUSALS
 from ssd_lib.settings import NotNegative, Share
@@ -67,13 +65,14 @@ def secdecoding(pair: Pair, request: Request, settings: SecDecodingSettings) -> 
 
     Raises ValueError where no base is known for the pair, or its vocabulary is another one.
     """
-    base = _base_of(pair, settings)
+    base = other_model(base_name(pair.spec, settings), device=pair.draft.device, dtype=pair.draft.dtype)
+    check_vocabularies(pair.draft_tokenizer, base.tokenizer)
     prompts = pair.encode(request.questions, request.prefills)
     started, in_force = time.perf_counter(), generation_settings(pair.target, vocab_size=pair.vocab_size)
     # What the target's generation config asks of scores is asked of all three models, in view of their own ids.
     target, expert, before = (
         Rows(model, prompts[f"{whose}input_ids"], prompts[f"{whose}attention_mask"], in_force, request.max_new_tokens)
-        for model, whose in ((pair.target, ""), (pair.draft, "draft_"), (base, "draft_"))
+        for model, whose in ((pair.target, ""), (pair.draft, "draft_"), (base.model, "draft_"))
     )
     steered = _steered(pair, target, expert, before, request.max_new_tokens, settings)
     rest = _alone(pair, target, steered, request.max_new_tokens - steered.shape[1])
@@ -98,17 +97,6 @@ def base_name(spec: PairSpec, settings: SecDecodingSettings) -> str:
             "names none: set base=PATH or a Hub id"
         )
     return name
-
-
-def _base_of(pair: Pair, settings: SecDecodingSettings) -> PreTrainedModel:
-    model, tokenizer = _loaded(base_name(pair.spec, settings), pair.draft.device, pair.draft.dtype)
-    check_vocabularies(pair.draft_tokenizer, tokenizer)
-    return model
-
-
-@remembered
-def _loaded(name: str, device: torch.device, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    return load_model(name, device=device, dtype=dtype)
 
 
 @torch.inference_mode()

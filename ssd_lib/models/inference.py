@@ -19,7 +19,6 @@ from torch import Tensor
 from transformers import (
     DynamicCache,
     GenerationConfig,
-    GenerationMixin,
     LogitsProcessorList,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -130,7 +129,7 @@ def logits_processors(
     config.max_length = None if max_new_tokens is None else prompt_length + max_new_tokens
     ends = settings.eos_token_id if eos_token_id is None else tuple(eos_token_id)
     config.eos_token_id = list(ends) or None
-    mixin = cast(GenerationMixin, model)
+    mixin: Any = model  # GenerationMixin, which the stub of PreTrainedModel lacks
     mixin._prepare_special_tokens(config, device=model.device)
     if config.min_new_tokens is not None:
         config.min_length = prompt_length + config.min_new_tokens
@@ -273,10 +272,11 @@ class Rows:
         in_force: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
         max_new_tokens: int | None = None,
     ):
-        self.model, self.cache = model, DynamicCache(config=model.config)
+        self.model: Any = model
+        self.cache = DynamicCache(config=model.config)
         self.ids, self.mask = ids.to(device_of(model)), mask.to(device_of(model))
-        options = {"attention_mask": self.mask, "prompt_ids": self.ids, "max_new_tokens": max_new_tokens}
-        self.process = logits_processors(model, in_force, ids.shape[1], **options)
+        prompt: dict[str, Any] = {"attention_mask": self.mask, "prompt_ids": self.ids}
+        self.process = logits_processors(model, in_force, ids.shape[1], max_new_tokens=max_new_tokens, **prompt)
 
     def probs(self, **options: Any) -> Float[Tensor, "rows vocab"]:
         """One forward: the next token's probabilities; softmax in fp32. `options` go to the model."""
@@ -369,7 +369,7 @@ def generate(
     streamer: Any = None,
     step: str = "the prompt",
 ) -> Pass:
-    """Greedy answers to a batch of questions, by the model's own `generate`.
+    """Greedy answers to a batch of questions, by the model's own `generate`; to none it costs nothing.
 
     Args:
         rows: which of a request's rows the questions are; default all.
@@ -378,6 +378,8 @@ def generate(
     Raises:
         ValueError: before any forward, for a prompt that leaves no room for the answer (`check_room`).
     """
+    if not questions:
+        return without_answers(speaker.role)
     started = time.perf_counter()
     prompts = speaker.encode(questions, prefills)
     lengths = list(map(len, prompts))

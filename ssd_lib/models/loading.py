@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from peft import PeftModel
@@ -75,7 +75,7 @@ def load_model(
         _resize_for_adapter(model, Path(source))
         model = PeftModel.from_pretrained(model, source).merge_and_unload()
     if device is not None and quantization is None:
-        model = model.to(device)
+        model.to(cast(Any, device))  # transformers hides torch's signature
     tokenizer = AutoTokenizer.from_pretrained(
         tokenizer_source(source, base), trust_remote_code=trust_remote_code, padding_side="left"
     )

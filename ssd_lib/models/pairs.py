@@ -153,8 +153,8 @@ def choose_pair(
 
     Raises ValueError for an unknown name or format, or a draft alone.
     """
-    given = dict(target=target, draft=draft, target_format=target_format, draft_format=draft_format)
-    given = {key: value for key, value in given.items() if value is not None}
+    own = dict(target=target, draft=draft, target_format=target_format, draft_format=draft_format)
+    given: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
     for key in ("target_format", "draft_format"):
         if given.get(key, "toy") not in FORMATS:
             raise ValueError(f"{key}={given[key]!r}: choose one of {', '.join(FORMATS)}")
