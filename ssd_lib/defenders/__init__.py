@@ -1,4 +1,4 @@
-"""Ways to answer under attack, behind one interface: questions in, answers with their trace and cost out.
+"""Ways to answer under attack with one interface: questions in, answers with their trace and cost out.
 
 A defender is a function `(pair, request, settings) -> list[Answer]`, a frozen dataclass of settings where it has any, and
 one entry of `DEFENDERS`.
@@ -166,14 +166,17 @@ def answer(
 ) -> list[Answer]:
     """Answer one question or a batch with a defender of `DEFENDERS`.
 
-    prefill: what an attacker wrote as the beginning of the answer, text or token ids; one for all questions, or a list
-    with one for each. A name of one question gives a list of one answer.
-    settings: changed settings of the defender by name; `config` is the whole of SSD's.
-    streamer: gets the answer's tokens as they are generated, where a defence generates just one answer.
+    Args:
+        prefill: what an attacker wrote as the beginning of the answer, text or token ids; one for all questions, or a list
+            with one for each.
+        config: the whole of SSD's settings.
+        settings: changed settings of the defender by name.
+        streamer: gets the answer's tokens as they are generated, where a defence generates just one answer.
 
-    Raises ValueError for an unknown defender or setting, a number of prefills that is not the number of questions, a
-    conversation that is not in a list of its own, or a question whose answer would not fit into the context of target and
-    draft, whichever of them the defender runs; what a defence asks besides is checked as well, and named.
+    Raises:
+        ValueError: for an unknown defender or setting, a number of prefills that is not the number of questions, a
+            conversation that is not in a list of its own, or a question whose answer would not fit into the context of
+            target and draft, whichever of them the defender runs; what a defence asks besides is checked as well, and named.
     """
     positive("max_new_tokens", max_new_tokens)
     name = find_defender(defender)

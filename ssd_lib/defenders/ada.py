@@ -13,7 +13,7 @@ trained linear probe at the header instead; it is not built here, since it needs
 Confirmed in the authors' code (github.com/javyduck/any-depth-alignment, commit e7205aa): the header with the end of turn
 before it, 25 and 20 tokens, matching strings of a refusal, a canned refusal (its demonstration server). Not confirmed in
 the paper's text, and chosen here: an attacker's prefill is looked at before the first token (their sweep truncates a
-forced answer at d and looks there), what was told before a look stays told, since it was streamed, and the strings are
+forced answer at d and looks there), what was said before a look stays, since it was streamed, and the strings are
 `refusals.REFUSALS`, where theirs are tuned to each model.
 """
 

@@ -68,9 +68,11 @@ def generation_settings(
 ) -> GenerationSettings:
     """The settings of a model's generation config, or of `config` in its place.
 
-    vocab_size: ids from here on have no token, the embeddings being padded, and are suppressed.
+    Args:
+        vocab_size: ids from here on have no token, the embeddings being padded, and are suppressed.
 
-    Raises ValueError for an option that cannot be honoured, naming it.
+    Raises:
+        ValueError: for an option that cannot be honoured, naming it.
     """
     given = config or model.generation_config or GenerationConfig()
     defaults = given._get_default_generation_params()
@@ -114,11 +116,15 @@ def logits_processors(
 ) -> LogitsProcessorList:
     """What transformers' own `generate` applies to greedy scores [rows, vocab], given the ids so far [rows, so far].
 
-    prompt_length: the prompts' width, padding included. eos_token_id: default the settings' own. attention_mask: [rows,
-    prompt_length] of left-padded prompts: a repetition penalty skips the padding. prompt_ids: [rows, prompt_length], for the
-    options that look at the prompt alone (encoder_…). max_new_tokens: for forced_eos_token_id.
+    Args:
+        prompt_length: the prompts' width, padding included.
+        eos_token_id: default the settings' own.
+        max_new_tokens: for forced_eos_token_id.
+        attention_mask: [rows, prompt_length] of left-padded prompts: a repetition penalty skips the padding.
+        prompt_ids: [rows, prompt_length], for the options that look at the prompt alone (encoder_…).
 
-    Raises ValueError where an option in force needs an argument that was not given.
+    Raises:
+        ValueError: where an option in force needs an argument that was not given.
     """
     needs = {"forced_eos_token_id": max_new_tokens}
     needs |= dict.fromkeys(("encoder_repetition_penalty", "encoder_no_repeat_ngram_size"), prompt_ids)
@@ -158,7 +164,8 @@ def greedy(
 ) -> Int[Tensor, "rows longer"]:
     """The model's own greedy `generate`; `options` go to it.
 
-    Raises ValueError for a generation config that cannot be honoured (`generation_settings`).
+    Raises:
+        ValueError: for a generation config that cannot be honoured (`generation_settings`).
     """
     suppressed = generation_settings(model, vocab_size=vocab_size).in_force.get("suppress_tokens")
     device, call = device_of(model), cast(Any, model.generate)  # the stub calls it a tensor
@@ -207,7 +214,7 @@ def context_of(model: PreTrainedModel) -> int | None:
     """How many tokens of prompt and answer a model can hold, if its configuration says so.
 
     Long rotary embeddings ("longrope", Phi-3) turn all positions anew once one lies beyond the original context: what was
-    remembered would not fit what follows, so that such a model is held to its original context.
+    remembered would not fit what follows, so that such a model gets its original context only.
     """
     config = model.config.get_text_config(decoder=True)
     context = getattr(config, "max_position_embeddings", None)
@@ -219,9 +226,13 @@ def context_of(model: PreTrainedModel) -> int | None:
 
 
 def check_room(what: str, model: PreTrainedModel, prompt: int, max_new_tokens: int) -> None:
-    """Raise ValueError unless a prompt of so many tokens and the new ones fit into the model's context.
+    """Check that a prompt of so many tokens and the new ones fit into the model's context.
 
-    what: whose prompt it is, for the message ("the target", "self-exam's question to the examiner").
+    Args:
+        what: whose prompt it is, for the message ("the target", "self-exam's question to the examiner").
+
+    Raises:
+        ValueError: where they do not fit, with how many would.
     """
     positive("max_new_tokens", max_new_tokens)
     context = context_of(model)

@@ -16,6 +16,7 @@ from typing import Any, Literal, cast
 import torch
 from peft import PeftModel
 from safetensors import safe_open
+from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
@@ -54,8 +55,10 @@ def load_model(
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
     """Load one model with its tokenizer: a name of `MODELS` or of data/toy, a local path, a GGUF file or a Hub id.
 
-    Raises ValueError for a model that was never published, OSError where there is no model, only pickled weights or a GGUF
-    file that transformers cannot read, ImportError when quantization lacks bitsandbytes, or a GGUF file the package gguf.
+    Raises:
+        ValueError: for a model that was never published.
+        OSError: where there is no model, only pickled weights, or a GGUF file that transformers cannot read.
+        ImportError: when quantization lacks bitsandbytes, or a GGUF file the package gguf.
     """
     _check_loading(device, dtype)
     source = local_source(name)
@@ -125,7 +128,7 @@ def _resize_for_adapter(model: PreTrainedModel, folder: Path) -> None:
         names = [name for name in weights.keys() if "lora_" not in name and name.endswith(".weight")]  # noqa: SIM118
         ends = ("embed_tokens.weight", "lm_head.weight", "wte.weight", "embed_in.weight", "embed_out.weight")
         rows = {weights.get_slice(name).get_shape()[0] for name in names if name.endswith(ends)}
-    if rows and rows != {model.get_input_embeddings().weight.size(0)}:  # pyright: ignore[reportCallIssue]
+    if rows and rows != {cast(Tensor, model.get_input_embeddings().weight).shape[0]}:
         model.resize_token_embeddings(max(rows), mean_resizing=False)
 
 

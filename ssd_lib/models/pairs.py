@@ -186,11 +186,16 @@ def load_pair(
     """Load a pair; `target` and `draft` (Hub ids, paths, GGUF files) replace the registered models, or are a pair of your
     own where there is no name.
 
-    target_format, draft_format: a known chat template (`chat.FORMATS`), for a tokenizer that has none of its own. device: default the GPU(s) if there are any, spread by `device_map="auto"`, else the CPU. dtype: default `half_dtype`
-    on a GPU, float32 on a CPU. quantization: "4bit" or "8bit" for the target (needs bitsandbytes).
+    Args:
+        target_format: a known chat template (`chat.FORMATS`), for a tokenizer that has none of its own.
+        draft_format: the same for the draft.
+        device: default the GPU(s) if there are any, spread by `device_map="auto"`, else the CPU.
+        dtype: default `half_dtype` on a GPU, float32 on a CPU.
+        quantization: "4bit" or "8bit" for the target (needs bitsandbytes).
 
-    Raises ValueError for an unknown pair, an unpublished draft, a chat template that is missing, or vocabularies that
-    differ; OSError as transformers does when a model cannot be had.
+    Raises:
+        ValueError: for an unknown pair, an unpublished draft, a chat template that is missing, or vocabularies that differ.
+        OSError: as transformers does when a model cannot be had.
     """
     spec = choose_pair(name, target=target, draft=draft, target_format=target_format, draft_format=draft_format)
     if spec.draft is None:
