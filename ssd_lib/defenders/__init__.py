@@ -7,7 +7,7 @@ one entry of `DEFENDERS`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ssd_lib.config import SSDConfig
@@ -144,7 +144,7 @@ def settings_for(pair: Pair, defender: str, changed: Mapping[str, Any] | None = 
     Raises ValueError for an unknown defender, or for a setting that it does not have, listing those that it has.
     """
     defaults: Any = DEFENDERS[find_defender(defender)].defaults(pair)
-    known = [field.name for field in fields(defaults)] if is_dataclass(defaults) else []
+    known = list(getattr(defaults, "__dataclass_fields__", ()))
     unknown = sorted(set(changed or {}) - set(known))
     if unknown:
         offers = f"it has {', '.join(known)}" if known else "it has none"

@@ -152,12 +152,8 @@ def self_exam(pair: Pair, request: Request, settings: ExamSettings) -> list[Answ
     """
     run = generate(target_of(pair), request.questions, request.prefills, max_new_tokens=request.max_new_tokens)
     whole = [_whole_answer(pair, prefill, ids) for prefill, ids in zip(request.prefills, run.ids, strict=True)]
-    exam = generate(
-        target_of(pair),
-        [prompts.EXAM.format(answer=answer) for answer in whole],
-        max_new_tokens=settings.reply_tokens,
-        step="self-exam's question to the examiner",
-    )
+    asked, step = [prompts.EXAM.format(answer=answer) for answer in whole], "self-exam's question to the examiner"
+    exam = generate(target_of(pair), asked, max_new_tokens=settings.reply_tokens, step=step)
     replies = texts_of(target_of(pair), exam)
     harmful = {row for row, reply in enumerate(replies) if "yes" in plain(reply).lower()}
     ids = _with_refusals(pair, request, run, harmful, settings.refusal)
@@ -194,10 +190,8 @@ def _likely_enough(
     rows, started = [row for row, question in guessed.items() if question], time.perf_counter()
     if not rows:
         return [], without_answers(target.role)
-    asked, answers = (
-        target.encode([guessed[row] for row in rows]),
-        [request.prefills[row] + run.ids[row] for row in rows],
-    )
+    asked = target.encode([guessed[row] for row in rows])
+    answers = [request.prefills[row] + run.ids[row] for row in rows]
     scores, forwards = token_log_probs(target, [[*q, *a] for q, a in zip(asked, answers, strict=True)])
     means = [float(score[-len(answer) :].mean()) for score, answer in zip(scores, answers, strict=True)]
     likely = [row for row, mean in zip(rows, means, strict=True) if mean > min_log_likelihood]

@@ -51,10 +51,7 @@ NEUTRAL: dict[str, Any] = {"guidance_scale": 1}
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """What of a model's generation config is in force when it decodes greedily here, and what is overridden.
-
-    Values are what JSON holds, so that a run can record them.
-    """
+    """What of a model's generation config is in force when it decodes greedily here, and what is overridden, as JSON holds it."""
 
     eos_token_id: tuple[int, ...] = ()
     in_force: dict[str, Any] = field(default_factory=dict)
@@ -126,15 +123,15 @@ def logits_processors(
     Raises:
         ValueError: where an option in force needs an argument that was not given.
     """
-    needs = {"forced_eos_token_id": max_new_tokens}
-    needs |= dict.fromkeys(("encoder_repetition_penalty", "encoder_no_repeat_ngram_size"), prompt_ids)
+    needs = {"forced_eos_token_id": max_new_tokens} | dict.fromkeys(
+        ("encoder_repetition_penalty", "encoder_no_repeat_ngram_size"), prompt_ids
+    )
     for name, value in needs.items():
         if name in settings.in_force and value is None:
             raise ValueError(f"the generation config sets {name}, which this way of decoding cannot honour: unset it")
     config = GenerationConfig(do_sample=False, num_beams=1, **copy.deepcopy(settings.in_force))
     config.max_length = None if max_new_tokens is None else prompt_length + max_new_tokens
-    ends = settings.eos_token_id if eos_token_id is None else tuple(eos_token_id)
-    config.eos_token_id = list(ends) or None
+    config.eos_token_id = list(settings.eos_token_id if eos_token_id is None else eos_token_id) or None
     mixin: Any = model  # GenerationMixin, which the stub of PreTrainedModel lacks
     mixin._prepare_special_tokens(config, device=model.device)
     if config.min_new_tokens is not None:
@@ -192,8 +189,7 @@ def until_eos(ids: list[int], model: PreTrainedModel) -> list[int]:
 
 def padding(tokenizer: PreTrainedTokenizerBase) -> Any:
     """The id that fills a batch's finished rows; 0 where a tokenizer has neither a padding nor an end token."""
-    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(token for token in known if token is not None)
+    return next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)
 
 
 # ------------------------------------------------------------------------------------------------ room
@@ -243,7 +239,7 @@ def check_room(what: str, model: PreTrainedModel, prompt: int, max_new_tokens: i
         )
 
 
-# ------------------------------------------------------------------------------------------------ rows of one model
+# ------------------------------------------------------------------------------------------------ rows and passes of one model
 
 
 @dataclass(frozen=True)
@@ -287,7 +283,7 @@ class Rows:
         self.cache = DynamicCache(config=model.config)
         self.ids, self.mask = ids.to(device_of(model)), mask.to(device_of(model))
         prompt: dict[str, Any] = {"attention_mask": self.mask, "prompt_ids": self.ids}
-        self.process = logits_processors(model, in_force, ids.shape[1], max_new_tokens=max_new_tokens, **prompt)
+        self.process: Any = logits_processors(model, in_force, ids.shape[1], max_new_tokens=max_new_tokens, **prompt)
 
     def probs(self, **options: Any) -> Float[Tensor, "rows vocab"]:
         """One forward: the next token's probabilities; softmax in fp32. `options` go to the model."""
@@ -321,8 +317,7 @@ class Rows:
 
     def greedy(self, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> list[list[int]]:
         """The model's own greedy tokens after each row, up to and with its end; the rows themselves do not grow."""
-        options = {"past_key_values": self.cache}
-        return _continued(self.model, tokenizer, self.ids, self.mask, max_new_tokens, **options)
+        return _continued(self.model, tokenizer, self.ids, self.mask, max_new_tokens, past_key_values=self.cache)
 
 
 def _continued(
@@ -348,9 +343,6 @@ def greedy_answers(
     """The token ids that answer each prompt, the end-of-sequence token included where one was written."""
     ids, mask = pad_left(prompts, tokenizer.pad_token_id)
     return _continued(model, tokenizer, ids, mask, max_new_tokens, streamer=streamer)
-
-
-# ------------------------------------------------------------------------------------------------ one pass
 
 
 @dataclass(frozen=True)
