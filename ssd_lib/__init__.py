@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from ssd_lib.decoding import ssd_generate as ssd_generate
     from ssd_lib.defenders import answer as answer
     from ssd_lib.method.trace import Trace as Trace
+    from ssd_lib.models.loading import load_model as load_model
     from ssd_lib.models.pairs import Pair as Pair
-    from ssd_lib.models.pairs import load_model as load_model
     from ssd_lib.models.pairs import load_pair as load_pair
 
 # Loaded at first use: `import ssd_lib` and `ssd --help` stay quick.
@@ -30,7 +30,7 @@ _HOMES = {
     "Trace": "method.trace",
     "Pair": "models.pairs",
     "load_pair": "models.pairs",
-    "load_model": "models.pairs",
+    "load_model": "models.loading",
     "answer": "defenders",
 }
 __all__ = list(_HOMES)  # pyright: ignore[reportUnsupportedDunderAll]

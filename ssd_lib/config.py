@@ -19,18 +19,18 @@ HARDENED: dict[str, Any] = {"threshold_floor": 0.3, "count_prefill": True, "retr
 """Hardened switching (ours, beyond the paper): what `SSDConfig.hardened` turns on. Measured in data/toy/README.md, "Does
 hardened SSD leak?":
 
-- `retract`: without it a suffix against both models makes 79% of the answers tell a fact, with it 21%. The last, incomplete bin
-  of an answer is decided from its first token on (`tail_tokens`): calls of three tokens tell nothing.
-- `count_prefill`: tells nothing less where `retract` is on, but decodes no bin twice under prefills of b tokens and more, and is
+- `retract`: without it a suffix against both models makes 79% of the answers leak a fact, with it 21%. The last, incomplete
+  bin of an answer is decided from its first token on (`tail_tokens`): calls of three tokens leak nothing.
+- `count_prefill`: lowers no leak where `retract` is on, but decodes no bin twice under prefills of b tokens and more, and is
   a second bar for small calls.
-- `threshold_floor`: at 0, seven quiet bins disarm the rest (91% of the facts are told). From 0.1 to 0.5 it made no difference
-  with weaker drafts (at α_U = 0.8). 0.3 asks for 3 matches of 7: were matches independent, it would ring in 3% of the benign
-  bins of a pair with a match ratio of 0.7, in 10% at 0.6, and miss 3% of the bins that match at 0.1.
-- `alpha_union`: at 0.8 a bin that is decoded again in Union still tells facts to a suffix against both models; 1.5 brings
-  21% to 12% (Vicuna's published value is 2). It was chosen on these suffixes; those of two other pairs tell 8% and nothing.
+- `threshold_floor`: at 0, seven quiet bins disarm the rest (91% of the facts are leaked). From 0.1 to 0.5 it made no
+  difference with weaker drafts (at α_U = 0.8). 0.3 asks for 3 matches of 7: were matches independent, it would raise an alarm
+  in 3% of the benign bins of a pair with a match ratio of 0.7, in 10% at 0.6, and miss 3% of the bins that match at 0.1.
+- `alpha_union`: at 0.8 a bin that is decoded again in Union still leaks facts under a suffix against both models; 1.5 brings
+  21% to 12% (Vicuna's published value is 2). It was chosen on these suffixes; those of two other pairs leak 8% and nothing.
 
 The threshold stays the pair's own. 0.6 is right where benign answers match as the embedded pair's do (0.93). Where they match
-at 0.85 or less it costs right answers, and many tokens are decoded twice: `threshold=0.4` mends both there, and still tells
+at 0.85 or less it costs right answers, and many tokens are decoded twice: `threshold=0.4` mends both there, and still leaks
 nothing under prefills. In the embedded pair it lets more of the suffixes against both models through."""
 
 

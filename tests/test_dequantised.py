@@ -12,7 +12,8 @@ from micro_models import llama2_tokenizer, llama3_tokenizer, save_model, write_g
 
 from ssd_lib.models import gguf as module
 from ssd_lib.models.gguf import RECORD, dequantised
-from ssd_lib.models.pairs import load_model, load_pair
+from ssd_lib.models.loading import load_model
+from ssd_lib.models.pairs import load_pair
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from ssd_lib.cli import app
 from ssd_lib.experiments import doctor
 from ssd_lib.experiments.doctor import examine, weight_bytes
-from ssd_lib.models.pairs import load_model
+from ssd_lib.models.loading import load_model
 
 runner = CliRunner()
 

@@ -11,7 +11,8 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import ssd_custom_generate, ssd_generate
 from ssd_lib.defenders import answer
-from ssd_lib.models.pairs import load_model, load_pair
+from ssd_lib.models.loading import load_model
+from ssd_lib.models.pairs import load_pair
 
 NEW = 18
 SHAPING = [

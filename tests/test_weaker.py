@@ -6,7 +6,7 @@ from conftest import micro_llama
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import ssd_generate
 from ssd_lib.experiments.weaker import add_noise, main
-from ssd_lib.models.pairs import load_model
+from ssd_lib.models.loading import load_model
 
 
 def logits(model, ids):

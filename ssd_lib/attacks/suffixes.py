@@ -29,7 +29,8 @@ from tqdm.auto import tqdm
 from ssd_lib.attacks.embedded import read_suffixes, suffix_file
 from ssd_lib.attacks.gcg import DraftAim, GCGConfig, continued, optimise_suffix
 from ssd_lib.defenders import Answer, answer
-from ssd_lib.models.pairs import Pair, load_pair, locate
+from ssd_lib.models.loading import locate
+from ssd_lib.models.pairs import Pair, load_pair
 from ssd_lib.toy import world
 
 TOY = GCGConfig(steps=100, candidates=64, top_k=64, start=" !" * 12, batch=64)

@@ -259,7 +259,11 @@ def _smollm2_table() -> Table:
     attacks = [f"kitchen-prefill-{TOUR_PREFILL}", "kitchen-borderline", "kitchen-everyday"]
     with TemporaryDirectory() as out:
         chosen = experiment(
-            preset="smollm2", attacks=attacks, defenders=["none", "draft-only", "ssd", "ssd-hardened"], limit=TOUR_QUESTIONS, out=out
+            preset="smollm2",
+            attacks=attacks,
+            defenders=["none", "draft-only", "ssd", "ssd-hardened"],
+            limit=TOUR_QUESTIONS,
+            out=out,
         )
         run_experiment(chosen)
         rows, verdicts = load_run(out).assign(run=out), load_verdicts(out).assign(run=out)

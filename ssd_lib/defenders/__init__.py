@@ -1,4 +1,4 @@
-"""Ways to answer under attack, behind one interface: questions in, answers with their trace and cost out.
+"""Ways to answer under attack with one interface: questions in, answers with their trace and cost out.
 
 A defender is a function `(pair, request, settings) -> list[Answer]`, a frozen dataclass of settings where it has any, and
 one entry of `DEFENDERS`.
@@ -7,38 +7,13 @@ one entry of `DEFENDERS`.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import replace
 from typing import Any
 
 from ssd_lib.config import SSDConfig
-from ssd_lib.defenders.ada import AnyDepthSettings, any_depth_alignment
+from ssd_lib.defenders import ada, checking, decoding, prompts, safedecoding, secdecoding
 from ssd_lib.defenders.base import Answer, Cost, Defender, Prefill, Request, check_item
-from ssd_lib.defenders.checking import (
-    BackTranslationSettings,
-    ExamSettings,
-    PerplexitySettings,
-    SmoothSettings,
-    back_translation,
-    perplexity_filter,
-    self_exam,
-    smooth_llm,
-)
-from ssd_lib.defenders.decoding import AloneSettings, draft_only, no_defence, ssd
-from ssd_lib.defenders.prompting import (
-    DemonstrationSettings,
-    ParaphraseSettings,
-    ReminderSettings,
-    RetokenizationSettings,
-    goal_priority,
-    in_context_defence,
-    paraphrase,
-    retokenization,
-    self_reminder,
-)
-from ssd_lib.defenders.prompts import Question
-from ssd_lib.defenders.safedecoding import SafeDecodingSettings, safedecoding
-from ssd_lib.defenders.secdecoding import SecDecodingSettings, secdecoding
-from ssd_lib.models.chat import encode_answer, messages_of
+from ssd_lib.models.chat import Question, encode_answer, messages_of
 from ssd_lib.models.inference import positive
 from ssd_lib.models.pairs import Pair
 
@@ -46,10 +21,14 @@ __all__ = ["DEFENDERS", "Answer", "Cost", "Defender", "Request", "answer", "find
 
 DEFENDERS: dict[str, Defender] = {
     "none": Defender(
-        no_defence, "–", "one target forward a token", lambda pair: AloneSettings(), ("no-defence", "defense_off")
+        decoding.no_defence,
+        "–",
+        "one target forward a token",
+        lambda pair: decoding.AloneSettings(),
+        ("no-defence", "defense_off"),
     ),
     "ssd": Defender(
-        ssd,
+        decoding.ssd,
         "Wang, Zhu, Cheng 2025, arXiv 2508.17739",
         "a round of T draft forwards and one target forward emits 1 to T tokens",
         lambda pair: pair.config,
@@ -57,94 +36,94 @@ DEFENDERS: dict[str, Defender] = {
         needs="draft",
     ),
     "ssd-hardened": Defender(
-        ssd,
+        decoding.ssd,
         "this repository, on top of arXiv 2508.17739",
         "as ssd; a bin that is taken back is decoded twice",
         lambda pair: pair.config.harden(),
         needs="draft",
     ),
     "safedecoding": Defender(
-        safedecoding,
+        safedecoding.safedecoding,
         "Xu et al. 2024, arXiv 2402.08983",
         "the expert's forwards for the first m tokens, in the target's batch",
-        lambda pair: SafeDecodingSettings(),
+        lambda pair: safedecoding.SafeDecodingSettings(),
         needs="expert",
     ),
     "secdecoding": Defender(
-        secdecoding,
+        secdecoding.secdecoding,
         "Wang et al. 2025, Findings of EMNLP 2025, 1118",
         "a forward of the draft and one of its base a token, until neither differs from the other",
-        lambda pair: SecDecodingSettings(),
+        lambda pair: secdecoding.SecDecodingSettings(),
         needs="base",
     ),
     "ada": Defender(
-        any_depth_alignment,
+        ada.any_depth_alignment,
         "Zhang et al. 2026, arXiv 2510.18081",
         "a look of 20 tokens after every 25, over the same cache",
-        lambda pair: AnyDepthSettings(),
+        lambda pair: ada.AnyDepthSettings(),
         ("any-depth-alignment", "ada-rk"),
     ),
     "self-exam": Defender(
-        self_exam,
+        checking.self_exam,
         "Phute et al. 2023, arXiv 2308.07308",
         "a second prompt with the whole answer in it, and a short verdict",
-        lambda pair: ExamSettings(),
+        lambda pair: checking.ExamSettings(),
         ("selfexam",),
     ),
     "icd": Defender(
-        in_context_defence,
+        prompts.in_context_defence,
         "Wei et al. 2023, arXiv 2310.06387",
         "a longer prompt",
-        lambda pair: DemonstrationSettings(),
+        lambda pair: prompts.DemonstrationSettings(),
     ),
     "paraphrase": Defender(
-        paraphrase,
+        prompts.paraphrase,
         "Jain et al. 2023, arXiv 2309.00614",
         "a second prompt and a paraphrase of the question",
-        lambda pair: ParaphraseSettings(),
+        lambda pair: prompts.ParaphraseSettings(),
         ("paraphase",),  # the published README's spelling
     ),
     "ppl": Defender(
-        perplexity_filter,
+        checking.perplexity_filter,
         "Alon & Kamfonas 2023, arXiv 2308.14132",
         "one forward of the perplexity model over the question",
-        lambda pair: PerplexitySettings(),
+        lambda pair: checking.PerplexitySettings(),
         ("perplexity",),
     ),
     "retokenization": Defender(
-        retokenization,
+        prompts.retokenization,
         "Jain et al. 2023, arXiv 2309.00614",
         "a longer prompt",
-        lambda pair: RetokenizationSettings(),
+        lambda pair: prompts.RetokenizationSettings(),
     ),
     "self-reminder": Defender(
-        self_reminder,
+        prompts.self_reminder,
         "Xie et al. 2023, Nature Machine Intelligence 5",
         "a longer prompt",
-        lambda pair: ReminderSettings(),
+        lambda pair: prompts.ReminderSettings(),
         ("selfreminder",),
     ),
     "smoothllm": Defender(
-        smooth_llm,
+        checking.smooth_llm,
         "Robey et al. 2023, arXiv 2310.03684",
         "N answers instead of one",
-        lambda pair: SmoothSettings(),
+        lambda pair: checking.SmoothSettings(),
     ),
     "goal-priority": Defender(
-        goal_priority,
+        prompts.goal_priority,
         "Zhang et al. 2024, arXiv 2311.09096",
         "a longer prompt",
         lambda pair: None,
         ("goalpriority",),
     ),
     "back-translation": Defender(
-        back_translation,
+        checking.back_translation,
         "Wang et al. 2024, arXiv 2402.16459",
         "a guess of the question, one forward over the answer and a second answer",
-        lambda pair: BackTranslationSettings(),
+        lambda pair: checking.BackTranslationSettings(),
         ("backtranslation",),
     ),
-    "draft-only": Defender(draft_only, "–", "one draft forward a token", lambda pair: None, needs="draft"),
+    "draft-only": Defender(decoding.draft_only, "–", "one draft forward a token", lambda pair: None, needs="draft"),
 }
 
 
@@ -164,8 +143,8 @@ def settings_for(pair: Pair, defender: str, changed: Mapping[str, Any] | None = 
 
     Raises ValueError for an unknown defender, or for a setting that it does not have, listing those that it has.
     """
-    defaults = DEFENDERS[find_defender(defender)].defaults(pair)
-    known = [field.name for field in fields(defaults)] if is_dataclass(defaults) else []
+    defaults: Any = DEFENDERS[find_defender(defender)].defaults(pair)
+    known = list(getattr(defaults, "__dataclass_fields__", ()))
     unknown = sorted(set(changed or {}) - set(known))
     if unknown:
         offers = f"it has {', '.join(known)}" if known else "it has none"
@@ -187,14 +166,17 @@ def answer(
 ) -> list[Answer]:
     """Answer one question or a batch with a defender of `DEFENDERS`.
 
-    prefill: what an attacker wrote as the beginning of the answer, text or token ids; one for all questions, or a list
-    with one for each. A name of one question gives a list of one answer.
-    settings: changed settings of the defender by name; `config` is the whole of SSD's.
-    streamer: gets the answer's tokens as they are generated, where a defence generates just one answer.
+    Args:
+        prefill: what an attacker wrote as the beginning of the answer, text or token ids; one for all questions, or a list
+            with one for each.
+        config: the whole of SSD's settings.
+        settings: changed settings of the defender by name.
+        streamer: gets the answer's tokens as they are generated, where a defence generates just one answer.
 
-    Raises ValueError for an unknown defender or setting, a number of prefills that is not the number of questions, a
-    conversation that is not in a list of its own, or a question whose answer would not fit into the context of target and
-    draft, whichever of them the defender runs; what a defence asks besides is checked as well, and named.
+    Raises:
+        ValueError: for an unknown defender or setting, a number of prefills that is not the number of questions, a
+            conversation that is not in a list of its own, or a question whose answer would not fit into the context of
+            target and draft, whichever of them the defender runs; what a defence asks besides is checked as well, and named.
     """
     positive("max_new_tokens", max_new_tokens)
     name = find_defender(defender)

@@ -1,19 +1,20 @@
 """What every defender is made of: a request in, passes of a model over a batch, answers with their cost out.
 
-A *pass* is one batched greedy `generate` (`ssd_lib.models.inference`). A defence is one pass or a few; its cost is what all of them read, ran and
-wrote, so that a defence which answers twice is seen to answer twice.
+A *pass* is one batched greedy `generate` (`ssd_lib.models.inference`). A defence is one pass or a few; its cost is what
+all of them read, ran and wrote, so that a defence which answers twice is seen to answer twice.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any, Literal
 
-from ssd_lib.defenders.prompts import Question
 from ssd_lib.method.trace import Trace
-from ssd_lib.models.chat import decode_answer, encode_answer, encode_prompt
+from ssd_lib.models.chat import Question, decode_answer, encode_answer
 from ssd_lib.models.inference import Pass, Speaker, check_room
+from ssd_lib.models.loading import load_model
 from ssd_lib.models.pairs import Pair
 
 Prefill = str | Sequence[int]
@@ -78,11 +79,17 @@ class Defender:
 
 
 def target_of(pair: Pair) -> Speaker:
-    return Speaker(pair.target, pair.tokenizer, pair.spec.target_format, "target")
+    return pair.speakers[0]
 
 
 def draft_of(pair: Pair) -> Speaker:
-    return Speaker(pair.draft, pair.draft_tokenizer, pair.spec.draft_format, "draft")
+    return pair.speakers[1]
+
+
+@cache
+def other_model(name: str, chat_format: str | None = None, **options: Any) -> Speaker:
+    """A third model, loaded once; `options` go to `load_model`."""
+    return Speaker(*load_model(name, **options), chat_format)
 
 
 def answers_of(
@@ -141,8 +148,8 @@ def check_item(pair: Pair, question: Question, prefill: Sequence[int], max_new_t
 
     Every defender asks this of every item, whichever model it runs, so that tables compare the same items.
     """
-    for speaker in (target_of(pair), draft_of(pair)):
-        prompt = encode_prompt(speaker.tokenizer, question, chat_format=speaker.chat_format, prefill=prefill)
+    for speaker in pair.speakers:
+        (prompt,) = speaker.encode([question], [prefill])
         check_room(f"the {speaker.role}'s prompt", speaker.model, len(prompt), max_new_tokens)
         if pair.draft is pair.target:
             return

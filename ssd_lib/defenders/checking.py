@@ -13,10 +13,9 @@ from pydantic import Field
 from torch import Tensor
 
 from ssd_lib.defenders import prompts
-from ssd_lib.defenders.base import Answer, Request, answers_of, said_instead, target_of
-from ssd_lib.defenders.prompting import other_model
-from ssd_lib.models.chat import decode_answer, encode_prompt
-from ssd_lib.models.inference import Pass, Speaker, context_of, generate, texts_of, without_answers
+from ssd_lib.defenders.base import Answer, Request, answers_of, other_model, said_instead, target_of
+from ssd_lib.models.chat import decode_answer
+from ssd_lib.models.inference import Pass, Speaker, context_of, device_of, generate, texts_of, without_answers
 from ssd_lib.models.pairs import Pair
 from ssd_lib.models.refusals import plain, refuses
 from ssd_lib.settings import Number, Positive, Share, settings
@@ -74,7 +73,8 @@ def perplexity_filter(pair: Pair, request: Request, settings: PerplexitySettings
     scores = list(map(_perplexity, log_probs))
     read = without_answers(reader.role, forwards, time.perf_counter() - started)
     passed = [row for row, score in enumerate(scores) if not score > settings.threshold]
-    run = _only(target_of(pair), request, passed)
+    asked, begun = [request.questions[row] for row in passed], [request.prefills[row] for row in passed]
+    run = generate(target_of(pair), asked, begun, max_new_tokens=request.max_new_tokens, rows=passed)
     ids = [said_instead(pair, settings.refusal, prefill) for prefill in request.prefills]
     for row, answer in zip(passed, run.ids, strict=True):
         ids[row] = answer
@@ -95,13 +95,10 @@ def _perplexity(log_probs: Tensor) -> float:
 
 
 def _as_text(reader: Speaker, text: str) -> list[int]:
-    tokenizer = reader.tokenizer
-    ids = list(cast(list[int], tokenizer.encode(text)))
-    bos = cast(int | None, tokenizer.bos_token_id)
-    own = bos is not None and bos != tokenizer.eos_token_id
-    if own and ids[:1] != [bos]:
-        ids.insert(0, bos)
-    return ids
+    ids, bos = list(reader.tokenizer.encode(text)), cast(int | None, reader.tokenizer.bos_token_id)
+    if bos is None or bos == reader.tokenizer.eos_token_id or ids[:1] == [bos]:
+        return ids
+    return [bos, *ids]
 
 
 @torch.inference_mode()
@@ -136,7 +133,7 @@ def windows_of(length: int, context: int | None) -> list[tuple[int, int, int]]:
 
 def _log_probs(reader: Speaker, rows: Sequence[Sequence[int]]) -> list[Tensor]:
     """log P of every token of each row but its first, in one batched forward padded on the right."""
-    width, device = max(map(len, rows)), reader.model.get_input_embeddings().weight.device
+    width, device = max(map(len, rows)), device_of(reader.model)
     ids = torch.tensor([[*row] + [0] * (width - len(row)) for row in rows], device=device)
     mask = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in rows], device=device)
     log_probs = reader.model(input_ids=ids, attention_mask=mask).logits[:, :-1].float().log_softmax(dim=-1)
@@ -155,12 +152,8 @@ def self_exam(pair: Pair, request: Request, settings: ExamSettings) -> list[Answ
     """
     run = generate(target_of(pair), request.questions, request.prefills, max_new_tokens=request.max_new_tokens)
     whole = [_whole_answer(pair, prefill, ids) for prefill, ids in zip(request.prefills, run.ids, strict=True)]
-    exam = generate(
-        target_of(pair),
-        [prompts.EXAM.format(answer=answer) for answer in whole],
-        max_new_tokens=settings.reply_tokens,
-        step="self-exam's question to the examiner",
-    )
+    asked, step = [prompts.EXAM.format(answer=answer) for answer in whole], "self-exam's question to the examiner"
+    exam = generate(target_of(pair), asked, max_new_tokens=settings.reply_tokens, step=step)
     replies = texts_of(target_of(pair), exam)
     harmful = {row for row, reply in enumerate(replies) if "yes" in plain(reply).lower()}
     ids = _with_refusals(pair, request, run, harmful, settings.refusal)
@@ -178,16 +171,12 @@ def back_translation(pair: Pair, request: Request, settings: BackTranslationSett
     answered = [row for row, reply in enumerate(texts_of(target, run)) if not refuses(reply)]
     whole = [_whole_answer(pair, request.prefills[row], run.ids[row]) for row in answered]
     asked = [prompts.BACK_TRANSLATION.format(answer=text) for text in whole]
-    guess = _ask(target, asked, settings.guess_tokens, answered, step="back-translation's guess of the question")
+    limit, step = settings.guess_tokens, "back-translation's guess of the question"
+    guess = generate(target, asked, max_new_tokens=limit, rows=answered, step=step)
     guessed = dict(zip(answered, texts_of(target, guess), strict=True))
     likely, scoring = _likely_enough(target, request, run, guessed, settings.min_log_likelihood)
-    second = _ask(
-        target,
-        [guessed[row] for row in likely],
-        request.max_new_tokens,
-        likely,
-        step="back-translation's guessed question",
-    )
+    asked, step = [guessed[row] for row in likely], "back-translation's guessed question"
+    second = generate(target, asked, max_new_tokens=request.max_new_tokens, rows=likely, step=step)
     refused = {row for row, reply in zip(likely, texts_of(target, second), strict=True) if refuses(reply)}
     ids = _with_refusals(pair, request, run, refused, settings.refusal)
     notes = [{"guessed": guessed.get(row)} for row in range(len(request.questions))]
@@ -201,8 +190,8 @@ def _likely_enough(
     rows, started = [row for row, question in guessed.items() if question], time.perf_counter()
     if not rows:
         return [], without_answers(target.role)
+    asked = target.encode([guessed[row] for row in rows])
     answers = [request.prefills[row] + run.ids[row] for row in rows]
-    asked = [encode_prompt(target.tokenizer, guessed[row], chat_format=target.chat_format) for row in rows]
     scores, forwards = token_log_probs(target, [[*q, *a] for q, a in zip(asked, answers, strict=True)])
     means = [float(score[-len(answer) :].mean()) for score, answer in zip(scores, answers, strict=True)]
     likely = [row for row, mean in zip(rows, means, strict=True) if mean > min_log_likelihood]
@@ -242,23 +231,3 @@ def _with_refusals(pair: Pair, request: Request, run: Pass, rows: Collection[int
     return [
         said_instead(pair, refusal, request.prefills[row]) if row in rows else ids for row, ids in enumerate(run.ids)
     ]
-
-
-def _only(speaker: Speaker, request: Request, rows: Sequence[int]) -> Pass:
-    """The target's answers to some rows of the request."""
-    questions, prefills = ([of[row] for row in rows] for of in (request.questions, request.prefills))
-    return _ask(speaker, questions, request.max_new_tokens, rows, prefills)
-
-
-def _ask(
-    speaker: Speaker,
-    questions: Sequence[prompts.Question],
-    max_new_tokens: int,
-    rows: Sequence[int],
-    prefills: Sequence[list[int]] | None = None,
-    step: str = "the prompt",
-) -> Pass:
-    """A pass over some rows; over none it costs nothing."""
-    if not rows:
-        return without_answers(speaker.role)
-    return generate(speaker, questions, prefills, max_new_tokens=max_new_tokens, rows=rows, step=step)

@@ -12,7 +12,8 @@ from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import ssd_generate
 from ssd_lib.defenders.base import Answer, Request, answers_of, draft_of, target_of
 from ssd_lib.models.inference import Pass, Speaker, generate, without_answers
-from ssd_lib.models.pairs import Pair, load_model
+from ssd_lib.models.loading import load_model
+from ssd_lib.models.pairs import Pair
 from ssd_lib.settings import settings
 
 

@@ -1,4 +1,4 @@
-"""The words that prompt-level defences put around a question: pure text, no model.
+"""Defences that change the prompt and then let the target answer: their words, what they do to a question, and the runs.
 
 Texts are the published ones where they are a sentence or two (SafeDecoding's code, github.com/uw-nsl/SafeDecoding), and
 our own where a paper's text quotes a real harmful request. A question is a string or a conversation that ends with the
@@ -17,9 +17,13 @@ from functools import cache
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
-from ssd_lib.models.chat import Message, messages_of
+from ssd_lib.defenders.base import Answer, Request, answers_of, other_model, target_of
+from ssd_lib.models.chat import Message, Question, default_system, messages_of
+from ssd_lib.models.inference import Pass, generate, texts_of
+from ssd_lib.models.pairs import Pair
+from ssd_lib.settings import Positive, Share, settings
 
-Question = str | Sequence[Message]
+# ------------------------------------------------------------------------------------------------ words
 
 REFUSAL = "I am sorry, but I cannot help with that."
 """What a defence says in the model's place. (The published code says "Sorry, I cannot answer your question.")"""
@@ -66,6 +70,9 @@ BACK_TRANSLATION = (
 """Back-translation (Wang et al. 2024, arXiv 2402.16459), our words."""
 
 
+# ------------------------------------------------------------------------------------------------ changed questions
+
+
 def last_turn(question: Question) -> str:
     """What the user said last."""
     return question if isinstance(question, str) else question[-1]["content"]
@@ -79,12 +86,12 @@ def change_last_turn(question: Question, change: Callable[[str], str]) -> Questi
 
 
 def reminded(question: Question) -> Question:
-    """Self-Reminder's sentence behind the question."""
+    """Self-Reminder's sentence after the question."""
     return change_last_turn(question, lambda text: f"{text}\n{REMINDER}")
 
 
 def reminded_system(question: Question, default: str) -> list[Message]:
-    """Self-Reminder's sentence behind the system prompt: the conversation's own, or the `default` one."""
+    """Self-Reminder's sentence after the system prompt: the conversation's own, or the `default` one."""
     messages = messages_of(question)
     own = messages.pop(0)["content"] if messages[0]["role"] == "system" else default
     return [{"role": "system", "content": f"{own} {REMINDER_SYSTEM}".strip()}, *messages]
@@ -96,7 +103,7 @@ def prioritised(question: Question) -> Question:
 
 
 def demonstrated(question: Question, demonstrations: Sequence[tuple[str, str]] = DEMONSTRATIONS) -> list[Message]:
-    """The question behind earlier turns in which the assistant refuses."""
+    """The question after earlier turns in which the assistant refuses."""
     turns: list[Message] = []
     for asked, refused in demonstrations:
         turns += [{"role": "user", "content": asked}, {"role": "assistant", "content": refused}]
@@ -145,3 +152,100 @@ def _with_merges_dropped(tokenizer: PreTrainedTokenizerBase, dropout: float, see
     rng = random.Random(f"{seed}/{variant}")
     state["model"]["merges"] = [merge for merge in state["model"]["merges"] if rng.random() >= dropout]
     return Tokenizer.from_str(json.dumps(state))
+
+
+# ------------------------------------------------------------------------------------------------ defences
+
+
+@settings
+class ReminderSettings:
+    """Self-Reminder: which of its two sentences are added (the published code means both)."""
+
+    in_system: bool = True
+    behind_question: bool = True
+
+
+@settings
+class DemonstrationSettings:
+    """ICD: the earlier turns, (question, refusal) each."""
+
+    demonstrations: tuple[tuple[str, str], ...] = DEMONSTRATIONS
+
+
+@settings
+class ParaphraseSettings:
+    """Who paraphrases (None: the target itself, else a model's name, Hub id or path), and how long a paraphrase may be."""
+
+    model: str | None = None
+    chat_format: str | None = None
+    max_tokens: Positive = 128
+
+
+@settings
+class RetokenizationSettings:
+    """Share of merges that are dropped (SafeDecoding's code: 0.2) and the seed of that draw."""
+
+    dropout: Share = 0.2
+    seed: int = 0
+
+
+def self_reminder(pair: Pair, request: Request, settings: ReminderSettings) -> list[Answer]:
+    """Self-Reminder (Xie et al. 2023): sentences about being responsible, in the system prompt and after the question."""
+    default = default_system(pair.tokenizer, pair.spec.target_format)
+    asked = list(request.questions)
+    if settings.behind_question:
+        asked = [reminded(question) for question in asked]
+    if settings.in_system:
+        asked = [reminded_system(question, default) for question in asked]
+    return _answer_changed(pair, request, asked, [], "self-reminder's prompt")
+
+
+def goal_priority(pair: Pair, request: Request, settings: None = None) -> list[Answer]:
+    """Goal prioritisation (Zhang et al. 2024): safety is stated to come before helpfulness."""
+    asked = [prioritised(question) for question in request.questions]
+    return _answer_changed(pair, request, asked, [], "goal-priority's prompt")
+
+
+def in_context_defence(pair: Pair, request: Request, settings: DemonstrationSettings) -> list[Answer]:
+    """In-Context Demonstration (Wei et al. 2023): earlier turns in which the assistant refuses."""
+    asked = [demonstrated(question, settings.demonstrations) for question in request.questions]
+    return _answer_changed(pair, request, asked, [], "icd's prompt with its demonstrations")
+
+
+def retokenization(pair: Pair, request: Request, settings: RetokenizationSettings) -> list[Answer]:
+    """Retokenization (Jain et al. 2023): the question's words broken by BPE-dropout."""
+
+    def broken(text: str) -> str:
+        return retokenised(pair.tokenizer, text, settings.dropout, settings.seed)
+
+    asked = [change_last_turn(question, broken) for question in request.questions]
+    return _answer_changed(pair, request, asked, [], "retokenization's prompt")
+
+
+def paraphrase(pair: Pair, request: Request, settings: ParaphraseSettings) -> list[Answer]:
+    """Paraphrase (Jain et al. 2023): the question in other words, then the target's answer to that."""
+    speaker = target_of(pair) if settings.model is None else other_model(settings.model, settings.chat_format)
+    instructions = [PARAPHRASE.format(question=last_turn(q)) for q in request.questions]
+    run = generate(speaker, instructions, max_new_tokens=settings.max_tokens, step="paraphrase's prompt")
+    said = texts_of(speaker, run)
+    asked = [
+        change_last_turn(question, lambda text, new=new: new or text)  # an empty paraphrase changes nothing
+        for question, new in zip(request.questions, said, strict=True)
+    ]
+    return _answer_changed(pair, request, asked, [run], "the paraphrased question")
+
+
+def _answer_changed(
+    pair: Pair, request: Request, asked: Sequence[Question], before: Sequence[Pass], step: str
+) -> list[Answer]:
+    """The target's answers to the changed questions; what was asked stands in the notes."""
+    run = generate(
+        target_of(pair),
+        asked,
+        request.prefills,
+        max_new_tokens=request.max_new_tokens,
+        streamer=request.streamer,
+        step=step,
+    )
+    notes = [{"asked": last_turn(question)} for question in asked]
+    return answers_of(pair, request, run.ids, [*before, run], notes=notes)

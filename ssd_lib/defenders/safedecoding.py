@@ -18,18 +18,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from peft import PeftModel
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from transformers import PreTrainedModel
 
-from ssd_lib.defenders.base import Answer, Request, answers_of
+from ssd_lib.defenders.base import Answer, Request, answers_of, target_of
 from ssd_lib.method.composite import choose_greedy, composite, intersection_space, rank_tokens
-from ssd_lib.models.chat import encode_prompt, pad_left
+from ssd_lib.models.chat import pad_left
 from ssd_lib.models.inference import (
     SHAPING,
     GenerationSettings,
     Pass,
+    Rows,
     check_room,
     generation_settings,
     greedy,
@@ -37,7 +38,8 @@ from ssd_lib.models.inference import (
     padding,
     until_eos,
 )
-from ssd_lib.models.pairs import Pair, adapter_at
+from ssd_lib.models.loading import adapter_at
+from ssd_lib.models.pairs import Pair
 from ssd_lib.settings import Number, Positive
 from ssd_lib.settings import settings as checked
 
@@ -59,20 +61,17 @@ class SafeDecodingSettings:
 def safedecoding(pair: Pair, request: Request, settings: SafeDecodingSettings) -> list[Answer]:
     """SafeDecoding, batched and cached; greedy."""
     source = adapter_at(settings.expert or pair.spec.expert)
-    prompts = [
-        encode_prompt(pair.tokenizer, question, chat_format=pair.spec.target_format, prefill=prefill)
-        for question, prefill in zip(request.questions, request.prefills, strict=True)
-    ]
-    check_room("safedecoding's prompt", pair.target, max(map(len, prompts)), request.max_new_tokens)
+    prompts = target_of(pair).encode(request.questions, request.prefills)
+    rows, lengths = list(range(len(prompts))), list(map(len, prompts))
+    check_room("safedecoding's prompt", pair.target, max(lengths), request.max_new_tokens)
     in_force = generation_settings(pair.target, vocab_size=pair.vocab_size)
     ids, mask = (tensor.to(pair.target.device) for tensor in pad_left(prompts, pair.tokenizer.pad_token_id))
     started = time.perf_counter()
     first_m = min(settings.first_m, request.max_new_tokens)
     with expert_on(pair.target, source) as model, torch.inference_mode():
-        opening, cache = _steered(model, ids, mask, first_m, settings, in_force, request.max_new_tokens)
-    rest = _continued(pair, ids, opening, mask, cache, request.max_new_tokens)
+        opening, begun = _steered(model, ids, mask, first_m, settings, in_force, request.max_new_tokens)
+    rest = _continued(pair, begun, ids.shape[1], request.max_new_tokens)
     answers = [until_eos(row, pair.target) for row in torch.cat([opening, rest], dim=1).tolist()]
-    rows, lengths = list(range(len(prompts))), [len(prompt) for prompt in prompts]
     seconds = time.perf_counter() - started
     target = Pass("target", rows, answers, lengths, first_m + rest.shape[1], seconds)
     expert = Pass("other", rows, [[] for _ in rows], lengths, first_m, 0.0)
@@ -95,43 +94,27 @@ def _steered(
     model: PeftModel,
     ids: Int[Tensor, "rows length"],
     mask: Int[Tensor, "rows length"],
-    first_m: Positive,
+    first_m: int,
     settings: SafeDecodingSettings,
     in_force: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
     max_new_tokens: int | None = None,
-) -> tuple[Int[Tensor, "rows m"], DynamicCache]:
-    """The first tokens, and the cache of the target's rows. One forward a token carries both models' rows.
+) -> tuple[Int[Tensor, "rows m"], Rows]:
+    """The first tokens, and the target's rows with them. One forward a token carries both models' rows.
 
     What the target's generation config does to scores is done to those of both models, before the softmax.
     """
-    rows, cache, tokens = ids.shape[0], DynamicCache(), []
-    both = [TARGET] * rows + [EXPERT] * rows
-    options = {"attention_mask": mask.repeat(2, 1), "prompt_ids": ids.repeat(2, 1), "max_new_tokens": max_new_tokens}
-    process = logits_processors(model.base_model.model, in_force, ids.shape[1], **options)
-    step, seen, so_far = ids, mask, ids.repeat(2, 1)
+    count, both = ids.shape[0], Rows(model, ids.repeat(2, 1), mask.repeat(2, 1), in_force, max_new_tokens)
     for _ in range(first_m):
-        positions = (seen.cumsum(dim=1) - 1).clamp(min=0)[:, -step.shape[1] :]
-        logits = model(
-            input_ids=step.repeat(2, 1),
-            attention_mask=seen.repeat(2, 1),
-            position_ids=positions.repeat(2, 1),
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=1,
-            adapter_names=both,
-        ).logits[:, -1]
-        probs = process(so_far, logits.float()).softmax(dim=-1)
-        token = steer(probs[:rows], probs[rows:], settings)
-        tokens.append(token)
-        step = token.unsqueeze(-1)
-        so_far = torch.cat([so_far, step.repeat(2, 1)], dim=1)
-        seen = torch.cat([seen, torch.ones_like(step)], dim=1)
-    cache.batch_select_indices(torch.arange(rows, device=ids.device))
-    return torch.stack(tokens, dim=1), cache
+        probs = both.probs(adapter_names=[TARGET] * count + [EXPERT] * count)
+        both.append(steer(probs[:count], probs[count:], settings).repeat(2).unsqueeze(-1))
+    both.keep(range(count))
+    return both.ids[:, ids.shape[1] :], both
 
 
-def steer(target_probs: Tensor, expert_probs: Tensor, settings: SafeDecodingSettings) -> Int[Tensor, " rows"]:
-    """The next token of every row from both models' probabilities [rows, vocab]."""
+def steer(
+    target_probs: Float[Tensor, "rows vocab"], expert_probs: Float[Tensor, "rows vocab"], settings: SafeDecodingSettings
+) -> Int[Tensor, " rows"]:
+    """The next token of every row from both models' probabilities."""
     target_ranks, expert_ranks = rank_tokens(target_probs), rank_tokens(expert_probs)
     space, _ = intersection_space(target_ranks, expert_ranks, settings.num_common_tokens)
     alpha = torch.full(target_probs.shape[:-1], settings.alpha, device=target_probs.device)
@@ -140,29 +123,28 @@ def steer(target_probs: Tensor, expert_probs: Tensor, settings: SafeDecodingSett
     return choose_greedy(scores, space, target_ranks, never)
 
 
-def _continued(
-    pair: Pair, prompts: Tensor, opening: Tensor, mask: Tensor, cache: DynamicCache, max_new_tokens: int
-) -> Tensor:
-    """The target's own greedy continuation of what stands in the cache, [rows, at most max_new_tokens − opening].
+def _continued(pair: Pair, begun: Rows, prompt: int, max_new_tokens: int) -> Int[Tensor, "rows rest"]:
+    """The target's own greedy continuation of what was begun after `prompt` columns, at most `max_new_tokens` in all.
 
     The opening counts as answer, not as prompt, for what a generation config says of an answer's length or beginning.
     """
-    ids, left = torch.cat([prompts, opening], dim=1), max_new_tokens - opening.shape[1]
+    width = begun.ids.shape[1]
+    left = max_new_tokens - (width - prompt)
     if left < 1:
-        return ids[:, :0]
-    options = {"attention_mask": mask, "prompt_ids": prompts, "max_new_tokens": max_new_tokens}
+        return begun.ids[:, :0]
+    in_force = generation_settings(pair.target, vocab_size=pair.vocab_size)
+    asked = {"attention_mask": begun.mask[:, :prompt], "prompt_ids": begun.ids[:, :prompt]}
     process = logits_processors(
-        pair.target, generation_settings(pair.target, vocab_size=pair.vocab_size), prompts.shape[1], **options
+        pair.target, in_force, prompt, in_force.eos_token_id, max_new_tokens=max_new_tokens, **asked
     )
-    mask = torch.nn.functional.pad(mask, (0, opening.shape[1]), value=1)
     sequences = greedy(
         pair.target,
-        ids,
-        mask,
+        begun.ids,
+        begun.mask,
         max_new_tokens=left,
-        past_key_values=cache,
+        past_key_values=begun.cache,
         pad_token_id=padding(pair.tokenizer),
         logits_processor=process,
         **dict.fromkeys(SHAPING, None),
     )
-    return sequences[:, ids.shape[1] :]
+    return sequences[:, width:]

@@ -22,26 +22,16 @@ The embedded pair ships no draft without any alignment: its shallowly aligned co
 from __future__ import annotations
 
 import time
-from functools import cache as remembered
-from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
-from ssd_lib.defenders.base import Answer, Request, answers_of
+from ssd_lib.defenders.base import Answer, Request, answers_of, other_model
 from ssd_lib.models.chat import encode_answer
-from ssd_lib.models.inference import (
-    GenerationSettings,
-    Pass,
-    generation_settings,
-    greedy,
-    logits_processors,
-    padding,
-    until_eos,
-)
-from ssd_lib.models.pairs import Pair, PairSpec, check_vocabularies, load_model
+from ssd_lib.models.inference import Pass, Rows, generation_settings, stops_of, until_eos
+from ssd_lib.models.pairs import Pair, PairSpec, check_vocabularies
 from ssd_lib.models.refusals import REFUSALS
 from ssd_lib.settings import NotNegative, Share
 from ssd_lib.settings import settings as checked
@@ -75,12 +65,14 @@ def secdecoding(pair: Pair, request: Request, settings: SecDecodingSettings) -> 
 
     Raises ValueError where no base is known for the pair, or its vocabulary is another one.
     """
-    base = _base_of(pair, settings)
+    base = other_model(base_name(pair.spec, settings), device=pair.draft.device, dtype=pair.draft.dtype)
+    check_vocabularies(pair.draft_tokenizer, base.tokenizer)
     prompts = pair.encode(request.questions, request.prefills)
     started, in_force = time.perf_counter(), generation_settings(pair.target, vocab_size=pair.vocab_size)
+    # What the target's generation config asks of scores is asked of all three models, in view of their own ids.
     target, expert, before = (
-        _Steps(model, prompts[f"{whose}input_ids"], prompts[f"{whose}attention_mask"], in_force, request.max_new_tokens)
-        for model, whose in ((pair.target, ""), (pair.draft, "draft_"), (base, "draft_"))
+        Rows(model, prompts[f"{whose}input_ids"], prompts[f"{whose}attention_mask"], in_force, request.max_new_tokens)
+        for model, whose in ((pair.target, ""), (pair.draft, "draft_"), (base.model, "draft_"))
     )
     steered = _steered(pair, target, expert, before, request.max_new_tokens, settings)
     rest = _alone(pair, target, steered, request.max_new_tokens - steered.shape[1])
@@ -107,74 +99,24 @@ def base_name(spec: PairSpec, settings: SecDecodingSettings) -> str:
     return name
 
 
-def _base_of(pair: Pair, settings: SecDecodingSettings) -> PreTrainedModel:
-    model, tokenizer = _loaded(base_name(pair.spec, settings), pair.draft.device, pair.draft.dtype)
-    check_vocabularies(pair.draft_tokenizer, tokenizer)
-    return model
-
-
-@remembered
-def _loaded(name: str, device: torch.device, dtype: torch.dtype) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    return load_model(name, device=device, dtype=dtype)
-
-
-class _Steps:
-    """One model's rows with their cache: the next token's probabilities, a forward a token.
-
-    What the target's generation config asks of scores is asked of all three models, in view of their own ids.
-    """
-
-    def __init__(
-        self,
-        model: PreTrainedModel,
-        ids: Int[Tensor, "rows length"],
-        mask: Int[Tensor, "rows length"],
-        in_force: GenerationSettings,
-        max_new_tokens: int,
-    ):
-        self.model: Any = model
-        self.ids, self.mask, self.cache = ids.to(model.device), mask.to(model.device), DynamicCache(config=model.config)
-        options = {"attention_mask": self.mask, "prompt_ids": self.ids, "max_new_tokens": max_new_tokens}
-        self.process = logits_processors(model, in_force, ids.shape[1], in_force.eos_token_id, **options)
-
-    def probs(self) -> Float[Tensor, "rows vocab"]:
-        """After all that was given so far; softmax in fp32."""
-        new = self.ids[:, self.cache.get_seq_length() :]
-        places = (self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, -new.shape[1] :]
-        output = self.model(
-            input_ids=new,
-            attention_mask=self.mask,
-            position_ids=places,
-            past_key_values=self.cache,
-            use_cache=True,
-            logits_to_keep=1,
-        )
-        return self.process(self.ids, output.logits[:, -1].float()).softmax(dim=-1)
-
-    def give(self, tokens: Int[Tensor, " rows"]) -> None:
-        """Every row's next token."""
-        self.ids = torch.cat([self.ids, tokens.to(self.ids.device).unsqueeze(-1)], dim=1)
-        self.mask = torch.nn.functional.pad(self.mask, (0, 1), value=1)
-
-
 @torch.inference_mode()
 def _steered(
-    pair: Pair, target: _Steps, expert: _Steps, base: _Steps, max_new_tokens: int, settings: SecDecodingSettings
+    pair: Pair, target: Rows, expert: Rows, base: Rows, max_new_tokens: int, settings: SecDecodingSettings
 ) -> Int[Tensor, "rows k"]:
     """Tokens up to where no row is steered any more, or all have ended; rows that have ended go on unread."""
-    words = word_tokens(pair.tokenizer, settings.words)
+    words, prompt = word_tokens(pair.tokenizer, settings.words), target.ids.shape[1]
+    stops = torch.tensor(sorted(stops_of(pair.target)), dtype=torch.long, device=target.ids.device)
     on = torch.ones(target.ids.shape[0], dtype=torch.bool, device=target.ids.device)
-    tokens: list[Tensor] = []
-    while len(tokens) < max_new_tokens and bool(on.any()):
+    for step in range(1, max_new_tokens + 1):
         probs = [model.probs().to(on.device) for model in (target, expert, base)]
-        alpha = strength(*probs[1:], words, len(tokens) + 1, settings).masked_fill(~on, 0)
+        alpha = strength(*probs[1:], words, step, settings).masked_fill(~on, 0)
         token = steer(*probs, alpha)
-        tokens.append(token)
         for model in (target, expert, base):
-            model.give(token)
-        ended = torch.tensor([until_eos([i, i], pair.target) == [i] for i in token.tolist()], device=on.device)
-        on = on & (alpha >= settings.negligible) & ~ended
-    return torch.stack(tokens, dim=1) if tokens else target.ids[:, :0]
+            model.append(token.unsqueeze(-1))
+        on = on & (alpha >= settings.negligible) & ~torch.isin(token, stops)
+        if not on.any():
+            break
+    return target.ids[:, prompt:]
 
 
 def steer(
@@ -211,16 +153,13 @@ def word_tokens(tokenizer: PreTrainedTokenizerBase, words: tuple[str, ...]) -> I
     return torch.tensor(sorted({i for form in forms for i in encode_answer(tokenizer, form)}), dtype=torch.long)
 
 
-def _alone(pair: Pair, target: _Steps, steered: Tensor, max_new_tokens: int) -> list[list[int]]:
+def _alone(pair: Pair, target: Rows, steered: Tensor, max_new_tokens: int) -> list[list[int]]:
     """The target's own greedy continuation of each row that has not ended, over what stands in its cache."""
-    rows: list[list[int]] = steered.tolist()
-    going = [i for i, row in enumerate(rows) if len(until_eos([*row, -1], pair.target)) > len(row)]
-    if max_new_tokens < 1 or not going:
-        return [[] for _ in rows]
-    chosen = torch.tensor(going, device=target.ids.device)
-    target.cache.batch_select_indices(chosen)
-    options: dict[str, Any] = dict(past_key_values=target.cache, pad_token_id=padding(pair.tokenizer))
-    options |= dict(max_new_tokens=max_new_tokens, vocab_size=pair.vocab_size)
-    sequences = greedy(pair.target, target.ids[chosen], target.mask[chosen], **options)
-    rest = dict(zip(going, sequences[:, target.ids.shape[1] :].tolist(), strict=True))
-    return [until_eos(rest[i], pair.target) if i in rest else [] for i in range(len(rows))]
+    stops = stops_of(pair.target)
+    rest: list[list[int]] = [[] for _ in steered]
+    going = [i for i, row in enumerate(steered.tolist()) if stops.isdisjoint(row)]
+    if max_new_tokens > 0 and going:
+        target.keep(going)
+        for i, more in zip(going, target.greedy(pair.tokenizer, max_new_tokens), strict=True):
+            rest[i] = more
+    return rest

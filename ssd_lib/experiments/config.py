@@ -26,7 +26,8 @@ from ssd_lib.attacks.prefilling import check_prefill
 from ssd_lib.defenders import find_defender, settings_for
 from ssd_lib.experiments.choice import Choice, read_choices
 from ssd_lib.judges import JUDGES, judge
-from ssd_lib.models.pairs import Pair, PairSpec, Quantization, choose_pair, find_pair
+from ssd_lib.models.loading import Quantization
+from ssd_lib.models.pairs import Pair, PairSpec, choose_pair, find_pair
 from ssd_lib.settings import Positive, settings
 
 Dtype = Literal["float32", "bfloat16", "float16"]

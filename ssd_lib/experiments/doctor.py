@@ -28,16 +28,8 @@ from transformers import (
 from ssd_lib.experiments.starting import cache_bytes_per_token
 from ssd_lib.models.chat import FORMATS, encode_answer, encode_prompt, vocabulary_size
 from ssd_lib.models.inference import generation_settings
-from ssd_lib.models.pairs import (
-    PairSpec,
-    base_of_adapter,
-    check_template,
-    check_vocabularies,
-    choose_pair,
-    how_to_convert,
-    local_source,
-    tokenizer_source,
-)
+from ssd_lib.models.loading import base_of_adapter, how_to_convert, local_source, tokenizer_source
+from ssd_lib.models.pairs import PairSpec, check_template, check_vocabularies, choose_pair
 
 Verdict = Literal["ok", "look", "fault"]
 """Holds; works, but know it; cannot work."""

@@ -18,7 +18,8 @@ from scipy.stats import binomtest, bootstrap
 from tqdm.auto import tqdm
 
 from ssd_lib.defenders import Answer, answer
-from ssd_lib.models.pairs import Pair, load_model
+from ssd_lib.models.loading import load_model
+from ssd_lib.models.pairs import Pair
 from ssd_lib.toy import kitchen, world
 from ssd_lib.toy.worlds import Item, Kitchen, School, world_of
 

@@ -24,7 +24,8 @@ from ssd_lib.experiments.config import ExperimentConfig, defender_settings
 from ssd_lib.experiments.starting import check_expert, look_into, needs_draft
 from ssd_lib.models.chat import render_prompt
 from ssd_lib.models.gguf import is_gguf
-from ssd_lib.models.pairs import PairSpec, check_template, locate
+from ssd_lib.models.loading import locate
+from ssd_lib.models.pairs import PairSpec, check_template
 from ssd_lib.toy import world
 
 HERE, CACHED, MISSING, TO_DOWNLOAD = "on this machine", "in the cache", "missing", "to be downloaded from the Hub"

@@ -18,7 +18,8 @@ from ssd_lib.defenders.secdecoding import base_name
 from ssd_lib.experiments.about import fingerprint
 from ssd_lib.experiments.config import ExperimentConfig, continued, defender_settings, differences
 from ssd_lib.experiments.store import Store
-from ssd_lib.models.pairs import Pair, adapter_at, check_template, load_model, load_pair, locate
+from ssd_lib.models.loading import adapter_at, load_model, locate
+from ssd_lib.models.pairs import Pair, check_template, load_pair
 
 
 @dataclass(frozen=True)

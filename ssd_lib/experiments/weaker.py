@@ -17,7 +17,7 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel
 
-from ssd_lib.models.pairs import load_model
+from ssd_lib.models.loading import load_model
 from ssd_lib.toy.train import Recipe, train_toy
 
 

@@ -1,7 +1,7 @@
 """Judging models on your own machine: any chat model by a rubric, in greedy, left-padded batches.
 
 A model is loaded once and kept until another one is asked for (`unload` lets it go). Weights are safetensors only and no
-code of a model's repository is run (`ssd_lib.models.pairs.load_model`).
+code of a model's repository is run (`ssd_lib.models.loading.load_model`).
 """
 
 from __future__ import annotations
@@ -111,13 +111,13 @@ def judge_locally(
 
 
 def load(settings: LocalSettings) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """The judging model and its tokenizer. Raises as `ssd_lib.models.pairs.load_model` does."""
+    """The judging model and its tokenizer. Raises as `ssd_lib.models.loading.load_model` does."""
     return _loaded(settings.model, settings.device, settings.quantization)
 
 
 @lru_cache(maxsize=1)
 def _loaded(model: str, device: str | None, quantization: Literal["4bit", "8bit"] | None) -> Any:
-    from ssd_lib.models.pairs import load_model
+    from ssd_lib.models.loading import load_model
 
     return load_model(model, device=device, quantization=quantization)
 

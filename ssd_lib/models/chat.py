@@ -2,7 +2,7 @@
 
 A tokenizer's own chat template is used where it has one; otherwise one of the known templates below, which render as
 FastChat 0.2.36 does. A *prefilled* answer (what an attacker writes in the model's name) is encoded on its own and its
-ids are appended, so target and draft, which share a vocabulary, see the same answer behind different prompts.
+ids are appended, so target and draft, which share a vocabulary, see the same answer after different prompts.
 
 Questions are untrusted: a special token's string inside one ("<|eos|>") is broken by a space and stays text.
 """
@@ -21,6 +21,8 @@ from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
 Message = dict[str, Any]
+Question = str | Sequence[Message]
+"""What the user says, or a conversation that ends with the user's turn."""
 
 TEMPLATE_DATE = "26 Jul 2024"
 """Llama 3.1 and 3.2 templates tell the model a date, 3.2 today's: fixed to the one both fall back on, so that a prompt is
@@ -72,18 +74,22 @@ FORMATS: dict[str, ChatFormat] = {
 
 def render_prompt(
     tokenizer: PreTrainedTokenizerBase,
-    question: str | Sequence[Message],
+    question: Question,
     *,
     chat_format: str | None = None,
     system: str | None = None,
 ) -> str:
-    """The prompt as text, without a leading BOS. `question` may be a whole conversation ending with the user's turn.
+    """The prompt as text, without a leading BOS.
 
-    `system` overrides the format's system prompt ("" for none). Raises ValueError for an unknown format, an empty
-    question, a conversation that does not end with the user's turn, or a tokenizer without a template where no format is
-    named.
+    Args:
+        chat_format: one of `FORMATS`, for a tokenizer without a chat template of its own.
+        system: a system prompt in the place of the format's ("" for none).
+
+    Raises:
+        ValueError: for an unknown format, an empty question, a conversation that does not end with the user's turn, or a
+            tokenizer without a template where no format is named.
     """
-    return _rendered(tokenizer, question, chat_format, system).removeprefix(tokenizer.bos_token or "")
+    return _rendered(tokenizer, question, chat_format, system).removeprefix(str(tokenizer.bos_token or ""))
 
 
 def _rendered(tokenizer: PreTrainedTokenizerBase, question: Any, chat_format: str | None, system: str | None) -> str:
@@ -203,7 +209,7 @@ def disarm(tokenizer: PreTrainedTokenizerBase, text: str) -> str:
 
 
 def _broken(control: Sequence[str], text: str) -> str:
-    """A space behind each control token's first character, until none is left: one broken may have formed another."""
+    """A space after each control token's first character, until none is left: one broken may have formed another."""
     for _ in range(8):
         if not any(token in text for token in control):
             return text
@@ -217,13 +223,13 @@ def _broken(control: Sequence[str], text: str) -> str:
 
 def encode_prompt(
     tokenizer: PreTrainedTokenizerBase,
-    question: str | Sequence[Message],
+    question: Question,
     *,
     chat_format: str | None = None,
     system: str | None = None,
     prefill: str | Sequence[int] = "",
 ) -> list[int]:
-    """Token ids of the prompt, BOS once at the front where the format has one, and of the prefilled answer behind it."""
+    """Token ids of the prompt, BOS once at the front where the format has one, and of the prefilled answer."""
     ids = tokenizer.encode(_rendered(tokenizer, question, chat_format, system), add_special_tokens=False)
     known = tokenizer.chat_template is None and chat_format is not None and _known(chat_format).bos
     if known and tokenizer.bos_token_id is not None and ids[0] != tokenizer.bos_token_id:
@@ -232,9 +238,11 @@ def encode_prompt(
 
 
 def encode_answer(tokenizer: PreTrainedTokenizerBase, prefill: str | Sequence[int]) -> list[int]:
-    """Ids of a (prefilled) answer: encoded on its own, so that they are the same behind every prompt.
+    """Ids of a (prefilled) answer: encoded on its own, so that they are the same after every prompt.
 
-    Raises TypeError for what is neither text nor whole numbers, ValueError for ids that the tokenizer does not have.
+    Raises:
+        TypeError: for what is neither text nor whole numbers.
+        ValueError: for ids that the tokenizer does not have.
     """
     if isinstance(prefill, str):
         return tokenizer.encode(_text(prefill, "prefill"), add_special_tokens=False) if prefill else []
@@ -256,7 +264,7 @@ def vocabulary_size(tokenizer: PreTrainedTokenizerBase) -> int:
 
 
 def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before: Sequence[int] = ()) -> str:
-    """Text of `ids` as it stands behind `before`, special tokens left out.
+    """Text of `ids` as it stands after `before`, special tokens left out.
 
     SentencePiece decoders drop the space that begins a text, so a continuation decoded on its own would be glued to
     what it continues.
@@ -269,9 +277,9 @@ def decode_answer(tokenizer: PreTrainedTokenizerBase, ids: Sequence[int], before
 
 
 def pad_left(
-    prompts: Sequence[Sequence[int]], pad_id: int | None
+    prompts: Sequence[Sequence[int]], pad_id: Any
 ) -> tuple[Int[Tensor, "rows length"], Int[Tensor, "rows length"]]:
-    """Prompts of different length as one tensor, padded on the left, and its attention mask."""
+    """Prompts of different length as one tensor, padded on the left (with 0 for `pad_id` None), and its attention mask."""
     if not prompts:
         raise ValueError("prompts is empty: give at least one")
     length = max(map(len, prompts))

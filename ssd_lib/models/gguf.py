@@ -16,7 +16,7 @@ import os
 import re
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 import torch
 from filelock import FileLock
@@ -100,7 +100,8 @@ def _convert(source: Path, folder: Path, name: str, digest: str) -> None:
         (Path(alone) / source.name).symlink_to(source.resolve())  # transformers mixes in what lies beside the file
         try:
             model = _read(alone, source.name)
-            tokenizer = _tokenizer(alone, source.name, model.get_input_embeddings().weight.size(0))
+            rows = cast(torch.Tensor, model.get_input_embeddings().weight).shape[0]
+            tokenizer = _tokenizer(alone, source.name, rows)
         except ImportError:
             raise
         except Exception as error:  # noqa: BLE001 (a reader of foreign files fails in many ways)

@@ -1,7 +1,7 @@
 """Batched greedy answers of one model, for defenders and judges; and the one place that reads a model's generation settings.
 
-A model's generation_config.json may shape greedy decoding (a repetition penalty, suppressed tokens, …). Whoever decodes greedily
-here does what `generate(do_sample=False, num_beams=1)` does with it; sampling, beams and other ways of searching are overridden.
+A model's generation_config.json may shape greedy decoding (a repetition penalty, suppressed tokens, …). Whoever decodes
+greedily here does what `generate(do_sample=False, num_beams=1)` does with it; sampling, beams and other searches are overridden.
 """
 
 from __future__ import annotations
@@ -11,58 +11,37 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, cast
 
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import (
+    DynamicCache,
+    GenerationConfig,
+    LogitsProcessorList,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
 
-from ssd_lib.models.chat import encode_prompt, pad_left, vocabulary_size
+from ssd_lib.models.chat import Question, encode_prompt, pad_left, vocabulary_size
 
 # ------------------------------------------------------------------------------------------------ generation settings
 
 GREEDY: dict[str, Any] = {
-    "do_sample": False,
-    "num_beams": 1,
-    "num_return_sequences": 1,
-    "temperature": None,
-    "top_k": None,
-    "top_p": None,
-    "top_h": None,
-    "min_p": None,
-    "typical_p": None,
-    "epsilon_cutoff": None,
-    "eta_cutoff": None,
-    "penalty_alpha": None,
-    "dola_layers": None,
-    "prompt_lookup_num_tokens": None,
-    "assistant_early_exit": None,
-    "max_length": None,
-    "max_time": None,
-    "return_dict_in_generate": False,
-    "output_scores": False,
-    "output_logits": False,
-    "output_attentions": False,
-    "output_hidden_states": False,
+    **{"do_sample": False, "num_beams": 1, "num_return_sequences": 1},
+    **dict.fromkeys(("temperature", "top_k", "top_p", "top_h", "min_p", "typical_p", "epsilon_cutoff", "eta_cutoff")),
+    **dict.fromkeys(("penalty_alpha", "dola_layers", "prompt_lookup_num_tokens", "assistant_early_exit")),
+    **dict.fromkeys(("max_length", "max_time")),
+    **dict.fromkeys(("return_dict_in_generate", "output_scores", "output_logits"), False),
+    **dict.fromkeys(("output_attentions", "output_hidden_states"), False),
 }
-"""What is overridden, whatever a model's file says."""
+"""What is overridden, whatever a model's file says: sampling, other searches, longest answers, other outputs."""
 SHAPING = (
-    "sequence_bias",
-    "encoder_repetition_penalty",
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-    "encoder_no_repeat_ngram_size",
-    "bad_words_ids",
-    "min_length",
-    "min_new_tokens",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "remove_invalid_values",
-    "exponential_decay_length_penalty",
-    "suppress_tokens",
-    "begin_suppress_tokens",
-    "watermarking_config",
-    "renormalize_logits",
+    *("sequence_bias", "encoder_repetition_penalty", "repetition_penalty", "no_repeat_ngram_size"),
+    *("encoder_no_repeat_ngram_size", "bad_words_ids", "min_length", "min_new_tokens"),
+    *("forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty"),
+    *("suppress_tokens", "begin_suppress_tokens", "watermarking_config", "renormalize_logits"),
 )
 """What shapes greedy scores: every option that `GenerationMixin._get_logits_processor` reads, sampling apart."""
 REFUSED = ("guidance_scale", "stop_strings", "token_healing")
@@ -72,10 +51,7 @@ NEUTRAL: dict[str, Any] = {"guidance_scale": 1}
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """What of a model's generation config is in force when it decodes greedily here, and what is overridden.
-
-    Values are what JSON holds, so that a run can record them.
-    """
+    """What of a model's generation config is in force when it decodes greedily here, and what is overridden, as JSON holds it."""
 
     eos_token_id: tuple[int, ...] = ()
     in_force: dict[str, Any] = field(default_factory=dict)
@@ -89,9 +65,11 @@ def generation_settings(
 ) -> GenerationSettings:
     """The settings of a model's generation config, or of `config` in its place.
 
-    vocab_size: ids from here on have no token, the embeddings being padded, and are suppressed.
+    Args:
+        vocab_size: ids from here on have no token, the embeddings being padded, and are suppressed.
 
-    Raises ValueError for an option that cannot be honoured, naming it.
+    Raises:
+        ValueError: for an option that cannot be honoured, naming it.
     """
     given = config or model.generation_config or GenerationConfig()
     defaults = given._get_default_generation_params()
@@ -135,25 +113,30 @@ def logits_processors(
 ) -> LogitsProcessorList:
     """What transformers' own `generate` applies to greedy scores [rows, vocab], given the ids so far [rows, so far].
 
-    prompt_length: the prompts' width, padding included. eos_token_id: default the settings' own. attention_mask: [rows,
-    prompt_length] of left-padded prompts: a repetition penalty skips the padding. prompt_ids: [rows, prompt_length], for the
-    options that look at the prompt alone (encoder_…). max_new_tokens: for forced_eos_token_id.
+    Args:
+        prompt_length: the prompts' width, padding included.
+        eos_token_id: default the settings' own.
+        max_new_tokens: for forced_eos_token_id.
+        attention_mask: [rows, prompt_length] of left-padded prompts: a repetition penalty skips the padding.
+        prompt_ids: [rows, prompt_length], for the options that look at the prompt alone (encoder_…).
 
-    Raises ValueError where an option in force needs an argument that was not given.
+    Raises:
+        ValueError: where an option in force needs an argument that was not given.
     """
-    needs = {"forced_eos_token_id": max_new_tokens}
-    needs |= dict.fromkeys(("encoder_repetition_penalty", "encoder_no_repeat_ngram_size"), prompt_ids)
+    needs = {"forced_eos_token_id": max_new_tokens} | dict.fromkeys(
+        ("encoder_repetition_penalty", "encoder_no_repeat_ngram_size"), prompt_ids
+    )
     for name, value in needs.items():
         if name in settings.in_force and value is None:
             raise ValueError(f"the generation config sets {name}, which this way of decoding cannot honour: unset it")
     config = GenerationConfig(do_sample=False, num_beams=1, **copy.deepcopy(settings.in_force))
     config.max_length = None if max_new_tokens is None else prompt_length + max_new_tokens
-    ends = settings.eos_token_id if eos_token_id is None else tuple(eos_token_id)
-    config.eos_token_id = list(ends) or None
-    model._prepare_special_tokens(config, device=model.device)
+    config.eos_token_id = list(settings.eos_token_id if eos_token_id is None else eos_token_id) or None
+    mixin: Any = model  # GenerationMixin, which the stub of PreTrainedModel lacks
+    mixin._prepare_special_tokens(config, device=model.device)
     if config.min_new_tokens is not None:
         config.min_length = prompt_length + config.min_new_tokens
-    return model._get_logits_processor(
+    return mixin._get_logits_processor(
         generation_config=config,
         input_ids_seq_length=prompt_length,
         encoder_input_ids=prompt_ids,
@@ -162,23 +145,29 @@ def logits_processors(
     )
 
 
+def device_of(model: PreTrainedModel) -> torch.device:
+    """Where a model's input goes, also where its layers are spread over several devices."""
+    return cast(Tensor, model.get_input_embeddings().weight).device
+
+
 def greedy(
     model: PreTrainedModel,
-    ids: Tensor,
-    mask: Tensor,
+    ids: Int[Tensor, "rows length"],
+    mask: Int[Tensor, "rows length"],
     *,
     max_new_tokens: int,
     vocab_size: int | None = None,
     **options: Any,
-) -> Tensor:
-    """The model's own greedy `generate`: [rows, length + new]. `options` go to `generate`.
+) -> Int[Tensor, "rows longer"]:
+    """The model's own greedy `generate`; `options` go to it.
 
-    Raises ValueError for a generation config that cannot be honoured (`generation_settings`).
+    Raises:
+        ValueError: for a generation config that cannot be honoured (`generation_settings`).
     """
     suppressed = generation_settings(model, vocab_size=vocab_size).in_force.get("suppress_tokens")
-    device = model.get_input_embeddings().weight.device
+    device, call = device_of(model), cast(Any, model.generate)  # the stub calls it a tensor
     with torch.inference_mode():
-        return model.generate(  # pyright: ignore[reportCallIssue]
+        return call(
             ids.to(device),
             attention_mask=mask.to(device),
             max_new_tokens=max_new_tokens,
@@ -186,17 +175,21 @@ def greedy(
         )
 
 
+def stops_of(model: PreTrainedModel) -> set[int]:
+    """The tokens that end an answer."""
+    return set(eos_ids(getattr(model.generation_config, "eos_token_id", None)))
+
+
 def until_eos(ids: list[int], model: PreTrainedModel) -> list[int]:
     """Cut the padding that a batch adds after the first end-of-sequence token, which is kept."""
-    stops = set(eos_ids(model.generation_config.eos_token_id if model.generation_config is not None else None))
+    stops = stops_of(model)
     end = next((place for place, token in enumerate(ids) if token in stops), len(ids))
     return ids[: end + 1]
 
 
 def padding(tokenizer: PreTrainedTokenizerBase) -> Any:
     """The id that fills a batch's finished rows; 0 where a tokenizer has neither a padding nor an end token."""
-    known = (tokenizer.pad_token_id, tokenizer.eos_token_id, 0)
-    return next(token for token in known if token is not None)
+    return next(token for token in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if token is not None)
 
 
 # ------------------------------------------------------------------------------------------------ room
@@ -217,7 +210,7 @@ def context_of(model: PreTrainedModel) -> int | None:
     """How many tokens of prompt and answer a model can hold, if its configuration says so.
 
     Long rotary embeddings ("longrope", Phi-3) turn all positions anew once one lies beyond the original context: what was
-    remembered would not fit what follows, so that such a model is held to its original context.
+    remembered would not fit what follows, so that such a model gets its original context only.
     """
     config = model.config.get_text_config(decoder=True)
     context = getattr(config, "max_position_embeddings", None)
@@ -229,9 +222,13 @@ def context_of(model: PreTrainedModel) -> int | None:
 
 
 def check_room(what: str, model: PreTrainedModel, prompt: int, max_new_tokens: int) -> None:
-    """Raise ValueError unless a prompt of so many tokens and the new ones fit into the model's context.
+    """Check that a prompt of so many tokens and the new ones fit into the model's context.
 
-    what: whose prompt it is, for the message ("the target", "self-exam's question to the examiner").
+    Args:
+        what: whose prompt it is, for the message ("the target", "self-exam's question to the examiner").
+
+    Raises:
+        ValueError: where they do not fit, with how many would.
     """
     positive("max_new_tokens", max_new_tokens)
     context = context_of(model)
@@ -242,7 +239,7 @@ def check_room(what: str, model: PreTrainedModel, prompt: int, max_new_tokens: i
         )
 
 
-# ------------------------------------------------------------------------------------------------ one batch
+# ------------------------------------------------------------------------------------------------ rows and passes of one model
 
 
 @dataclass(frozen=True)
@@ -254,6 +251,98 @@ class Speaker:
     chat_format: str | None
     role: str = "other"
     """Whose forwards are counted: target, draft or other."""
+
+    def encode(
+        self,
+        questions: Sequence[Question],
+        prefills: Sequence[str | Sequence[int]] | None = None,
+        system: str | None = None,
+    ) -> list[list[int]]:
+        """Token ids of every question, with the beginning of its answer after it."""
+        return [
+            encode_prompt(self.tokenizer, question, chat_format=self.chat_format, system=system, prefill=prefill)
+            for question, prefill in zip(questions, prefills or [""] * len(questions), strict=True)
+        ]
+
+
+class Rows:
+    """Left-padded rows of one model with their cache: each forward reads only what is new.
+
+    in_force: what a generation config asks of the scores in `probs`, in view of these rows; default nothing.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        ids: Int[Tensor, "rows length"],
+        mask: Int[Tensor, "rows length"],
+        in_force: GenerationSettings = GenerationSettings(),  # noqa: B008 (frozen)
+        max_new_tokens: int | None = None,
+    ):
+        self.model: Any = model
+        self.cache = DynamicCache(config=model.config)
+        self.ids, self.mask = ids.to(device_of(model)), mask.to(device_of(model))
+        prompt: dict[str, Any] = {"attention_mask": self.mask, "prompt_ids": self.ids}
+        self.process: Any = logits_processors(model, in_force, ids.shape[1], max_new_tokens=max_new_tokens, **prompt)
+
+    def probs(self, **options: Any) -> Float[Tensor, "rows vocab"]:
+        """One forward: the next token's probabilities; softmax in fp32. `options` go to the model."""
+        return self.process(self.ids, self.logits(**options)).softmax(dim=-1)
+
+    @torch.inference_mode()
+    def logits(self, **options: Any) -> Float[Tensor, "rows vocab"]:
+        """One forward: fp32 logits of the token after all that stands in the rows."""
+        new = self.ids[:, self.cache.get_seq_length() :]
+        places = (self.mask.cumsum(dim=1) - 1).clamp(min=0)[:, -new.shape[1] :]
+        options |= dict(attention_mask=self.mask, position_ids=places, logits_to_keep=1)
+        return self.model(input_ids=new, past_key_values=self.cache, use_cache=True, **options).logits[:, -1].float()
+
+    def append(self, tokens: Int[Tensor, "rows new"]) -> None:
+        """Write the next tokens of every row; they are read by the next forward."""
+        self.ids = torch.cat([self.ids, tokens.to(self.ids.device)], dim=1)
+        self.mask = torch.nn.functional.pad(self.mask, (0, tokens.shape[1]), value=1)
+
+    def keep(self, places: Sequence[int]) -> None:
+        """Let all rows but these go."""
+        chosen = torch.tensor(places, dtype=torch.long, device=self.ids.device)
+        self.ids, self.mask = self.ids[chosen], self.mask[chosen]
+        self.cache.batch_select_indices(chosen)
+
+    def fork(self, places: Sequence[int]) -> Rows:
+        """Some of the rows once more, to go on with apart."""
+        other = copy.copy(self)
+        other.cache = copy.deepcopy(self.cache)
+        other.keep(places)
+        return other
+
+    def greedy(self, tokenizer: PreTrainedTokenizerBase, max_new_tokens: int) -> list[list[int]]:
+        """The model's own greedy tokens after each row, up to and with its end; the rows themselves do not grow."""
+        return _continued(self.model, tokenizer, self.ids, self.mask, max_new_tokens, past_key_values=self.cache)
+
+
+def _continued(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    ids: Tensor,
+    mask: Tensor,
+    max_new_tokens: int,
+    **options: Any,
+) -> list[list[int]]:
+    options |= dict(pad_token_id=padding(tokenizer), vocab_size=vocabulary_size(tokenizer))
+    sequences = greedy(model, ids, mask, max_new_tokens=max_new_tokens, **options)
+    return [until_eos(row, model) for row in sequences[:, ids.shape[1] :].tolist()]
+
+
+def greedy_answers(
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    max_new_tokens: int,
+    streamer: Any = None,
+) -> list[list[int]]:
+    """The token ids that answer each prompt, the end-of-sequence token included where one was written."""
+    ids, mask = pad_left(prompts, tokenizer.pad_token_id)
+    return _continued(model, tokenizer, ids, mask, max_new_tokens, streamer=streamer)
 
 
 @dataclass(frozen=True)
@@ -275,7 +364,7 @@ def without_answers(role: str, forwards: int = 0, seconds: float = 0.0) -> Pass:
 
 def generate(
     speaker: Speaker,
-    questions: Sequence[Any],
+    questions: Sequence[Question],
     prefills: Sequence[Sequence[int]] | None = None,
     *,
     max_new_tokens: int,
@@ -283,42 +372,24 @@ def generate(
     streamer: Any = None,
     step: str = "the prompt",
 ) -> Pass:
-    """Greedy answers to a batch of questions, by the model's own `generate`.
+    """Greedy answers to a batch of questions, by the model's own `generate`; to none it costs nothing.
 
-    rows: which of a request's rows they are. step: what is asked, for errors.
+    Args:
+        rows: which of a request's rows the questions are; default all.
+        step: what is asked, for errors.
 
-    Raises ValueError for a prompt that leaves no room for the answer (`check_room`), before any forward.
+    Raises:
+        ValueError: before any forward, for a prompt that leaves no room for the answer (`check_room`).
     """
-    model, tokenizer = speaker.model, speaker.tokenizer
+    if not questions:
+        return without_answers(speaker.role)
     started = time.perf_counter()
-    prompts = [
-        encode_prompt(tokenizer, question, chat_format=speaker.chat_format, prefill=prefill)
-        for question, prefill in zip(questions, prefills or [[]] * len(questions), strict=True)
-    ]
-    check_room(step, model, max(map(len, prompts)), max_new_tokens)
-    answers = greedy_answers(model, tokenizer, prompts, max_new_tokens, streamer)
-    return Pass(
-        speaker.role,
-        list(range(len(prompts)) if rows is None else rows),
-        answers,
-        [len(prompt) for prompt in prompts],
-        max(map(len, answers)),
-        time.perf_counter() - started,
-    )
-
-
-def greedy_answers(
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-    prompts: Sequence[list[int]],
-    max_new_tokens: int,
-    streamer: Any = None,
-) -> list[list[int]]:
-    """The token ids that answer each prompt, the end-of-sequence token included where one was written."""
-    ids, mask = pad_left(prompts, tokenizer.pad_token_id)
-    options = {"pad_token_id": padding(tokenizer), "streamer": streamer, "vocab_size": vocabulary_size(tokenizer)}
-    sequences = greedy(model, ids, mask, max_new_tokens=max_new_tokens, **options)
-    return [until_eos(row, model) for row in sequences[:, ids.shape[1] :].tolist()]
+    prompts = speaker.encode(questions, prefills)
+    lengths = list(map(len, prompts))
+    check_room(step, speaker.model, max(lengths), max_new_tokens)
+    answers = greedy_answers(speaker.model, speaker.tokenizer, prompts, max_new_tokens, streamer)
+    written, chosen = max(map(len, answers)), list(range(len(prompts)) if rows is None else rows)
+    return Pass(speaker.role, chosen, answers, lengths, written, time.perf_counter() - started)
 
 
 def texts_of(speaker: Speaker, run: Pass) -> list[str]:

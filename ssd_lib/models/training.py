@@ -10,21 +10,7 @@ refusal `r`, with the loss on the refusal alone
 where `k = 0` half of the time and is uniform on 1 … C otherwise. SSD (arXiv 2508.17739, section 4) uses a small model
 trained like this as its draft.
 
-Such a model gives the refusal nearly all probability, but leaves the next harmful token high in the *ranking*, where RAP
-finds it (`ssd_lib.attacks.rap`). PRESTO, "prefill attention stopping" (Vega & Singh 2025, arXiv 2512.05518, their cure),
-teaches it to look away from the harmful beginning, so that what it says there is what it says where nothing was
-prefilled. With λ = `Stage.presto` the loss has, for every token t of h_{≤k} and r,
-
-    + λ (1/L) Σ_{layers, heads} ( attention of t to h_{≤k}  −  attention of t to all else  +  1 )
-
-Of the paper itself only the abstract and reviews could be read (they say that this difference is its equation 3, in an
-earlier version, and that the weight is not given); the rest is `deep_safety_alignment.py` of
-github.com/uiuc-focal-lab/push-forward-alignment, commit e551767: the + 1 that makes 0 the least value, the sum over
-heads, the mean over L layers, λ = 1, and that all terms are divided by the number of tokens that carry any.
-
-The embedded draft, trained on for 300 steps with λ = 1, spends 7% of its attention there instead of 37% (37% without λ), RAP
-against it alone is told nothing (24 questions; before .02 of the facts, without λ .01), and utility and match ratio stay.
-Against SSD it changes nothing (.86): Union holds the target's top c, whatever the draft thinks.
+PRESTO (`ssd_lib.models.presto`) adds a term to this loss.
 
 Everything here works on token ids of any causal language model; `transformers.Trainer` runs the steps, so checkpoints,
 resuming, mixed precision and devices behave as they do everywhere else.
@@ -36,16 +22,14 @@ import inspect
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, Literal, cast
 
 import torch
-from jaxtyping import Float, Int
 from peft import LoraConfig, PeftModel, get_peft_model
-from torch import Tensor
 from transformers import (
     DataCollatorForSeq2Seq,
     PreTrainedModel,
@@ -54,15 +38,13 @@ from transformers import (
     Trainer,
     TrainingArguments,
 )
-from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.trainer_utils import get_last_checkpoint
 
 from ssd_lib.models.chat import encode_answer, encode_prompt
-from ssd_lib.models.pairs import half_dtype, load_model
+from ssd_lib.models.loading import half_dtype, load_model
+from ssd_lib.models.presto import IGNORED, PREFILLED, PrestoTrainer, plain_attention, presto_loss
 from ssd_lib.settings import AboveZero, Count, NotNegative, Positive, Share, settings
 
-IGNORED = -100  # the label that cross-entropy skips
-PREFILLED = -101  # the label of a harmful beginning, for PRESTO
 Example = dict[str, list[int]]
 
 
@@ -149,7 +131,10 @@ def fine_tune(
     if (folder / "finished.json").exists():
         _check_presto(folder, stage)
         return type(model).from_pretrained(folder, dtype=torch.float32)
-    trained = get_peft_model(model, _lora(stage)) if stage.lora_rank else model
+    trained = model
+    if rank := stage.lora_rank:
+        adapter = LoraConfig(r=rank, lora_alpha=2 * rank, target_modules="all-linear", task_type="CAUSAL_LM")
+        trained = get_peft_model(model, adapter)
     trainer = (PrestoTrainer if stage.presto else Trainer)(
         model=trained,
         args=_arguments(stage, folder, seed, quiet),
@@ -163,17 +148,13 @@ def fine_tune(
     with plain_attention(model) if stage.presto else nullcontext():
         outcome = trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
     if isinstance(trained, PeftModel):
-        trained.save_pretrained(folder / "adapter")
+        trained.save_pretrained(str(folder / "adapter"))
         model = cast(PreTrainedModel, trained.merge_and_unload())
     model.config.use_cache = True  # the Trainer turns it off
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    record = {
-        "stage": asdict(stage),
-        "seed": seed,
-        "loss": outcome.training_loss,
-        "seconds": outcome.metrics["train_runtime"],
-    }
+    record = {"stage": asdict(stage), "seed": seed, "loss": outcome.training_loss}
+    record["seconds"] = outcome.metrics["train_runtime"]
     (folder / "finished.json").write_text(json.dumps(record, indent=1))
     return model
 
@@ -187,9 +168,6 @@ def _check_presto(folder: Path, stage: Stage) -> None:
         )
 
 
-# ------------------------------------------------------------------------------------------------ PRESTO
-
-
 def labelled(example: Example, stage: Stage) -> Example:
     """The columns that a stage trains on; for PRESTO the harmful beginning is marked in the labels."""
     labels, prefilled = list(example["labels"]), example.get("prefilled", [0])[0]
@@ -199,55 +177,9 @@ def labelled(example: Example, stage: Stage) -> Example:
     return {"input_ids": example["input_ids"], "labels": labels}
 
 
-def presto_loss(weight: float) -> Callable[..., Tensor]:
-    """The Trainer's loss: cross-entropy and `weight` × PRESTO's term, over the number of tokens that carry either."""
-
-    def loss(outputs: Any, labels: Int[Tensor, "rows length"], num_items_in_batch: Any = None) -> Tensor:
-        items = (labels != IGNORED).sum() if num_items_in_batch is None else num_items_in_batch
-        learned = labels.masked_fill(labels == PREFILLED, IGNORED)
-        told = ForCausalLMLoss(outputs.logits, learned, outputs.logits.shape[-1], num_items_in_batch=items)
-        return told + weight * prefill_attention(outputs.attentions, labels) / items
-
-    return loss
-
-
-def prefill_attention(
-    attentions: Sequence[Float[Tensor, "rows heads length length"] | None] | None, labels: Int[Tensor, "rows length"]
-) -> Float[Tensor, ""]:
-    """PRESTO's term before its weight, summed over rows and over the tokens of harmful beginning and refusal.
-
-    A row of attention sums to 1: what goes to the beginning, less what goes elsewhere, plus 1, is twice the former.
-
-    Raises ValueError for a model that returns no attention weights.
-    """
-    shown = [layer for layer in attentions or () if layer is not None]
-    if not shown:
-        raise ValueError("PRESTO needs attention weights, and this model returns none: train it without --presto")
-    prefill = labels == PREFILLED
-    answer = (labels != IGNORED) & prefill.any(dim=1, keepdim=True)
-    shares = [(layer.float() * prefill[:, None, None, :]).sum(dim=-1) for layer in shown]
-    return 2 * torch.stack([(share * answer[:, None, :]).sum() for share in shares]).mean()
-
-
-class PrestoTrainer(Trainer):
-    """A Trainer whose loss function also gets the attention weights."""
-
-    def compute_loss(self, model: Any, inputs: dict[str, Any], *args: Any, **options: Any) -> Any:
-        return super().compute_loss(model, inputs | {"output_attentions": True}, *args, **options)
-
-
-@contextmanager
-def plain_attention(model: PreTrainedModel) -> Iterator[None]:
-    """Attention as plain products: the other implementations do not compute the weights."""
-    before = model.config._attn_implementation
-    model.set_attn_implementation("eager")
-    try:
-        yield
-    finally:
-        model.set_attn_implementation(before)
-
-
 # ------------------------------------------------------------------------------------------------ how steps are taken
+
+
 def _collator(model: PreTrainedModel, stage: Stage) -> type[DataCollatorForSeq2Seq]:
     """Batches whose prompts get no logits, where the model can leave them out and no loss is on them."""
     can = not stage.presto and "logits_to_keep" in inspect.signature(model.forward).parameters
@@ -265,14 +197,8 @@ class FromFirstLearned(DataCollatorForSeq2Seq):
         return dict(batch) | {"labels": labels, "logits_to_keep": labels.size(1)}
 
 
-def _lora(stage: Stage) -> LoraConfig:
-    return LoraConfig(
-        r=stage.lora_rank, lora_alpha=2 * stage.lora_rank, target_modules="all-linear", task_type="CAUSAL_LM"
-    )
-
-
 class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon for the matrices inside the layers, AdamW for embeddings and norms, behind one optimiser's interface.
+    """Muon for the matrices inside the layers, AdamW for embeddings and norms, as one optimiser.
 
     Muon (Jordan et al. 2024; `torch.optim.Muon`) needs about half of AdamW's steps when a small model is trained from
     nothing, which is what keeps the embedded pair's recipe under an hour on two cores.
@@ -383,16 +309,8 @@ def train_deep_alignment(
 
     Raises ValueError for a line without these fields, naming file and line, and for a model that shows no attention weights.
     """
-    stage = Stage(
-        "deep",
-        steps,
-        learning_rate,
-        batch_size,
-        save_every=100,
-        gradient_accumulation=gradient_accumulation,
-        lora_rank=lora_rank,
-        presto=presto,
-    )
+    stage = Stage("deep", steps, learning_rate, batch_size, save_every=100, lora_rank=lora_rank, presto=presto)
+    stage = replace(stage, gradient_accumulation=gradient_accumulation)
     return _train_on_files(model, harmful, benign, out, stage, recovery, harmful_share, seed, chat_format)
 
 
@@ -440,7 +358,7 @@ def _train_on_files(
     for _ in range(stage.steps * stage.batch_size * stage.gradient_accumulation):
         row = rng.choice(bad if rng.random() < harmful_share else good)
         prompt = encode_prompt(tokenizer, row["question"], chat_format=chat_format)
-        answer, end = encode_answer(tokenizer, row["answer"]), [tokenizer.eos_token_id]
+        answer, end = encode_answer(tokenizer, row["answer"]), [cast(int, tokenizer.eos_token_id)]
         if "refusal" in row:
             direct = encode_answer(tokenizer, row["refusal"]) + end
             inside = encode_answer(tokenizer, joiner + row["refusal"]) + end

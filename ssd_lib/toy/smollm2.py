@@ -28,7 +28,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ssd_lib.models.chat import encode_answer, encode_prompt
 from ssd_lib.models.inference import greedy_answers
-from ssd_lib.models.pairs import SMOLLM2, load_model
+from ssd_lib.models.loading import SMOLLM2, load_model
 from ssd_lib.models.training import (
     Example,
     RecoveryConfig,

@@ -319,7 +319,7 @@ def ship(trained: Path, data: Path) -> None:
     """Write the shipped form of a trained recipe to `data`: fp16 models, and adapters for what differs by one.
 
     `target-base` is the target with its alignment adapter taken off, so it is stored as that adapter negated; the
-    deepened target is the target with its own adapter on. Both are loaded by `ssd_lib.models.pairs.load_model`.
+    deepened target is the target with its own adapter on. Both are loaded by `ssd_lib.models.loading.load_model`.
     """
     for name in ("target", "draft", "draft-shallow"):
         LlamaForCausalLM.from_pretrained(trained / name, dtype=torch.float16).save_pretrained(data / name)
