@@ -1,22 +1,126 @@
-"""Collects what a trace shows. Everything stays on the device until the call ends: a record costs no wait."""
+"""What comes of a round: as tensors on the device, as plain values for the loop, and as lines of the trace.
+
+The first kind is what the two halves of a round hand on (`Scored`, `Decision`). `packed` makes one tensor of all that the CPU
+wants to know, so that a round waits for the device once, and `unpack` its plain values (`Emitted`). A `Recorder` keeps what a
+trace shows on the device until the call ends: a record costs no wait.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 import pandas as pd
 import torch
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.nn.functional import pad
 
 from ssd_lib.config import SSDConfig
 from ssd_lib.method import switching
+from ssd_lib.method.composite import Candidates
+from ssd_lib.method.switching import SwitchState
 from ssd_lib.method.trace import COLUMNS, SPACE, TOP, Trace
 
-if TYPE_CHECKING:
-    from ssd_lib.decoding.decoder import Decision, Scored
+
+class Step(NamedTuple):
+    """What the draft proposes after each token that it read, its probabilities there, and where they are not numbers."""
+
+    proposals: Int[Tensor, "rows new"]
+    probs: Float[Tensor, "rows new vocab"]
+    nan: Bool[Tensor, "rows new"]
+
+
+class Scored(NamedTuple):
+    """What was guessed, what the draft itself proposes after the same prefix, and both models' probabilities."""
+
+    guesses: Int[Tensor, "rows T"]
+    proposals: Int[Tensor, "rows T"]
+    target_probs: Float[Tensor, "rows T vocab"]
+    draft_probs: Float[Tensor, "rows T vocab"]
+    target_nan: Bool[Tensor, "rows T"]
+    draft_nan: Bool[Tensor, "rows T"]
+
+
+class Choice(NamedTuple):
+    """The token of every position, and how it was found; without a record only where the models disagree."""
+
+    tokens: Int[Tensor, "rows T"]
+    matched: Bool[Tensor, "rows T"]
+    k: Int[Tensor, "rows T"]
+    short: Bool[Tensor, "rows T"]
+    """The heads of the lists were not deep enough here: decide again, deeper."""
+    found: Candidates | None = None
+    scores: Float[Tensor, "rows T listed"] | None = None
+
+
+class Decision(NamedTuple):
+    """What a round emits; nothing has changed yet."""
+
+    choice: Choice
+    alive: Bool[Tensor, "rows T"]
+    """These positions count."""
+    accepted: Bool[Tensor, "rows T"]
+    """The emitted token is the guessed one, so that the walk can go on after it."""
+    path: SwitchState
+    switch: SwitchState
+    back: Int[Tensor, " rows"]
+    """Tokens that are taken back, those of this round first."""
+    finished: Bool[Tensor, " rows"]
+    short: Bool[Tensor, " rows"]
+
+
+class Emitted(NamedTuple):
+    """One row of a round, as plain values: the tokens that count, which matched, and whose logits were not numbers."""
+
+    tokens: list[int]
+    matched: list[bool]
+    target_nan: list[bool]
+    draft_nan: list[bool]
+    accepted: list[bool]
+    deepest: int
+    """The largest k of Intersection."""
+    back: int
+    """So many tokens of the answer, these included, are taken back."""
+    union: bool
+    """The scheme of the next token."""
+    finished: bool
+    short: bool = False
+
+    @property
+    def goes_on(self) -> bool:
+        """Every guess was accepted, and the answer goes on after it."""
+        return all(self.accepted) and not self.finished and not self.back
+
+    def and_then(self, later: Emitted) -> Emitted:
+        """This and what the same round emitted after it."""
+        lists = (one + other for one, other in zip(self[:5], later[:5], strict=True))
+        return Emitted(*lists, max(self.deepest, later.deepest), *later[6:])
+
+
+def packed(scored: Scored, decision: Decision) -> Int[Tensor, "rows columns"]:
+    """What the CPU wants to know, in one tensor: tokens, flags, and three last columns for the row; see `unpack`."""
+    flags = (decision.alive, decision.choice.matched, scored.target_nan, scored.draft_nan, decision.accepted)
+    bits = sum(flag.long() << place for place, flag in enumerate(flags))
+    row = decision.finished + 2 * decision.short + 4 * decision.switch.union
+    deepest = decision.choice.k.masked_fill(~decision.alive, 0).amax(dim=1)
+    last = torch.stack([deepest, decision.back, row], dim=1)
+    return torch.cat([decision.choice.tokens, bits, last], dim=1)
+
+
+def unpack(lines: list[list[int]]) -> list[Emitted]:
+    """The rows of `packed(…).tolist()`."""
+    rows = []
+    for *line, deepest, back, row in lines:
+        width = len(line) // 2
+        count = sum(bits & 1 for bits in line[width:])
+        flags = [[bool(bits >> place & 1) for bits in line[width : width + count]] for place in (1, 2, 3, 4)]
+        rows.append(Emitted(line[:count], *flags, deepest, back, bool(row & 4), bool(row & 1), bool(row & 2)))
+    return rows
+
+
+# ------------------------------------------------------------------------------------------------ the trace
 
 
 @dataclass
@@ -60,7 +164,7 @@ class Recorder:
             "target_prob": target_prob,
             "draft_prob": draft_prob,
             "composite": target_prob + alpha.to(target_prob.dtype) * (draft_prob - target_prob),
-            "insisted": found.insisted,
+            "insisted": found.fallback,
             "target_top": target_top.indices,
             "target_top_probs": target_top.values,
             "draft_top": draft_top.indices,
