@@ -96,10 +96,7 @@ class Decoder:
         return on_cpu and self.recorder is None and not self.config.do_sample and greatest <= 1
 
     def round(
-        self,
-        lookahead: int,
-        guesses: Sequence[int] | None = None,
-        another: Another | None = None,
+        self, lookahead: int, guesses: Sequence[int] | None = None, another: Another | None = None
     ) -> list[Emitted]:
         """One whole round: at least one and at most `lookahead` tokens for every row that is not finished.
 
@@ -210,9 +207,7 @@ class Decoder:
         accepted = choice.matched if self.config.do_sample else choice.tokens == scored.guesses
         here = running.unsqueeze(-1).expand(ends.shape)
         after = switching.update(path, choice.matched, here, self.config, ends)
-        back = (
-            switching.to_take_back(path, after, self.config) if self.config.retract else torch.zeros_like(path.emitted)
-        )
+        back = switching.to_take_back(path, after, self.config)
 
         goes_on = (accepted & ~ends & (back == 0))[:, :-1]
         alive = torch.cat([running.unsqueeze(-1), goes_on], dim=1).cumprod(dim=1).bool()
@@ -231,23 +226,20 @@ class Decoder:
         Greedy: argmax F over the sample space; it matches when it is the draft's own greedy proposal. Sampling: the
         proposal is accepted with probability min(1, F⁺/P_m), else F⁺'s residual is drawn; it matches when accepted.
         """
-        target, draft, alpha = scored.target_probs, scored.draft_probs, switching.alpha(path, self.config)
-        found = search(target, draft, path.union, self.config.candidates, depth)
+        target, draft, alpha, config = (
+            scored.target_probs,
+            scored.draft_probs,
+            switching.alpha(path, self.config),
+            self.config,
+        )
+        found = search(target, draft, path.union, config.candidates, depth)
         tokens, scores = choose(found, alpha)
         matched = tokens == scored.proposals
-        if self.config.do_sample:
-            wanted = composite_distribution(
-                composite(target, draft, alpha),
-                mask_of(found, target.shape[-1]),
-                target,
-                found.fallback,
-                self.config.top_p,
-                self.config.top_k,
-            )
+        if config.do_sample:
+            space, everywhere = mask_of(found, target.shape[-1]), composite(target, draft, alpha)
+            wanted = composite_distribution(everywhere, space, target, found.fallback, config.top_p, config.top_k)
             flat = wanted.flatten(0, 1), draft.flatten(0, 1), scored.proposals.flatten()
-            tokens, matched = (
-                values.view(scored.guesses.shape) for values in accept_or_resample(*flat, self.generator)
-            )
+            tokens, matched = (values.view(tokens.shape) for values in accept_or_resample(*flat, self.generator))
         return Choice(tokens, matched, found.k, ~found.enough, found, scores)
 
     def choose_where_they_differ(self, scored: Scored, path: SwitchState, depth: int) -> Choice:
@@ -256,22 +248,17 @@ class Decoder:
         Nor about those that a walk does not reach: first each row's first difference, then the others of rows that go on.
         """
         tokens = scored.target_probs.argmax(dim=-1)
-        k, short = torch.zeros_like(tokens), torch.zeros_like(self.finished).unsqueeze(-1).repeat(1, tokens.shape[1])
+        k, short = torch.zeros_like(tokens), torch.zeros_like(tokens, dtype=torch.bool)
         open_ = (tokens != scored.proposals) & ~self.finished.unsqueeze(-1)
         for last in (False, True):
-            stops = open_ if not last else (tokens != scored.guesses) & ~open_
-            before = stops.cumsum(dim=1) - stops.long()
-            at = (open_ & (before == 0)).nonzero(as_tuple=True)
+            stops = (tokens != scored.guesses) & ~open_ if last else open_
+            at = (open_ & (stops.cumsum(dim=1) - stops.long() == 0)).nonzero(as_tuple=True)
             if not len(at[0]):
                 break
-            here = switching.SwitchState(*(values[at] for values in path))
-            found = search(scored.target_probs[at], scored.draft_probs[at], here.union, self.config.candidates, depth)
-            tokens[at], k[at], short[at] = (
-                choose(found, switching.alpha(here, self.config))[0],
-                found.k,
-                ~found.enough,
-            )
-            open_[at] = False
+            target, draft, here = scored.target_probs[at], scored.draft_probs[at], SwitchState(*(v[at] for v in path))
+            found = search(target, draft, here.union, self.config.candidates, depth)
+            tokens[at], _ = choose(found, switching.alpha(here, self.config))
+            k[at], short[at], open_[at] = found.k, ~found.enough, False
         return Choice(tokens, tokens == scored.proposals, k, short)
 
     # -------------------------------------------------------------------------------------------- settle
@@ -304,10 +291,6 @@ class Decoder:
         for mine, new in zip(self.switch, switching.restart(self.switch, rows, self.config), strict=True):
             mine.copy_(new)
         self.finished.logical_and_(~rows)
-
-    def distrust(self, rows: Bool[Tensor, " rows"]) -> None:
-        """`count_prefill`: these rows' first bin is decoded in Union."""
-        self.switch.union.logical_or_(rows)
 
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Only these rows stay, in this order."""
@@ -343,10 +326,7 @@ class StepwiseDecoder(Decoder):
     """The first guess of the next round; the draft's cache then holds the pending token, too."""
 
     def round(
-        self,
-        lookahead: int,
-        guesses: Sequence[int] | None = None,
-        another: Another | None = None,
+        self, lookahead: int, guesses: Sequence[int] | None = None, another: Another | None = None
     ) -> list[Emitted]:
         """As `Decoder.round`; with `another`, `lookahead` is the most positions that it may ask for."""
         if guesses is not None:

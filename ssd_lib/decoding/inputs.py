@@ -85,7 +85,7 @@ def _obstacles(model: PreTrainedModel) -> Iterator[str]:
         yield "reads positions off its attention mask (alibi)"
     if _attends_to_both_sides(config, modules):
         yield "attends to both sides, not to the past alone: set `is_decoder=True` in its configuration, if it was trained so"
-    if any(_starts_behind_padding(module) for module in modules):
+    if any(_starts_after_padding(module) for module in modules):
         yield "counts positions from its padding index, so that explicit ones would be shifted"
     if any(_is_own_mask(buffer) for module in modules for buffer in module.buffers(recurse=False)):
         yield "has a causal mask of its own inside its attention"
@@ -116,7 +116,7 @@ def _attends_to_both_sides(config: PreTrainedConfig, modules: Sequence[torch.nn.
     return any(fields.get(flag) is False for fields in of_text for flag in ("is_causal", "is_decoder"))
 
 
-def _starts_behind_padding(module: torch.nn.Module) -> bool:
+def _starts_after_padding(module: torch.nn.Module) -> bool:
     table = module._modules.get("position_embeddings")
     return isinstance(table, torch.nn.Embedding) and table.padding_idx is not None
 
@@ -134,7 +134,12 @@ def prompt_lists(name: str, ids: Any, mask: Tensor | None, model: PreTrainedMode
     Raises ValueError or TypeError for a wrong shape or type, an empty prompt, padding on the right, and ids that the
     model does not have.
     """
-    rows = _unpadded(name, ids, mask) if isinstance(ids, Tensor) else [list(row) for row in _sequences(name, ids)]
+    if isinstance(ids, Tensor):
+        rows = _unpadded(name, ids, mask)
+    elif isinstance(ids, Sequence) and not isinstance(ids, str) and all(isinstance(row, Sequence) for row in ids):
+        rows = [list(row) for row in ids]
+    else:
+        raise TypeError(f"{name} must be a tensor [rows, length] or a list of lists of ids")
     if not rows:
         raise ValueError(f"{name} is empty: give at least one prompt")
     width = int(model.get_input_embeddings().weight.size(0))  # pyright: ignore[reportCallIssue]
@@ -147,12 +152,6 @@ def prompt_lists(name: str, ids: Any, mask: Tensor | None, model: PreTrainedMode
             if not 0 <= token < width:
                 raise ValueError(f"row {row} of {name} holds the id {token}; this model has ids from 0 to {width - 1}")
     return rows
-
-
-def _sequences(name: str, ids: Any) -> Sequence[Sequence[int]]:
-    if not isinstance(ids, Sequence) or isinstance(ids, str) or any(not isinstance(row, Sequence) for row in ids):
-        raise TypeError(f"{name} must be a tensor [rows, length] or a list of lists of ids")
-    return ids
 
 
 def _unpadded(name: str, ids: Tensor, mask: Tensor | None) -> list[list[int]]:
@@ -206,11 +205,11 @@ class Processors:
 
         None where nothing is asked for.
         """
-        settings = generation_settings(target, generation_config)
-        options = dict(eos_token_id=eos, max_new_tokens=max_new_tokens)
-        lists = []
+        settings, lists = generation_settings(target, generation_config), []
         for text in texts:
-            asked = logits_processors(target, settings, len(text), prompt_ids=torch.tensor([text]), **options)
+            asked = logits_processors(
+                target, settings, len(text), eos, prompt_ids=torch.tensor([text]), max_new_tokens=max_new_tokens
+            )
             lists.append(LogitsProcessorList([*asked, *(own or ())]))
         return cls(lists, texts) if any(lists) else None
 
@@ -228,8 +227,8 @@ class Processors:
         new, processed = logits.shape[1], logits.clone()
         after = torch.cat([part.cpu() for part in guessed], dim=1).tolist() if guessed else [[] for _ in indices]
         for row, index in enumerate(indices):
+            text = self.texts[index][: len(self.texts[index]) - again]
             for place in range(new):
-                text = self.texts[index][: len(self.texts[index]) - again]
                 ids = text + after[row][: len(after[row]) - new + 1 + place]
                 scores = logits[row, place].unsqueeze(0)
                 processed[row, place] = self.lists[index](torch.tensor([ids], device=logits.device), scores)[0]

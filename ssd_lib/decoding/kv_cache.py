@@ -167,24 +167,17 @@ class LayerMask(NamedTuple):
 PAST = LayerMask(masking_utils.causal_mask_function, math.inf)
 
 
-def visible_to(layers: LayerMask, cache: RowCache) -> LayerMask:
-    """A reach beyond what is visible is all of the past, so that such layers share its mask."""
-    return layers if layers.reach < cache.visible else PAST
-
-
-def mask_functions(config: PreTrainedConfig) -> dict[str, LayerMask] | LayerMask:
-    """One mask for all layers, or one for each type of layer: as transformers' `create_masks_for_generate` decides it.
+def mask_functions(config: PreTrainedConfig) -> dict[str | None, LayerMask]:
+    """The mask of each type of layer, or one for all under None: as transformers' `create_masks_for_generate` decides it.
 
     Raises ValueError for a layer type that has no mask of keys and values.
     """
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
         return {kind: _layer_mask(kind, config) for kind in sorted(set(kinds))}
-    if getattr(config, "sliding_window", None) is not None:
-        return _layer_mask("sliding_attention", config)
-    if getattr(config, "attention_chunk_size", None) is not None:
-        return _layer_mask("chunked_attention", config)
-    return _layer_mask("full_attention", config)
+    options = {"sliding_window": "sliding_attention", "attention_chunk_size": "chunked_attention"}
+    given = (kind for option, kind in options.items() if getattr(config, option, None) is not None)
+    return {None: _layer_mask(next(given, "full_attention"), config)}
 
 
 def _layer_mask(kind: str, config: PreTrainedConfig) -> LayerMask:
@@ -231,11 +224,12 @@ class CachedModel:
 
     def masks(self, positions: Int[Tensor, "rows new"], cache: RowCache) -> Tensor | dict[str, Tensor]:
         """What tokens at these positions may attend to: one mask for all layers, or one by type of layer."""
-        if isinstance(self.layer_masks, LayerMask):
-            return self.mask(positions, cache, visible_to(self.layer_masks, cache))
-        visible = {kind: visible_to(layers, cache) for kind, layers in self.layer_masks.items()}
+        # A reach beyond what is visible is all of the past, so that such layers share its mask.
+        visible = {kind: each if each.reach < cache.visible else PAST for kind, each in self.layer_masks.items()}
         made = {layers: self.mask(positions, cache, layers) for layers in dict.fromkeys(visible.values())}
-        return {kind: made[layers] for kind, layers in visible.items()}
+        if None in visible:
+            return made[visible[None]]
+        return {kind: made[layers] for kind, layers in visible.items() if kind is not None}
 
     def mask(self, positions: Int[Tensor, "rows new"], cache: RowCache, layers: LayerMask) -> Tensor:
         """What these layers may attend to, as the model wants it: true, or 0 where the rest is added as minus infinity."""
@@ -243,12 +237,7 @@ class CachedModel:
         return (~may).to(dtype) * torch.finfo(dtype).min if self.additive_mask else may
 
     def call(
-        self,
-        tokens: Tensor,
-        mask: Tensor | dict[str, Tensor],
-        positions: Tensor,
-        cache: RowCache,
-        logits_to_keep: int,
+        self, tokens: Tensor, mask: Tensor | dict[str, Tensor], positions: Tensor, cache: RowCache, logits_to_keep: int
     ) -> Float[Tensor, "rows kept vocab"]:
         """The model itself."""
         return self.model(

@@ -321,4 +321,4 @@ class Loop:
         )
         alarm = back > 0
         alarm[counted] = (probs.argmax(dim=-1) == ids[counted, 1:]).sum(dim=1).double() / size < config.threshold
-        decoder.distrust(alarm)
+        decoder.switch.union.logical_or_(alarm)

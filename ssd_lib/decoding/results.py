@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import itemgetter
 from typing import NamedTuple
 
 import pandas as pd
@@ -172,7 +174,7 @@ class Recorder:
             "space": pad(found.ids.gather(-1, best.indices), missing),
             "space_composite": pad(best.values, missing, value=-torch.inf),
         }
-        # A recorded round (`graphs`) writes over its own results.
+        # A recorded round (`cuda_graph`) writes over its own results.
         self.decisions.append({name: values.clone() for name, values in columns.items()})
 
     def trace(self, lengths: Sequence[int]) -> Trace:
@@ -185,29 +187,24 @@ class Recorder:
         alive = columns.pop("alive")
         frame = pd.DataFrame({name: values[alive].tolist() for name, values in columns.items()})
         frame["scheme"] = ["union" if union else "intersection" for union in frame["scheme"]]
-        inside = [[score != -torch.inf for score in scores] for scores in frame["space_composite"]]
+        inside = [sum(score != -torch.inf for score in scores) for scores in frame["space_composite"]]  # best first
         for name in ("space", "space_composite"):
-            frame[name] = [
-                [v for v, i in zip(values, ins, strict=True) if i]
-                for values, ins in zip(frame[name], inside, strict=True)
-            ]
+            frame[name] = [values[:number] for values, number in zip(frame[name], inside, strict=True)]
         frame = frame.sort_values("row", kind="stable", ignore_index=True)
         frame["retracted"] = _retracted(frame)
-        kept = frame["retracted"] | (
-            frame["position"] < torch.tensor(lengths)[torch.tensor(frame["row"].to_numpy())].numpy()
-        )
+        kept = frame["retracted"] | (frame["position"] < frame["row"].map(dict(enumerate(lengths))))
         return Trace(frame.loc[kept, COLUMNS].reset_index(drop=True))
 
 
 def _retracted(frame: pd.DataFrame) -> list[bool]:
     """Which lines were taken back: `back` of a round's last line counts the last lines of its answer that still stood."""
-    marks, standing = [False] * len(frame), []
-    lines = list(zip(frame["row"], frame["round"], frame["back"], strict=True))
-    for place, (row, number, back) in enumerate(lines):
-        standing = [*standing, place] if place and lines[place - 1][0] == row else [place]
-        following = lines[place + 1][:2] if place + 1 < len(lines) else None
-        if back and following != (row, number):
-            for mark in standing[-back:]:
-                marks[mark] = True
-            standing = standing[:-back]
+    marks = [False] * len(frame)
+    lines = zip(range(len(frame)), frame["row"], frame["round"], frame["back"], strict=True)
+    for _, answer in groupby(lines, key=itemgetter(1)):
+        standing: list[int] = []
+        for _, of_round in groupby(answer, key=itemgetter(2)):
+            known = list(of_round)
+            standing += [place for place, *_ in known]
+            for _ in range(known[-1][3]):
+                marks[standing.pop()] = True
     return marks

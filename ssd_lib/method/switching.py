@@ -117,12 +117,12 @@ def update(
 
 
 def to_take_back(before: SwitchState, after: SwitchState, config: SSDConfig) -> Int[Tensor, "*rows"]:
-    """`retract`: tokens of a bin that was decoded in Intersection and ends with an alarm; 0 where none is taken back.
+    """`retract`: tokens of a bin that was decoded in Intersection and ends with an alarm; 0 where none is taken back, or off.
 
     before, after: the states before and after the token that was emitted last.
     """
     in_bin = (after.emitted - 1) % config.bin_size + 1
-    return in_bin * (after.union & ~before.union)
+    return in_bin * (after.union & ~before.union) if config.retract else torch.zeros_like(in_bin)
 
 
 def take_back(state: SwitchState, tokens: Int[Tensor, " rows"]) -> SwitchState:
@@ -145,13 +145,13 @@ def ahead(
     size, length = config.bin_size, would_match.shape[1]
     steps = torch.arange(length, device=would_match.device)
     inside = (state.emitted % size).unsqueeze(-1)  # tokens that the running bin has already
-    held = would_match.long().cumsum(dim=1) - would_match.long()  # matches among the tokens before each position
+    passed = would_match.long().cumsum(dim=1) - would_match.long()  # matches among the tokens before each position
     bins = (inside + steps).div(size, rounding_mode="floor")  # bins that end before each position
     earlier = torch.where(inside > 0, state.matches.unsqueeze(-1), 0)  # matches that the running bin has already
     states = [state]
     for ended in range(1, (length + size - 2) // size + 1):
         end = ended * size - inside  # the next bin's first token
-        full = matches_since(end - size, held.gather(1, end.clamp(max=length - 1)), held, earlier).squeeze(-1)
+        full = matches_since(end - size, passed.gather(1, end.clamp(max=length - 1)), passed, earlier).squeeze(-1)
         states.append(
             decide(states[-1]._replace(matches=full, emitted=state.emitted + end.squeeze(-1)), active, config)
         )
@@ -159,21 +159,21 @@ def ahead(
         values[0].unsqueeze(-1).expand(bins.shape) if len(states) == 1 else torch.stack(values, dim=1).gather(1, bins)
         for values in list(zip(*states, strict=True))[:3]
     )
-    matches = matches_since(bins * size - inside, held, held, earlier)
+    matches = matches_since(bins * size - inside, passed, passed, earlier)
     return SwitchState(union, threshold, alpha_i, matches, state.emitted.unsqueeze(-1) + steps)
 
 
 def matches_since(
     first: Int[Tensor, "rows bins"],
     total: Int[Tensor, "rows bins"],
-    held: Int[Tensor, "rows T"],
+    passed: Int[Tensor, "rows T"],
     earlier: Int[Tensor, "rows 1"],
 ) -> Int[Tensor, "rows bins"]:
     """Matches of a bin whose first token is the round's token number `first`, or an earlier one.
 
-    total: the round's matches at the bin's end; held: before each position; earlier: the running bin's, before the round.
+    total: the round's matches at the bin's end; passed: before each position; earlier: the running bin's, before the round.
     """
-    return total - held.gather(1, first.clamp(0, held.shape[1] - 1)) + torch.where(first <= 0, earlier, 0)
+    return total - passed.gather(1, first.clamp(0, passed.shape[1] - 1)) + torch.where(first <= 0, earlier, 0)
 
 
 def at(path: SwitchState, position: Int[Tensor, " rows"]) -> SwitchState:
