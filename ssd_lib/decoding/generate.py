@@ -174,7 +174,8 @@ class Conversation:
     ):
         self.vocab = inputs.check_models(target, draft, vocab_size)
         self.target, self.draft, self.config = target, draft, config
-        self.context, self.graph = positive("context", context), cuda_graph
+        self.context = positive("context", context)
+        self.graph: Graph = cuda_graph
         self.models: tuple[CachedModel, CachedModel] | None = None
         self.known: tuple[list[int], list[int]] = ([], [])
         """What each model's cache holds."""
@@ -227,11 +228,11 @@ class Conversation:
                     trace=trace,
                 )
                 loop.run()
+                return loop.output(started, shared[0])
         finally:
             if loop is not None:
                 said = loop.buffers[0].answer[:-1]
                 self.known = (prompts[0][0] + said, prompts[1][0] + said)
-        return loop.output(started, shared[0])
 
     def _read(self, prompts: tuple[list[list[int]], ...], shared: list[int]) -> tuple[CachedModel, CachedModel]:
         """Both models with all of their prompts but the last token in the cache; what they share with it is not read."""

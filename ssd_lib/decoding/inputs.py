@@ -30,7 +30,7 @@ from transformers import (
 )
 from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
-from ssd_lib.decoding.kv_cache import mask_functions, mask_kind
+from ssd_lib.decoding.kv_cache import mask_functions, mask_kind, token_table
 from ssd_lib.models.inference import generation_settings, logits_processors, positive
 
 NEEDED = ("attention_mask", "position_ids", "past_key_values")  # arguments of a forward
@@ -142,7 +142,7 @@ def prompt_lists(name: str, ids: Any, mask: Tensor | None, model: PreTrainedMode
         raise TypeError(f"{name} must be a tensor [rows, length] or a list of lists of ids")
     if not rows:
         raise ValueError(f"{name} is empty: give at least one prompt")
-    width = int(model.get_input_embeddings().weight.size(0))  # pyright: ignore[reportCallIssue]
+    width = token_table(model).shape[0]
     for row, prompt in enumerate(rows):
         if not prompt:
             raise ValueError(f"row {row} of {name} is an empty prompt: give it at least one token (BOS, say)")
@@ -230,6 +230,7 @@ class Processors:
             text = self.texts[index][: len(self.texts[index]) - again]
             for place in range(new):
                 ids = text + after[row][: len(after[row]) - new + 1 + place]
-                scores = logits[row, place].unsqueeze(0)
-                processed[row, place] = self.lists[index](torch.tensor([ids], device=logits.device), scores)[0]
+                so_far, scores = torch.tensor([ids], device=logits.device), logits[row, place].unsqueeze(0)
+                # transformers' stub wants a LongTensor, which no tensor is an instance of
+                processed[row, place] = self.lists[index](so_far, scores)[0]  # pyright: ignore[reportArgumentType]
         return processed

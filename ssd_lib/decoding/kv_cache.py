@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -28,8 +28,8 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS, LAYER_PATTE
 
 CHUNK = 512  # prompt tokens read in one forward
 VISIBLE_STEP = 64  # the attended part of the cache grows in steps of so many slots
-MaskFunction = Callable[[Any, Any, Tensor, Tensor], Tensor]
-"""(row, head, query's position, key's position) → may attend."""
+MaskFunction = Callable[[Any, Any, Any, Any], Any]
+"""(row, head, query's position, key's position) → may attend: transformers' annotations say int, its masks pass tensors."""
 
 
 class RowLayer(CacheLayerMixin):
@@ -194,6 +194,11 @@ def _layer_mask(kind: str, config: PreTrainedConfig) -> LayerMask:
 # ------------------------------------------------------------------------------------------------ the model
 
 
+def token_table(model: PreTrainedModel) -> Tensor:
+    """The embedding matrix, [ids, size], which lies where token ids are read."""
+    return cast(Tensor, model.get_input_embeddings().weight)
+
+
 class CachedModel:
     """A model and the cache of what it has read.
 
@@ -201,7 +206,7 @@ class CachedModel:
     """
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], slots: int):
-        self.model, self.device, self.forwards = model, model.get_input_embeddings().weight.device, 0
+        self.model, self.device, self.forwards = model, token_table(model).device, 0
         config = model.config.get_text_config(decoder=True)
         self.cache = RowCache(len(DynamicCache(config=config)), len(prompts), slots, self.device)
         self.layer_masks, self.additive_mask = mask_functions(config), mask_kind(config) == "additive"

@@ -27,6 +27,7 @@ from scipy.special import lambertw
 from transformers import PreTrainedModel
 
 from ssd_lib.config import SSDConfig
+from ssd_lib.decoding.kv_cache import token_table
 
 CHOICES = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # lookaheads that are chosen and timed; others count as the next larger one
 RECORDED = (2, 3, 4, 6, 8)  # those of recorded rounds: each takes a recording (`cuda_graph`)
@@ -60,7 +61,7 @@ def weights_read(model: PreTrainedModel) -> int:
     """Weights that a forward over one token multiplies: all but a lookup table that is not the output matrix, too."""
     total = sum(weight.numel() for weight in model.parameters())
     head = model.get_output_embeddings()
-    table = model.get_input_embeddings().weight
+    table = token_table(model)
     tied = head is not None and head.weight is table
     return total - (0 if tied else table.numel())
 
@@ -129,10 +130,10 @@ class Costs:
         known, at = self.pass_seconds, CHOICES[bisect_left(CHOICES, positions)]
         if at in known or not known:
             return known.get(at, 1 + SLOPE * (positions - 1))
-        below = max((t for t in known if t < at), default=None)
-        above = min((t for t in known if t > at), default=None)
-        if below is None or above is None:
-            return known[above if below is None else below]
+        lower, higher = [t for t in known if t < at], [t for t in known if t > at]
+        if not lower or not higher:
+            return known[max(lower) if lower else min(higher)]
+        below, above = max(lower), min(higher)
         share = (at - below) / (above - below)
         return (1 - share) * known[below] + share * known[above]
 
@@ -201,7 +202,7 @@ class Lookahead:
         self.text = ContextLookup(prompts[0]) if config.lookup and len(prompts) == 1 and not config.do_sample else None
         self.choices, self.looking_up, self.current_rate = CHOICES, False, 0.0
         # On a CPU that others use, too, the time that this thread computes tells more than the time that passes.
-        on_cpu = target.get_input_embeddings().weight.device.type == "cpu"
+        on_cpu = token_table(target).device.type == "cpu"
         self.clock = time.thread_time if on_cpu else time.perf_counter
         for share in (self.known.overall, self.known.looked_up, *self.known.by_confidence):
             share.seen, share.accepted = (

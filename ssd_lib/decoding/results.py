@@ -97,14 +97,20 @@ class Emitted(NamedTuple):
 
     def and_then(self, later: Emitted) -> Emitted:
         """This and what the same round emitted after it."""
-        lists = (one + other for one, other in zip(self[:5], later[:5], strict=True))
-        return Emitted(*lists, max(self.deepest, later.deepest), *later[6:])
+        return later._replace(
+            tokens=self.tokens + later.tokens,
+            matched=self.matched + later.matched,
+            target_nan=self.target_nan + later.target_nan,
+            draft_nan=self.draft_nan + later.draft_nan,
+            accepted=self.accepted + later.accepted,
+            deepest=max(self.deepest, later.deepest),
+        )
 
 
 def packed(scored: Scored, decision: Decision) -> Int[Tensor, "rows columns"]:
     """What the CPU wants to know, in one tensor: tokens, flags, and three last columns for the row; see `unpack`."""
     flags = (decision.alive, decision.choice.matched, scored.target_nan, scored.draft_nan, decision.accepted)
-    bits = sum(flag.long() << place for place, flag in enumerate(flags))
+    bits = torch.stack([flag.long() << place for place, flag in enumerate(flags)]).sum(dim=0)
     row = decision.finished + 2 * decision.short + 4 * decision.switch.union
     deepest = decision.choice.k.masked_fill(~decision.alive, 0).amax(dim=1)
     last = torch.stack([deepest, decision.back, row], dim=1)
@@ -117,8 +123,11 @@ def unpack(lines: list[list[int]]) -> list[Emitted]:
     for *line, deepest, back, row in lines:
         width = len(line) // 2
         count = sum(bits & 1 for bits in line[width:])
-        flags = [[bool(bits >> place & 1) for bits in line[width : width + count]] for place in (1, 2, 3, 4)]
-        rows.append(Emitted(line[:count], *flags, deepest, back, bool(row & 4), bool(row & 1), bool(row & 2)))
+        matched, target_nan, draft_nan, accepted = (
+            [bool(bits >> place & 1) for bits in line[width : width + count]] for place in (1, 2, 3, 4)
+        )
+        flags = bool(row & 4), bool(row & 1), bool(row & 2)
+        rows.append(Emitted(line[:count], matched, target_nan, draft_nan, accepted, deepest, back, *flags))
     return rows
 
 
@@ -192,7 +201,7 @@ class Recorder:
             frame[name] = [values[:number] for values, number in zip(frame[name], inside, strict=True)]
         frame = frame.sort_values("row", kind="stable", ignore_index=True)
         frame["retracted"] = _retracted(frame)
-        kept = frame["retracted"] | (frame["position"] < frame["row"].map(dict(enumerate(lengths))))
+        kept = frame["retracted"] | (frame["position"] < frame["row"].map(lengths.__getitem__))
         return Trace(frame.loc[kept, COLUMNS].reset_index(drop=True))
 
 
