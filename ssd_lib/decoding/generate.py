@@ -1,13 +1,12 @@
 """Speculative Safety-Aware Decoding (arXiv 2508.17739, section 4): the public calls.
 
-    propose   p_1 … p_T          T draft forwards
-    verify    P_M at T positions  one target forward on [pending, p_1 … p_{T−1}]
-    walk      emit, match?, switch; stop after the first token that does not match
-    rewind    both caches forget what was not emitted
+`ssd_generate` for one prompt or many, `Conversation`, which reads nothing twice, and `ssd_custom_generate` inside transformers'
+`generate`: fronts of one `Loop` over rounds (`decoder`). Each emitted token is a function of the prefix and the switching state
+alone, so the output does not depend on T, nor on who guessed the tokens.
 
-One such round is in `decoder`, the loop around it in `loop`; here are its fronts: `ssd_generate` for one prompt or many,
-`Conversation`, which reads nothing twice, and `ssd_custom_generate` inside transformers' `generate`. Each emitted token is a
-function of the prefix and the switching state alone, so the output does not depend on T, nor on who guessed the tokens.
+Inside `generate` what a generation config or the caller asks for is honoured as `generate` does it, or refused by name: logits
+processors work on both models' logits (`inputs.Processors`), sampling takes temperature, top_k and top_p (these two on the
+composite), everything that is another way to decode is refused.
 """
 
 from __future__ import annotations
@@ -238,10 +237,7 @@ class Conversation:
         """Both models with all of their prompts but the last token in the cache; what they share with it is not read."""
         if self.models is None:
             slots = self.context + max(longest_lookahead(self.config), self.config.bin_size)
-            first, second = (
-                CachedModel(model, ids, slots) for model, ids in zip((self.target, self.draft), prompts, strict=True)
-            )
-            self.models = (first, second)
+            self.models = CachedModel(self.target, prompts[0], slots), CachedModel(self.draft, prompts[1], slots)
             return self.models
         for model, (ids,), kept in zip(self.models, prompts, shared, strict=True):
             model.forwards = 0

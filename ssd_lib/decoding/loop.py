@@ -319,6 +319,7 @@ class Loop:
         probs, _ = decoder.probabilities(
             logits[counted], [ids[counted, 1:-1]], [indices[row] for row in counted], again=size
         )
-        alarm = back > 0
-        alarm[counted] = (probs.argmax(dim=-1) == ids[counted, 1:]).sum(dim=1).double() / size < config.threshold
-        decoder.switch.union.logical_or_(alarm)
+        matches = (probs.argmax(dim=-1) == ids[counted, 1:]).sum(dim=1)
+        first_in_union = torch.zeros_like(decoder.switch.union)
+        first_in_union[counted] = switching.alarm(matches, size, config.threshold)
+        decoder.switch.union.logical_or_(first_in_union)

@@ -70,6 +70,13 @@ def count(
     return state._replace(matches=matches, emitted=state.emitted + active)
 
 
+def alarm(
+    matches: Int[Tensor, "*rows"], tokens: Int[Tensor, "*rows"] | int, threshold: Float[Tensor, "*rows"] | float
+) -> Bool[Tensor, "*rows"]:
+    """Whether the match ratio of a bin of so many tokens lies below the threshold."""
+    return matches.double() / tokens < threshold
+
+
 def decide(
     state: SwitchState,
     active: Bool[Tensor, "*rows"],
@@ -84,11 +91,11 @@ def decide(
     in_bin = (state.emitted - 1) % config.bin_size + 1
     decides = active & (in_bin == config.bin_size)
     if config.retract and not config.fixed_scheme:
-        best = (state.matches + config.bin_size - in_bin).double() / config.bin_size
-        settled = ~state.union & (best < state.threshold)
+        best = state.matches + config.bin_size - in_bin  # if all tokens that the bin lacks were matches
+        settled = ~state.union & alarm(best, config.bin_size, state.threshold)
         settled = settled if ends is None else settled | ends
         decides = decides | (active & settled & (in_bin >= config.tail_tokens))
-    union = state.union if config.fixed_scheme else state.matches.double() / in_bin < state.threshold
+    union = state.union if config.fixed_scheme else alarm(state.matches, in_bin, state.threshold)
     same = union == state.union
     lower_threshold = (state.threshold - config.threshold_decay).clamp(min=config.threshold_floor)
     lower_alpha = torch.minimum(
@@ -121,8 +128,10 @@ def to_take_back(before: SwitchState, after: SwitchState, config: SSDConfig) -> 
 
     before, after: the states before and after the token that was emitted last.
     """
+    if not config.retract:
+        return torch.zeros_like(after.emitted)
     in_bin = (after.emitted - 1) % config.bin_size + 1
-    return in_bin * (after.union & ~before.union) if config.retract else torch.zeros_like(in_bin)
+    return in_bin * (after.union & ~before.union)
 
 
 def take_back(state: SwitchState, tokens: Int[Tensor, " rows"]) -> SwitchState:
