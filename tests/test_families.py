@@ -95,7 +95,7 @@ def test_the_role_is_named():
 @pytest.mark.parametrize("name", ["mistral", "llama4_text"])
 def test_long_prompts_are_read_in_chunks_through_a_window(name, monkeypatch):
     model, prompts, answers = sharp_model(name, (50, 33), NEW)
-    monkeypatch.setattr("ssd_lib.decoding.cached_model.CHUNK", 16)
+    monkeypatch.setattr("ssd_lib.decoding.kv_cache.CHUNK", 16)
     assert decode(model, prompts) == answers
 
 
