@@ -32,9 +32,8 @@ from benchmarks.replay import as_if_on_cuda
 from benchmarks.synthetic import set_match_ratio, synthetic_pair, synthetic_prompt
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import SSDOutput, cuda_graph, ssd_generate
-from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.generate import decoding
-from ssd_lib.decoding.kv_cache import RowCache
+from ssd_lib.decoding.kv_cache import CachedModel, RowCache
 from ssd_lib.decoding.loop import Loop
 
 Lookahead = int | Literal["auto"]

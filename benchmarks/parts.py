@@ -22,8 +22,8 @@ from benchmarks.cpu import OURS, Plan, run_own, warm_up, write
 from benchmarks.peers import Workload, median_and_spread
 from benchmarks.synthetic import PAIRS, synthetic_pair, synthetic_prompt
 from ssd_lib.decoding import SSDOutput, ssd_generate
-from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.decoder import Decoder
+from ssd_lib.decoding.kv_cache import CachedModel
 from ssd_lib.decoding.loop import Loop
 from ssd_lib.models.inference import greedy, padding, until_eos
 from ssd_lib.models.pairs import Pair, load_pair

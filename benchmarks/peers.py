@@ -19,9 +19,8 @@ from transformers import PreTrainedModel
 from benchmarks.published import published_loop
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import SSDOutput, lookahead, short_products, ssd_generate
-from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.generate import decoding
-from ssd_lib.decoding.kv_cache import VISIBLE_STEP
+from ssd_lib.decoding.kv_cache import VISIBLE_STEP, CachedModel
 from ssd_lib.decoding.lookahead import weights_read
 
 Schedule = tuple[tuple[int, int, int], ...]

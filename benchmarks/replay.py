@@ -17,7 +17,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from ssd_lib.decoding import cuda_graph, decoder, generate
+from ssd_lib.decoding import cuda_graph, decoder, loop
 
 
 class Recording(TorchDispatchMode):
@@ -57,6 +57,6 @@ def as_if_on_cuda() -> Iterator[None]:
         patch.object(cuda_graph, "record", record),
         patch.object(cuda_graph, "hindrance", lambda decoder: None),
         patch.object(decoder.Decoder, "sparse", False),
-        patch.object(generate, "StepwiseDecoder", decoder.Decoder),  # an accelerator has no rounds that look
+        patch.object(loop, "StepwiseDecoder", decoder.Decoder),  # an accelerator has no rounds that look
     ):
         yield

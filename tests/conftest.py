@@ -11,13 +11,11 @@ import pytest
 # would be compiled anew at each call (2 ms, as long as a forward): the core has none.
 SHAPES_CHECKED = [
     "ssd_lib.method.composite",
-    "ssd_lib.method.shortlist",
     "ssd_lib.method.switching",
     "ssd_lib.decoding.kv_cache",
-    "ssd_lib.decoding.cached_model",
+    "ssd_lib.decoding.inputs",
+    "ssd_lib.decoding.results",
     "ssd_lib.decoding.decoder",
-    "ssd_lib.decoding.stepwise",
-    "ssd_lib.decoding.processors",
     "ssd_lib.models.chat",
 ]
 jaxtyping.install_import_hook(SHAPES_CHECKED, "beartype.beartype")

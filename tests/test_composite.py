@@ -11,7 +11,7 @@ from ssd_lib.method.composite import (
     intersection_space,
     nucleus,
     rank_tokens,
-    target_insists,
+    target_fallback,
     union_space,
 )
 
@@ -59,7 +59,7 @@ def test_union_is_both_tops(target, draft, candidates):
 def test_greedy_choice_follows_both_rules(target, draft, candidates, alpha):
     _, target_ranks, draft_ranks = both(target, draft)
     mask, k = intersection_space(target_ranks, draft_ranks, candidates)
-    insisted = target_insists(mask, target_ranks, torch.tensor([False]))
+    insisted = target_fallback(mask, target_ranks, torch.tensor([False]))
     scores = composite(target[None], draft[None], torch.tensor([alpha]))
     token = int(choose_greedy(scores, mask, target_ranks, insisted)[0])
     favourite = top(target, 1)[0]
@@ -88,8 +88,8 @@ def test_union_never_lets_the_target_insist():
     ranks = rank_tokens(torch.tensor([[0.7, 0.3]]))
     nothing = torch.zeros(1, 2, dtype=torch.bool)
     assert (
-        target_insists(nothing, ranks, torch.tensor([False])).all()
-        and not target_insists(nothing, ranks, torch.tensor([True])).any()
+        target_fallback(nothing, ranks, torch.tensor([False])).all()
+        and not target_fallback(nothing, ranks, torch.tensor([True])).any()
     )
 
 

@@ -18,12 +18,12 @@ from transformers.initialization import no_init_weights
 
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import decoder, ssd_generate
-from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.cuda_graph import DEPTH
-from ssd_lib.decoding.decoder import Decoder, packed
-from ssd_lib.decoding.recording import Recorder
+from ssd_lib.decoding.decoder import Decoder
+from ssd_lib.decoding.kv_cache import CachedModel
+from ssd_lib.decoding.results import Recorder, packed
 from ssd_lib.method import switching
-from ssd_lib.method.shortlist import DEPTHS
+from ssd_lib.method.composite import DEPTHS
 
 _setup_privateuseone_for_python_backend("pretended")
 DEVICE = torch.device("pretended:0")
@@ -67,7 +67,7 @@ def one_round(target_shape, draft_shape, dtype, config, rows=3, length=9, attent
             switch=switching.start(rows, config, DEVICE),
             finished=torch.zeros(rows, dtype=torch.bool, device=DEVICE),
             recorder=Recorder(config),
-            indices=list(range(rows)),
+            prompt_indices=list(range(rows)),
         )
         guesses = torch.ones(rows, config.lookahead, dtype=torch.long, device=DEVICE) if guessed else None
         scored = made.score(config.lookahead, guesses)

@@ -11,8 +11,9 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_N
 
 from benchmarks.replay import record
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding.cached_model import CachedModel, check_supported
 from ssd_lib.decoding.generate import ssd_generate
+from ssd_lib.decoding.inputs import check_supported
+from ssd_lib.decoding.kv_cache import CachedModel
 from ssd_lib.models.inference import BEYOND, context_of
 
 LENGTHS, NEW = (20, 5, 13), 12  # windows are of 8
@@ -94,7 +95,7 @@ def test_the_role_is_named():
 @pytest.mark.parametrize("name", ["mistral", "llama4_text"])
 def test_long_prompts_are_read_in_chunks_through_a_window(name, monkeypatch):
     model, prompts, answers = sharp_model(name, (50, 33), NEW)
-    monkeypatch.setattr("ssd_lib.decoding.cached_model.CHUNK", 16)
+    monkeypatch.setattr("ssd_lib.decoding.kv_cache.CHUNK", 16)
     assert decode(model, prompts) == answers
 
 

@@ -139,7 +139,7 @@ def test_sampling_options_without_sampling_are_passed_over_as_generate_does(mode
 def test_generate_s_sampling_reaches_the_composite(model, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "ssd_lib.decoding.custom_generate.ssd_generate",
+        "ssd_lib.decoding.generate.ssd_generate",
         lambda *args, config, **options: seen.append(config) or ssd_generate(*args, config=config, **options),
     )
     options = dict(attention_mask=MASK, max_new_tokens=6, custom_generate=ssd_custom_generate, draft=model)

@@ -250,7 +250,7 @@ WORST = {"no match": 7 * [False], "the alarm comes last": [*4 * [True], *3 * [Fa
 @pytest.mark.parametrize("lookahead", [1, 2, *(pytest.param(T, marks=pytest.mark.slow) for T in (3, 5, 8, "auto"))])
 @pytest.mark.parametrize("pattern", WORST)
 def test_the_worst_case_decodes_each_bin_twice_in_a_bounded_number_of_rounds(pattern, lookahead):
-    """Every bin of Intersection rings the alarm, every bin of Union ends it: no attack can ask for more."""
+    """Every bin of Intersection raises the alarm, every bin of Union ends it: no attack can ask for more."""
     target, draft = synthetic_pair("micro")
     prompt, kept = set_alternating(target, draft, WORST[pattern]), 6 * 7
     published, hardened = (

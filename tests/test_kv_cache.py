@@ -4,8 +4,7 @@ import pytest
 import torch
 from conftest import micro_llama
 
-from ssd_lib.decoding.cached_model import CachedModel
-from ssd_lib.decoding.kv_cache import VISIBLE_STEP, RowCache
+from ssd_lib.decoding.kv_cache import VISIBLE_STEP, CachedModel, RowCache
 
 
 def full(model, ids):

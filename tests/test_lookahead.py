@@ -144,10 +144,10 @@ def test_an_answer_half_forgets_the_one_before(monkeypatch):
     chooses = controller()
     for _ in range(50):
         chooses.observe([[True]], 1, 1, 1.0, 0.1, [0.99])
-    before = chooses.match_ratio, chooses.holds(0.99)
+    before = chooses.match_ratio, chooses.acceptance(0.99)
     monkeypatch.setattr("ssd_lib.decoding.lookahead.known_of", lambda *_: chooses.known)
     again = controller()
-    assert PRIOR < again.match_ratio < before[0] and PRIOR < again.holds(0.99) < before[1]
+    assert PRIOR < again.match_ratio < before[0] and PRIOR < again.acceptance(0.99) < before[1]
 
 
 def test_a_seed_repeats_with_auto_lookahead():

@@ -12,7 +12,7 @@ from ssd_lib.method.composite import (
     composite_distribution,
     intersection_space,
     rank_tokens,
-    target_insists,
+    target_fallback,
     union_space,
 )
 
@@ -36,7 +36,7 @@ def expected(pair, config, prefix):
     space = union_space(*ranks, config.candidates) if union else intersection_space(*ranks, config.candidates)[0]
     scores = composite(*probs, torch.tensor([config.alpha_union if union else config.alpha_intersection]))
     return composite_distribution(
-        scores, space, probs[0], target_insists(space, ranks[0], union), config.top_p, config.top_k
+        scores, space, probs[0], target_fallback(space, ranks[0], union), config.top_p, config.top_k
     )[0]
 
 

@@ -12,13 +12,15 @@ from hypothesis import given
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import Conversation, decoder, ssd_generate
 from ssd_lib.decoding.lookahead import ContextLookup
-from ssd_lib.method import shortlist
 from ssd_lib.method.composite import (
+    choose,
     choose_greedy,
     composite,
     intersection_space,
+    mask_of,
     rank_tokens,
-    target_insists,
+    search,
+    target_fallback,
     union_space,
 )
 
@@ -43,21 +45,21 @@ def test_a_head_that_is_enough_gives_the_choice_of_the_whole_vocabulary(target, 
     ranks = [rank_tokens(p[None]) for p in (target, draft)]
     mask, k = intersection_space(*ranks, wanted)
     mask = union_space(*ranks, wanted) if union else mask
-    insisted = target_insists(mask, ranks[0], torch.tensor([union]))
+    insisted = target_fallback(mask, ranks[0], torch.tensor([union]))
     expected = choose_greedy(composite(target[None], draft[None], torch.tensor([alpha])), mask, ranks[0], insisted)
-    found = shortlist.candidates(target[None], draft[None], torch.tensor([union]), wanted, depth)
+    found = search(target[None], draft[None], torch.tensor([union]), wanted, depth)
     assert bool(found.enough) or depth < VOCAB, "the whole vocabulary is always enough"
     if found.enough:
-        token, _ = shortlist.choose(found, torch.tensor([alpha]))
+        token, _ = choose(found, torch.tensor([alpha]))
         assert torch.equal(token, expected)
-        assert torch.equal(shortlist.mask_of(found, VOCAB), mask)
-        assert int(found.k) == (0 if union else int(k)) and torch.equal(found.insisted, insisted)
+        assert torch.equal(mask_of(found, VOCAB), mask)
+        assert int(found.k) == (0 if union else int(k)) and torch.equal(found.fallback, insisted)
 
 
 def test_a_head_is_mostly_enough_where_the_lists_agree():
     target = torch.randn(50, 2000, generator=torch.Generator().manual_seed(0)).mul(3).softmax(-1)
     draft = target.log().add(0.3 * torch.randn(50, 2000, generator=torch.Generator().manual_seed(1))).softmax(-1)
-    assert shortlist.candidates(target, draft, torch.zeros(50, dtype=torch.bool), 10, 64).enough.all()
+    assert search(target, draft, torch.zeros(50, dtype=torch.bool), 10, 64).enough.all()
 
 
 def test_decoding_with_heads_too_short_asks_again_and_changes_nothing(pairs, monkeypatch):
@@ -243,7 +245,7 @@ def test_long_prompts_are_read_in_chunks(pairs, monkeypatch):
     ids = torch.randint(3, 24, (2, 61), generator=torch.Generator().manual_seed(0))
     options = dict(config=SSDConfig(lookahead=3), max_new_tokens=NEW)
     whole = ssd_generate(target, draft, ids, **options)
-    monkeypatch.setattr("ssd_lib.decoding.cached_model.CHUNK", 16)
+    monkeypatch.setattr("ssd_lib.decoding.kv_cache.CHUNK", 16)
     chunked = ssd_generate(target, draft, ids, **options)
     assert chunked.stats.target_forwards == whole.stats.target_forwards + 3
     assert all(torch.equal(a, b) for a, b in zip(whole.sequences, chunked.sequences, strict=True))

@@ -12,8 +12,7 @@ from hypothesis import given
 from benchmarks.synthetic import synthetic_pair, synthetic_prompt
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import decoder, ssd_generate
-from ssd_lib.decoding.decoder import Decoder
-from ssd_lib.decoding.stepwise import StepwiseDecoder
+from ssd_lib.decoding.decoder import Decoder, StepwiseDecoder
 from ssd_lib.method import switching
 
 COLUMNS = ["token", "proposal", "match", "scheme", "k", "threshold", "alpha", "match_ratio", "insisted"]

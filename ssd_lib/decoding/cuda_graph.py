@@ -3,28 +3,31 @@
 On a GPU a round of two transformers is some thousand kernels of a few microseconds each; launching them one by one from
 Python takes longer than they run. A CUDA graph records the launches once and repeats them with one call. It repeats exactly
 what was recorded, on the same memory: so shapes must be fixed (a static cache, all of its slots visible, a fixed T), nothing
-may wait for the host, and whatever changes between rounds must change in place. The decoder keeps all three rules; here is
+may wait for the CPU, and whatever changes between rounds must change in place. The decoder keeps all three rules; here is
 what is left to do: record, replay, and the one transfer.
 
 Each lookahead has two graphs of its own, recorded when it is first asked for: the first scores and decides; the second
-settles, once the host has seen that the heads of the lists were deep enough. Where they were not, that round is decided again
+settles, once the CPU has seen that the heads of the lists were deep enough. Where they were not, that round is decided again
 step by step. Rows that are finished stay in the batch, masked. Greedy only: recorded random numbers would repeat.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple, Protocol
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 
-from ssd_lib.decoding.decoder import Decision, Decoder, Emitted, Scored, packed, unpack
-from ssd_lib.method.shortlist import DEPTHS
+from ssd_lib.decoding.decoder import Decoder
+from ssd_lib.decoding.results import Decision, Emitted, Scored, packed, unpack
+from ssd_lib.method.composite import DEPTHS
 
 DEPTH = 256  # how deep a recorded round seeks sample spaces: its shapes are fixed
 WARM_UP = 3  # runs before recording: libraries allocate and choose kernels at their first calls
 PAYS_AFTER = 8  # rounds of a call that are run step by step first: a recording costs as much as a few of them
+
+Graph = bool | Literal["auto"]
 
 
 class Replayable(Protocol):
@@ -57,6 +60,18 @@ def hindrance(decoder: Decoder) -> str | None:
         if rope.get("rope_type") in ("dynamic", "longrope"):
             return f"{type(model).__name__} looks at its positions on the host ({rope['rope_type']} rotary embeddings)"
     return None
+
+
+def record_after(decoder: Decoder, graph: Graph) -> int | None:
+    """Rounds after which they are recorded; None for never. Raises ValueError where recording is asked for in vain."""
+    if graph not in (True, False, "auto"):
+        raise ValueError(f"cuda_graph must be True, False or 'auto', not {graph!r}")
+    why_not = hindrance(decoder) if graph else None
+    if graph is True and why_not:
+        raise ValueError(f"cuda_graph=True, but {why_not}: leave it at 'auto'")
+    if not graph or why_not:
+        return None
+    return 0 if graph is True else PAYS_AFTER
 
 
 class Recording(NamedTuple):

@@ -1,8 +1,8 @@
-"""One round of SSD (arXiv 2508.17739, section 4), for every row at once and without a wait for the host.
+"""One round of SSD (arXiv 2508.17739, section 4), for every row at once and with one wait for the device.
 
     score    T tokens are guessed and both models give their probabilities at all T positions
     decide   emit by the current scheme while the emitted token is the guessed one
-    settle   both caches forget what was not emitted; the last emitted token is pending
+    settle   both caches forget what was rejected; the last emitted token is pending
 
 The guesses are the draft's own proposals, T draft forwards, or come from elsewhere (`guesses`: one forward of each model).
 Either way a token *matches* when it is the draft's own choice at its position.
@@ -14,125 +14,40 @@ at the other positions alone.
 
 Hardened switching takes a whole bin back (`switching.to_take_back`): for the caches that is a longer rejection, and the
 token before the bin is pending again.
+
+One greedy row on a CPU takes no draft step that is not needed (`StepwiseDecoder`).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding.cached_model import CachedModel
-from ssd_lib.decoding.processors import Processors
-from ssd_lib.decoding.recording import Recorder
+from ssd_lib.decoding.inputs import Processors
+from ssd_lib.decoding.kv_cache import CachedModel
+from ssd_lib.decoding.results import Choice, Decision, Emitted, Recorder, Scored, Step, packed, unpack
 from ssd_lib.method import switching
-from ssd_lib.method.composite import accept_or_resample, composite, composite_distribution
-from ssd_lib.method.shortlist import DEPTHS, Candidates, candidates, choose, mask_of
+from ssd_lib.method.composite import (
+    DEPTHS,
+    accept_or_resample,
+    choose,
+    composite,
+    composite_distribution,
+    mask_of,
+    search,
+)
 from ssd_lib.method.switching import SwitchState
+
+Another = Callable[[Sequence[float]], bool]
+"""Says after guesses of such confidences whether one more is worth its step (`lookahead`)."""
 
 FIRST_DEPTH = 64.0  # as deep as sample spaces are sought at first
 HEADROOM, FADE = 2.0, 0.5  # then so many times the k that was seen; what was seen long ago counts less
-
-
-class Step(NamedTuple):
-    """What the draft proposes after each token that it read, its probabilities there, and where they are not numbers."""
-
-    proposals: Int[Tensor, "rows new"]
-    probs: Float[Tensor, "rows new vocab"]
-    nan: Bool[Tensor, "rows new"]
-
-
-class Scored(NamedTuple):
-    """What was guessed, what the draft itself proposes after the same prefix, and both models' probabilities."""
-
-    guesses: Int[Tensor, "rows T"]
-    proposals: Int[Tensor, "rows T"]
-    target_probs: Float[Tensor, "rows T vocab"]
-    draft_probs: Float[Tensor, "rows T vocab"]
-    target_nan: Bool[Tensor, "rows T"]
-    draft_nan: Bool[Tensor, "rows T"]
-
-
-class Choice(NamedTuple):
-    """The token of every position, and how it was found; without a record only where the models disagree."""
-
-    tokens: Int[Tensor, "rows T"]
-    matched: Bool[Tensor, "rows T"]
-    k: Int[Tensor, "rows T"]
-    short: Bool[Tensor, "rows T"]
-    """The heads of the lists were not deep enough here: decide again, deeper."""
-    found: Candidates | None = None
-    scores: Float[Tensor, "rows T listed"] | None = None
-
-
-class Decision(NamedTuple):
-    """What a round emits; nothing has changed yet."""
-
-    choice: Choice
-    alive: Bool[Tensor, "rows T"]
-    """These positions count."""
-    held: Bool[Tensor, "rows T"]
-    """The emitted token is the guessed one, so that the walk can go on after it."""
-    path: SwitchState
-    switch: SwitchState
-    back: Int[Tensor, " rows"]
-    """Tokens that are taken back, those of this round first."""
-    finished: Bool[Tensor, " rows"]
-    short: Bool[Tensor, " rows"]
-
-
-class Emitted(NamedTuple):
-    """One row of a round, as plain values: the tokens that count, which matched, and whose logits were not numbers."""
-
-    tokens: list[int]
-    matched: list[bool]
-    target_nan: list[bool]
-    draft_nan: list[bool]
-    held: list[bool]
-    deepest: int
-    """The largest k of Intersection."""
-    back: int
-    """So many tokens of the answer, these included, are taken back."""
-    union: bool
-    """The scheme of the next token."""
-    finished: bool
-    short: bool = False
-
-    @property
-    def goes_on(self) -> bool:
-        """Every guess held, and the answer goes on after it."""
-        return all(self.held) and not self.finished and not self.back
-
-    def and_then(self, later: Emitted) -> Emitted:
-        """This and what the same round emitted after it."""
-        lists = (one + other for one, other in zip(self[:5], later[:5], strict=True))
-        return Emitted(*lists, max(self.deepest, later.deepest), *later[6:])
-
-
-def packed(scored: Scored, decision: Decision) -> Int[Tensor, "rows columns"]:
-    """What the host wants to know, in one tensor: tokens, flags, and three last columns for the row; see `unpack`."""
-    flags = (decision.alive, decision.choice.matched, scored.target_nan, scored.draft_nan, decision.held)
-    bits = sum(flag.long() << place for place, flag in enumerate(flags))
-    row = decision.finished + 2 * decision.short + 4 * decision.switch.union
-    deepest = decision.choice.k.masked_fill(~decision.alive, 0).amax(dim=1)
-    last = torch.stack([deepest, decision.back, row], dim=1)
-    return torch.cat([decision.choice.tokens, bits, last], dim=1)
-
-
-def unpack(lines: list[list[int]]) -> list[Emitted]:
-    """The rows of `packed(…).tolist()`."""
-    rows = []
-    for *line, deepest, back, row in lines:
-        width = len(line) // 2
-        count = sum(bits & 1 for bits in line[width:])
-        flags = [[bool(bits >> place & 1) for bits in line[width : width + count]] for place in (1, 2, 3, 4)]
-        rows.append(Emitted(line[:count], *flags, deepest, back, bool(row & 4), bool(row & 1), bool(row & 2)))
-    return rows
 
 
 @dataclass
@@ -153,8 +68,8 @@ class Decoder:
     generator: torch.Generator | None = None
     processors: Processors | None = None
     recorder: Recorder | None = None
-    indices: list[int] = field(default_factory=list)
-    """The index of the prompt that each row answers."""
+    prompt_indices: list[int] = field(default_factory=list)
+    """Which prompt each row answers."""
     clock: Callable[[], float] | None = None
     """Times the draft's steps, where a look at a clock tells when they are done: on a CPU."""
     rounds: int = 0
@@ -167,7 +82,7 @@ class Decoder:
     drafting: float = 0.0
     """their seconds,"""
     confidences: list[float] = field(default_factory=list)
-    """and the probabilities of the guesses of a single row (`stepwise`)."""
+    """and the probabilities of the guesses of a single row (`StepwiseDecoder`)."""
 
     def __post_init__(self) -> None:
         self.before_bin = self.pending.clone()
@@ -181,15 +96,12 @@ class Decoder:
         return on_cpu and self.recorder is None and not self.config.do_sample and greatest <= 1
 
     def round(
-        self,
-        lookahead: int,
-        guesses: Sequence[int] | None = None,
-        another: Callable[[Sequence[float]], bool] | None = None,
+        self, lookahead: int, guesses: Sequence[int] | None = None, another: Another | None = None
     ) -> list[Emitted]:
         """One whole round: at least one and at most `lookahead` tokens for every row that is not finished.
 
-        guesses: of the only row, in place of the draft's proposals. another: says after guesses of such confidences
-        whether one more is worth its step (asked only where the host may look: `stepwise`).
+        guesses: of the only row, in place of the draft's proposals. another: asked
+        only where a look costs nothing (`StepwiseDecoder`).
         """
         given = None if guesses is None else torch.tensor([list(guesses)], device=self.target.device)
         self.positions, self.steps, self.drafting, self.confidences = lookahead, 0, 0.0, []
@@ -198,7 +110,7 @@ class Decoder:
         return emitted
 
     def walk(self, scored: Scored, depths: Sequence[int] | None = None) -> list[Emitted]:
-        """Decide, tell the host (the round's only wait, but for the rare need of deeper heads), and settle."""
+        """Decide, read what was decided (the round's only wait, but for the rare need of deeper heads), and settle."""
         for depth in self.depths() if depths is None else depths:
             decision = self.decide(scored, depth)
             emitted = unpack(packed(scored, decision).tolist())
@@ -212,7 +124,7 @@ class Decoder:
     def record(self, scored: Scored, decision: Decision) -> None:
         """The trace's lines of a round."""
         if self.recorder is not None:
-            self.recorder.add(scored, decision, self.rounds, self.indices)
+            self.recorder.add(scored, decision, self.rounds, self.prompt_indices)
 
     def depths(self) -> tuple[int, ...]:
         """How deep to seek sample spaces: as deep as lately was needed, then deeper."""
@@ -275,7 +187,7 @@ class Decoder:
         """
         logits = logits.to(self.target.device)
         if self.processors is not None:
-            logits = self.processors(logits, guessed, self.indices if indices is None else indices, again)
+            logits = self.processors(logits, guessed, self.prompt_indices if indices is None else indices, again)
         logits = logits[..., : self.vocab]
         if not self.config.do_sample:
             probs = logits.softmax(dim=-1)
@@ -292,14 +204,12 @@ class Decoder:
         path = switching.ahead(self.switch, scored.guesses == scored.proposals, running, self.config)
         choice = (self.choose_where_they_differ if self.sparse else self.choose)(scored, path, depth)
         ends = (choice.tokens.unsqueeze(-1) == self.eos).any(dim=-1) | (path.emitted + 1 >= self.max_new_tokens)
-        held = choice.matched if self.config.do_sample else choice.tokens == scored.guesses
+        accepted = choice.matched if self.config.do_sample else choice.tokens == scored.guesses
         here = running.unsqueeze(-1).expand(ends.shape)
         after = switching.update(path, choice.matched, here, self.config, ends)
-        back = (
-            switching.to_take_back(path, after, self.config) if self.config.retract else torch.zeros_like(path.emitted)
-        )
+        back = switching.to_take_back(path, after, self.config)
 
-        goes_on = (held & ~ends & (back == 0))[:, :-1]
+        goes_on = (accepted & ~ends & (back == 0))[:, :-1]
         alive = torch.cat([running.unsqueeze(-1), goes_on], dim=1).cumprod(dim=1).bool()
         last = (alive.sum(dim=1) - 1).clamp(min=0)
         back = back.gather(1, last.unsqueeze(-1)).squeeze(-1) * running
@@ -308,7 +218,7 @@ class Decoder:
         # With sampling, whether to decide again must not depend on what was drawn: all positions are asked.
         asked = alive if not self.config.do_sample else here
         short = (asked & choice.short & ~(scored.target_nan | scored.draft_nan)).any(dim=1)
-        return Decision(choice, alive, held, path, switching.take_back(switch, back), back, finished, short)
+        return Decision(choice, alive, accepted, path, switching.take_back(switch, back), back, finished, short)
 
     def choose(self, scored: Scored, path: SwitchState, depth: int) -> Choice:
         """The token of every position, whether it matches, and F of the candidates.
@@ -316,23 +226,20 @@ class Decoder:
         Greedy: argmax F over the sample space; it matches when it is the draft's own greedy proposal. Sampling: the
         proposal is accepted with probability min(1, F⁺/P_m), else F⁺'s residual is drawn; it matches when accepted.
         """
-        target, draft, alpha = scored.target_probs, scored.draft_probs, switching.alpha(path, self.config)
-        found = candidates(target, draft, path.union, self.config.candidates, depth)
+        target, draft, alpha, config = (
+            scored.target_probs,
+            scored.draft_probs,
+            switching.alpha(path, self.config),
+            self.config,
+        )
+        found = search(target, draft, path.union, config.candidates, depth)
         tokens, scores = choose(found, alpha)
         matched = tokens == scored.proposals
-        if self.config.do_sample:
-            wanted = composite_distribution(
-                composite(target, draft, alpha),
-                mask_of(found, target.shape[-1]),
-                target,
-                found.insisted,
-                self.config.top_p,
-                self.config.top_k,
-            )
+        if config.do_sample:
+            space, everywhere = mask_of(found, target.shape[-1]), composite(target, draft, alpha)
+            wanted = composite_distribution(everywhere, space, target, found.fallback, config.top_p, config.top_k)
             flat = wanted.flatten(0, 1), draft.flatten(0, 1), scored.proposals.flatten()
-            tokens, matched = (
-                values.view(scored.guesses.shape) for values in accept_or_resample(*flat, self.generator)
-            )
+            tokens, matched = (values.view(tokens.shape) for values in accept_or_resample(*flat, self.generator))
         return Choice(tokens, matched, found.k, ~found.enough, found, scores)
 
     def choose_where_they_differ(self, scored: Scored, path: SwitchState, depth: int) -> Choice:
@@ -341,30 +248,23 @@ class Decoder:
         Nor about those that a walk does not reach: first each row's first difference, then the others of rows that go on.
         """
         tokens = scored.target_probs.argmax(dim=-1)
-        k, short = torch.zeros_like(tokens), torch.zeros_like(self.finished).unsqueeze(-1).repeat(1, tokens.shape[1])
+        k, short = torch.zeros_like(tokens), torch.zeros_like(tokens, dtype=torch.bool)
         open_ = (tokens != scored.proposals) & ~self.finished.unsqueeze(-1)
         for last in (False, True):
-            stops = open_ if not last else (tokens != scored.guesses) & ~open_
-            before = stops.cumsum(dim=1) - stops.long()
-            at = (open_ & (before == 0)).nonzero(as_tuple=True)
+            stops = (tokens != scored.guesses) & ~open_ if last else open_
+            at = (open_ & (stops.cumsum(dim=1) - stops.long() == 0)).nonzero(as_tuple=True)
             if not len(at[0]):
                 break
-            here = switching.SwitchState(*(values[at] for values in path))
-            found = candidates(
-                scored.target_probs[at], scored.draft_probs[at], here.union, self.config.candidates, depth
-            )
-            tokens[at], k[at], short[at] = (
-                choose(found, switching.alpha(here, self.config))[0],
-                found.k,
-                ~found.enough,
-            )
-            open_[at] = False
+            target, draft, here = scored.target_probs[at], scored.draft_probs[at], SwitchState(*(v[at] for v in path))
+            found = search(target, draft, here.union, self.config.candidates, depth)
+            tokens[at], _ = choose(found, switching.alpha(here, self.config))
+            k[at], short[at], open_[at] = found.k, ~found.enough, False
         return Choice(tokens, tokens == scored.proposals, k, short)
 
     # -------------------------------------------------------------------------------------------- settle
 
     def settle(self, decision: Decision) -> None:
-        """The last emitted token is pending; both caches forget what was not emitted or is taken back. All in place."""
+        """The last emitted token is pending; both caches forget what was rejected or is taken back. All in place."""
         emitted, tokens = decision.alive.sum(dim=1), decision.choice.tokens
         last = tokens.gather(1, (emitted - 1).clamp(min=0).unsqueeze(-1)).squeeze(-1)
         pending = torch.where(emitted > 0, last, self.pending)
@@ -392,10 +292,6 @@ class Decoder:
             mine.copy_(new)
         self.finished.logical_and_(~rows)
 
-    def distrust(self, rows: Bool[Tensor, " rows"]) -> None:
-        """`count_prefill`: these rows' first bin is decoded in Union."""
-        self.switch.union.logical_or_(rows)
-
     def keep(self, rows: Int[Tensor, " kept"]) -> None:
         """Only these rows stay, in this order."""
         for model in (self.target, self.draft):
@@ -403,4 +299,101 @@ class Decoder:
         self.pending, self.before_bin = self.pending[:, rows], self.before_bin[:, rows]
         self.finished = self.finished[rows]
         self.switch = SwitchState(*(values[rows] for values in self.switch))
-        self.indices = [self.indices[row] for row in rows.tolist()]
+        self.prompt_indices = [self.prompt_indices[row] for row in rows.tolist()]
+
+
+# ------------------------------------------------------------------------------------------------ one greedy row on a CPU
+
+
+class StepwiseDecoder(Decoder):
+    """Rounds of one greedy row on a CPU, where a look at a number costs nothing: the draft takes no step that is not needed.
+
+        guess      until another guess is not worth its step (`lookahead`), or T − 1 times
+        verify     the target reads the pending token and all guesses: P_M at T positions
+        decide     at the positions that both models have scored; most rounds end here
+        complete   where all guesses were accepted, the last position needs one more step of the draft
+
+    That last step also reads, after its own token, what the target likes best there. A pass over two tokens costs what one
+    does, and when the target's favourite is emitted (nearly always: the draft either agrees or seldom outvotes it) the first
+    guess of the next round is already there. So a round of T positions takes T − 1 draft steps, as many as speculative
+    decoding, though each token of SSD needs the draft's word, too.
+
+    On an accelerator each look would be a wait; many rows seldom agree to stop; and a sampled answer should not depend on how
+    its tokens were guessed. These take `Decoder` as it is.
+    """
+
+    ahead: Step | None = None
+    """The first guess of the next round; the draft's cache then holds the pending token, too."""
+
+    def round(
+        self, lookahead: int, guesses: Sequence[int] | None = None, another: Another | None = None
+    ) -> list[Emitted]:
+        """As `Decoder.round`; with `another`, `lookahead` is the most positions that it may ask for."""
+        if guesses is not None:
+            self.forget_ahead()
+            return super().round(lookahead, guesses, another)
+        self.steps, self.drafting = 0, 0.0
+        steps, self.confidences = self.guess(lookahead - 1, another)
+        self.positions = min(lookahead, len(steps) + 1)
+        guessed = [step.proposals for step in steps]
+        target_probs, target_nan = self.verify(
+            torch.cat([self.pending[:1, :0], *guessed], dim=1)[:, : self.positions - 1]
+        )
+        emitted = self.emit_guessed(steps, target_probs, target_nan)
+        if emitted.goes_on and self.positions > len(steps):
+            emitted = emitted.and_then(self.complete(target_probs[:, -1:], target_nan[:, -1:], guessed))
+        self.rounds += 1
+        return [emitted]
+
+    def guess(self, most: int, another: Another | None) -> tuple[list[Step], list[float]]:
+        """Up to `most` steps of the draft and their confidences, until it ends the answer or another is not worth it."""
+        steps, confidences, ends = [], [], set(self.eos.tolist())
+        if self.ahead is not None:
+            steps, confidences, self.ahead = [self.ahead], [confidence(self.ahead)], None
+        while len(steps) < most and not (steps and int(steps[-1].proposals) in ends):
+            if another is not None and not another(confidences):
+                break
+            guessed = [step.proposals for step in steps]
+            steps.append(self.step(guessed[-1] if guessed else self.pending[1].unsqueeze(-1), guessed))
+            confidences.append(confidence(steps[-1]))
+        return steps, confidences
+
+    def emit_guessed(self, steps: list[Step], target_probs: Tensor, target_nan: Tensor) -> Emitted:
+        """What the positions emit that both models have scored; the target forgets the one that waits for the draft."""
+        both = len(steps)
+        self.target.cache.rewind(self.positions - both)
+        if not both:
+            return Emitted([], [], [], [], [], deepest=0, back=0, union=False, finished=False)
+        proposals, draft_probs, draft_nan = (torch.cat(values, dim=1) for values in zip(*steps, strict=True))
+        return self.walk(
+            Scored(proposals, proposals, target_probs[:, :both], draft_probs, target_nan[:, :both], draft_nan)
+        )[0]
+
+    def complete(self, target_probs: Tensor, target_nan: Tensor, guessed: list[Tensor]) -> Emitted:
+        """The last position on its own, with the draft's step there; with luck the next round's first guess, too."""
+        self.target.cache.advance(1)
+        favourite = target_probs.argmax(dim=-1)
+        step = self.step(torch.cat([self.pending[1].unsqueeze(-1), favourite], dim=1), [*guessed, favourite])
+        here, after = (Step(*(values[:, i : i + 1] for values in step)) for i in (0, 1))
+        scored = Scored(here.proposals, here.proposals, target_probs, here.probs, target_nan, here.nan)
+        emitted, self.ahead = self.walk(scored)[0], after
+        self.confidences.append(confidence(here))
+        if emitted.finished or emitted.back or emitted.tokens != favourite[0].tolist():
+            self.forget_ahead()
+        return emitted
+
+    def forget_ahead(self) -> None:
+        """The draft forgets what it read ahead."""
+        if self.ahead is not None:
+            self.draft.cache.rewind(1)
+            self.ahead = None
+
+    def begin(self, rows: Tensor, pending: Tensor) -> None:
+        """As `Decoder.begin`; what was read ahead for another answer is of no use."""
+        self.ahead = None
+        super().begin(rows, pending)
+
+
+def confidence(step: Step) -> float:
+    """The probability of the first row's last proposal."""
+    return float(step.probs[0, -1].amax())

@@ -1,74 +1,44 @@
 """Speculative Safety-Aware Decoding (arXiv 2508.17739, section 4): the public calls.
 
-    propose   p_1 … p_T          T draft forwards
-    verify    P_M at T positions  one target forward on [pending, p_1 … p_{T−1}]
-    walk      emit, match?, switch; stop after the first token that does not match
-    rewind    both caches forget what was not emitted
+`ssd_generate` for one prompt or many, `Conversation`, which reads nothing twice, and `ssd_custom_generate` inside transformers'
+`generate`: fronts of one `Loop` over rounds (`decoder`). Each emitted token is a function of the prefix and the switching state
+alone, so the output does not depend on T, nor on who guessed the tokens.
 
-One such round is in `decoder`, the loop around it in `loop`; here are its fronts: `ssd_generate` for one prompt or many,
-`Conversation`, which reads nothing twice, and `ssd_custom_generate` inside transformers' `generate`. Each emitted token is a
-function of the prefix and the switching state alone, so the output does not depend on T, nor on who guessed the tokens.
+Inside `generate` what a generation config or the caller asks for is honoured as `generate` does it, or refused by name: logits
+processors work on both models' logits (`inputs.Processors`), sampling takes temperature, top_k and top_p (these two on the
+composite), everything that is another way to decode is refused.
 """
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Literal
+from dataclasses import replace
+from typing import Any
 
 import torch
 from torch import Tensor
 from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel
+from transformers.generation import EosTokenCriteria, MaxLengthCriteria
+from transformers.generation.logits_process import (
+    PrefixConstrainedLogitsProcessor,
+    TemperatureLogitsWarper,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
 
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import cuda_graph, inputs
-from ssd_lib.decoding.cached_model import CachedModel
-from ssd_lib.decoding.decoder import Decoder
-from ssd_lib.decoding.lookahead import Lookahead, longest_lookahead
-from ssd_lib.decoding.loop import Loop
-from ssd_lib.decoding.processors import Processors
-from ssd_lib.decoding.recording import Recorder
+from ssd_lib.decoding import inputs
+from ssd_lib.decoding.cuda_graph import Graph
+from ssd_lib.decoding.kv_cache import CachedModel
+from ssd_lib.decoding.lookahead import longest_lookahead
+from ssd_lib.decoding.loop import Criterion, Loop, SSDOutput
 from ssd_lib.decoding.short_products import short_products
-from ssd_lib.decoding.stepwise import StepwiseDecoder
-from ssd_lib.method import switching
-from ssd_lib.method.trace import Trace
-from ssd_lib.models.inference import check_room, eos_ids, generation_settings, positive
+from ssd_lib.models.inference import check_room, eos_ids, positive
 
 Ids = Tensor | Sequence[Sequence[int]]
-Graph = bool | Literal["auto"]
-
-
-@dataclass(frozen=True)
-class SSDStats:
-    """What a call cost, over all rows. A forward counts once, however many rows it carries."""
-
-    rounds: int
-    target_forwards: int
-    draft_forwards: int
-    tokens: int
-    match_ratio: float
-    seconds: float
-    retracted: int = 0
-    """Tokens that were taken back, besides `tokens`."""
-    kept: int = 0
-    """Tokens of the target's prompt that were in the cache already (`Conversation`)."""
-    schedule: tuple[tuple[int, int, int], ...] = ()
-    """Of every round: positions that the target scored, draft forwards, and the most tokens that a row emitted."""
-
-
-@dataclass(frozen=True)
-class SSDOutput:
-    """The answers' token ids, one 1-D tensor a prompt (an end-of-sequence token included), the trace and the cost."""
-
-    sequences: list[Tensor]
-    trace: Trace | None
-    stats: SSDStats
-    matched: list[int]
-    """Of every answer: tokens that were the draft's own proposal, …"""
-    retracted: list[int]
-    """… and tokens that were taken back, besides."""
 
 
 def ssd_generate(
@@ -89,7 +59,7 @@ def ssd_generate(
     logits_processor: LogitsProcessorList | None = None,
     generator: torch.Generator | None = None,
     streamer: Any = None,
-    stopping_criteria: Any = None,
+    stopping_criteria: Sequence[Criterion] | None = None,
     cuda_graph: Graph = "auto",
     trace: bool = False,
     progress: bool = False,
@@ -143,14 +113,25 @@ def ssd_generate(
         raise ValueError(f"a streamer shows one row; this batch has {len(prompts)}")
     spare = max(max_new_tokens + longest_lookahead(config), config.bin_size)
     with decoding(target, draft):
-        models = tuple(CachedModel(m, ids[:at_once], max(map(len, ids)) + spare) for _, m, ids in both)
-        texts, eos = [list(prompt) for prompt in prompts], _ends(target, eos_token_id)
-        processors = Processors.of(target, generation_config, logits_processor, texts, eos, max_new_tokens)
-        options = (config, max_new_tokens, vocab, eos, processors, Recorder(config) if trace else None)
-        loop = _loop(models, (prompts, draft_prompts), texts, given, options, generator, cuda_graph)
-        loop.streamer, loop.stopping_criteria = streamer, stopping_criteria
+        first, second = (CachedModel(m, ids[:at_once], max(map(len, ids)) + spare) for _, m, ids in both)
+        loop = Loop(
+            (first, second),
+            (prompts, draft_prompts),
+            config,
+            vocab=vocab,
+            max_new_tokens=max_new_tokens,
+            prefilled=given,
+            eos_token_id=eos_token_id,
+            generation_config=generation_config,
+            logits_processor=logits_processor,
+            generator=generator,
+            streamer=streamer,
+            stopping_criteria=stopping_criteria,
+            cuda_graph=cuda_graph,
+            trace=trace,
+        )
         loop.run(progress)
-    return _output(loop, started)
+    return loop.output(started)
 
 
 @contextmanager
@@ -165,83 +146,6 @@ def decoding(*models: PreTrainedModel) -> Iterator[None]:
     finally:
         for module in training:
             module.training = True
-
-
-def _loop(
-    models: Any,
-    prompts: tuple[list[list[int]], list[list[int]]],
-    texts: list[list[int]],
-    prefilled: Sequence[int],
-    options: tuple[Any, ...],
-    generator: torch.Generator | None = None,
-    graph: Graph = "auto",
-) -> Loop:
-    """The loop before its first round; both models have read the first prompts but for their last tokens."""
-    config, max_new_tokens, vocab, eos, processors, recorder = options
-    target, draft = models
-    device, count = target.device, target.cache.lengths.shape[0]
-    if generator is None and config.do_sample and config.seed is not None:
-        generator = torch.Generator(device).manual_seed(config.seed)
-    on_cpu = target.device.type == "cpu" == draft.device.type
-    stepwise = on_cpu and count == 1 and not config.do_sample
-    timed = recorder is None and not config.do_sample
-    lookahead = Lookahead(config, target.model, draft.model, texts[:count], stepwise=stepwise, timed=timed)
-    decoder = (StepwiseDecoder if stepwise else Decoder)(
-        target=target,
-        draft=draft,
-        config=config,
-        eos=torch.tensor(eos, dtype=torch.long, device=device),
-        max_new_tokens=max_new_tokens,
-        vocab=vocab,
-        pending=torch.tensor([[ids[-1] for ids in each[:count]] for each in prompts], device=device),
-        switch=switching.start(count, config, device),
-        finished=torch.zeros(count, dtype=torch.bool, device=device),
-        generator=generator,
-        processors=processors,
-        recorder=recorder,
-        indices=list(range(count)),
-        clock=lookahead.clock if on_cpu else None,
-    )
-    return Loop(decoder, lookahead, prompts, texts, prefilled, record_after=_record_after(decoder, graph))
-
-
-def _ends(target: PreTrainedModel, eos_token_id: Any) -> tuple[int, ...]:
-    """Every end-of-sequence id: the given ones, else all of the target's generation config."""
-    return generation_settings(target).eos_token_id if eos_token_id is None else eos_ids(eos_token_id)
-
-
-def _record_after(decoder: Decoder, graph: Graph) -> int | None:
-    """Rounds after which they are recorded; None for never. Raises ValueError where recording is asked for in vain."""
-    if graph not in (True, False, "auto"):
-        raise ValueError(f"cuda_graph must be True, False or 'auto', not {graph!r}")
-    why_not = cuda_graph.hindrance(decoder) if graph else None
-    if graph is True and why_not:
-        raise ValueError(f"cuda_graph=True, but {why_not}: leave it at 'auto'")
-    if not graph or why_not:
-        return None
-    return 0 if graph is True else cuda_graph.PAYS_AFTER
-
-
-def _output(loop: Loop, started: float, kept: int = 0) -> SSDOutput:
-    """Answers, trace and cost of a call that began at `started`."""
-    decoder, lengths = loop.decoder, [len(answer) for answer in loop.answers]
-    return SSDOutput(
-        sequences=[torch.tensor(answer, dtype=torch.long) for answer in loop.answers],
-        trace=decoder.recorder.trace(lengths) if decoder.recorder is not None else None,
-        stats=SSDStats(
-            rounds=len(loop.schedule),
-            target_forwards=decoder.target.forwards,
-            draft_forwards=decoder.draft.forwards,
-            tokens=sum(lengths),
-            match_ratio=sum(map(sum, loop.matched)) / max(1, sum(lengths)),
-            seconds=time.perf_counter() - started,
-            retracted=sum(loop.retracted),
-            kept=kept,
-            schedule=tuple(loop.schedule),
-        ),
-        matched=[sum(row) for row in loop.matched],
-        retracted=loop.retracted,
-    )
 
 
 # ------------------------------------------------------------------------------------------------ a conversation
@@ -269,7 +173,8 @@ class Conversation:
     ):
         self.vocab = inputs.check_models(target, draft, vocab_size)
         self.target, self.draft, self.config = target, draft, config
-        self.context, self.graph = positive("context", context), cuda_graph
+        self.context = positive("context", context)
+        self.graph: Graph = cuda_graph
         self.models: tuple[CachedModel, CachedModel] | None = None
         self.known: tuple[list[int], list[int]] = ([], [])
         """What each model's cache holds."""
@@ -283,7 +188,7 @@ class Conversation:
         prefilled: int = 0,
         eos_token_id: int | Sequence[int] | None = None,
         streamer: Any = None,
-        stopping_criteria: Any = None,
+        stopping_criteria: Sequence[Criterion] | None = None,
         trace: bool = False,
     ) -> SSDOutput:
         """Answer the whole conversation so far, `prompt` (token ids) for the target and `draft_prompt` for the draft.
@@ -294,7 +199,8 @@ class Conversation:
         """
         started, given = time.perf_counter(), prompt if draft_prompt is None else draft_prompt
         both = (("target", self.target, prompt), ("draft", self.draft, given))
-        prompts = tuple(inputs.prompt_lists(f"the {name}'s prompt", [ids], None, model) for name, model, ids in both)
+        first, second = (inputs.prompt_lists(f"the {name}'s prompt", [ids], None, model) for name, model, ids in both)
+        prompts = (first, second)
         for (name, model, _), (ids,) in zip(both, prompts, strict=True):
             check_room(f"the {name}", model, len(ids), max_new_tokens)
             if len(ids) + max_new_tokens > self.context:
@@ -307,28 +213,31 @@ class Conversation:
         loop = None
         try:
             with decoding(self.target, self.draft):
-                models, texts = self._read(prompts, shared), [list(prompts[0][0])]
-                eos = _ends(self.target, eos_token_id)
-                processors = Processors.of(self.target, None, None, texts, eos, max_new_tokens)
-                recorder = Recorder(self.config) if trace else None
-                options = (self.config, max_new_tokens, self.vocab, eos, processors, recorder)
-                loop = _loop(models, prompts, texts, [prefilled], options, graph=self.graph)
-                loop.streamer, loop.stopping_criteria = streamer, stopping_criteria
+                loop = Loop(
+                    self._read(prompts, shared),
+                    prompts,
+                    self.config,
+                    vocab=self.vocab,
+                    max_new_tokens=max_new_tokens,
+                    prefilled=[prefilled],
+                    eos_token_id=eos_token_id,
+                    streamer=streamer,
+                    stopping_criteria=stopping_criteria,
+                    cuda_graph=self.graph,
+                    trace=trace,
+                )
                 loop.run()
+                return loop.output(started, shared[0])
         finally:
             if loop is not None:
-                said = loop.answers[0][:-1]
+                said = loop.buffers[0].answer[:-1]
                 self.known = (prompts[0][0] + said, prompts[1][0] + said)
-        return _output(loop, started, shared[0])
 
     def _read(self, prompts: tuple[list[list[int]], ...], shared: list[int]) -> tuple[CachedModel, CachedModel]:
         """Both models with all of their prompts but the last token in the cache; what they share with it is not read."""
         if self.models is None:
             slots = self.context + max(longest_lookahead(self.config), self.config.bin_size)
-            first, second = (
-                CachedModel(model, ids, slots) for model, ids in zip((self.target, self.draft), prompts, strict=True)
-            )
-            self.models = (first, second)
+            self.models = CachedModel(self.target, prompts[0], slots), CachedModel(self.draft, prompts[1], slots)
             return self.models
         for model, (ids,), kept in zip(self.models, prompts, shared, strict=True):
             model.forwards = 0
@@ -338,7 +247,117 @@ class Conversation:
 
 def _shared(known: list[int], ids: list[int]) -> int:
     """The length of the beginning that two texts share."""
-    for place, (one, other) in enumerate(zip(known, ids, strict=False)):
-        if one != other:
-            return place
-    return min(len(known), len(ids))
+    differ = (place for place, (one, other) in enumerate(zip(known, ids, strict=False)) if one != other)
+    return next(differ, min(len(known), len(ids)))
+
+
+# ------------------------------------------------------------------------------------------------ inside transformers' generate
+
+SERVED = {
+    *("max_length", "max_new_tokens", "max_time", "stop_strings", "eos_token_id", "pad_token_id", "bos_token_id"),
+    *("min_length", "min_new_tokens", "repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "sequence_bias"),
+    *("forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty"),
+    *("suppress_tokens", "begin_suppress_tokens", "watermarking_config", "do_sample", "temperature", "top_k", "top_p"),
+    # without effect on what is generated here: how `generate` stores, compiles or ranks what SSD does not have
+    *("use_cache", "cache_implementation", "cache_config", "compile_config", "disable_compile", "transformers_version"),
+    *("early_stopping", "length_penalty", "low_memory", "is_assistant", "num_assistant_tokens"),
+    *("num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind"),
+}
+"""Options of a generation config that are honoured, or have nothing to say here."""
+SAMPLING = {"typical_p", "min_p", "top_h", "epsilon_cutoff", "eta_cutoff"}
+"""Refused where they have an effect: `generate` itself passes them over in greedy decoding."""
+ON_THE_COMPOSITE = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
+
+
+def ssd_custom_generate(
+    model: PreTrainedModel,
+    input_ids: Tensor,
+    logits_processor: Any = None,
+    stopping_criteria: Any = None,
+    generation_config: Any = None,
+    *,
+    draft: PreTrainedModel | None = None,
+    ssd_config: SSDConfig | None = None,
+    ssd_streamer: Any = None,
+    draft_input_ids: Tensor | None = None,
+    draft_attention_mask: Tensor | None = None,
+    prefilled: int | Sequence[int] = 0,
+    vocab_size: int | None = None,
+    **model_kwargs: Any,
+) -> Tensor:
+    """SSD as `target.generate(…, custom_generate=ssd_custom_generate, draft=draft, ssd_config=…)`.
+
+    Returns prompts and answers as one tensor, padded on the right, as `generate` does. Pass a streamer as
+    `ssd_streamer`, since `generate` keeps its own for itself. `do_sample=True` samples with `generate`'s temperature, top_k
+    and top_p unless `ssd_config` samples itself.
+
+    Raises ValueError for a missing draft and for options that SSD cannot honour, naming them.
+    """
+    if draft is None:
+        raise ValueError(
+            "ssd_custom_generate needs the draft model: generate(…, custom_generate=ssd_custom_generate, draft=draft)"
+        )
+    refuse_unserved(generation_config, input_ids)
+    shaping = copy.deepcopy(generation_config)
+    shaping.stop_strings = None  # a stopping criterion by now
+    mask = model_kwargs.get("attention_mask")
+    processors = own_processors(model, logits_processor, generation_config)
+    if len(input_ids) > 1 and any(isinstance(p, PrefixConstrainedLogitsProcessor) for p in processors):
+        raise ValueError("prefix_allowed_tokens_fn counts the rows of a batch, which SSD decodes apart: give one row")
+    output = ssd_generate(
+        model,
+        draft,
+        input_ids,
+        attention_mask=mask,
+        draft_input_ids=draft_input_ids,
+        draft_attention_mask=draft_attention_mask,
+        config=sampling_settings(ssd_config or SSDConfig(), generation_config),
+        max_new_tokens=generation_config.max_length - input_ids.shape[1],
+        prefilled=prefilled,
+        vocab_size=vocab_size,
+        eos_token_id=generation_config.eos_token_id if generation_config.eos_token_id is not None else [],
+        generation_config=shaping,
+        logits_processor=processors,
+        streamer=ssd_streamer,
+        stopping_criteria=[
+            c for c in stopping_criteria or [] if not isinstance(c, EosTokenCriteria | MaxLengthCriteria)
+        ],
+    )
+    pad = generation_config.pad_token_id
+    pad = pad if pad is not None else eos_ids(generation_config.eos_token_id)[0]
+    answers = torch.nn.utils.rnn.pad_sequence(output.sequences, batch_first=True, padding_value=pad)
+    return torch.cat([input_ids, answers.to(input_ids.device)], dim=1)
+
+
+def refuse_unserved(generation_config: GenerationConfig, input_ids: Tensor) -> None:
+    """Raise ValueError for options that SSD cannot honour; each would change what `generate` returns."""
+    defaults = GenerationConfig._get_default_generation_params()
+    passed_over = SERVED | (set() if generation_config.do_sample else SAMPLING)
+    asked = {
+        name: value
+        for name in GenerationConfig().to_dict()
+        if name not in passed_over
+        and not name.startswith("_")
+        and (value := getattr(generation_config, name, None)) not in (None, False, defaults.get(name))
+    }
+    if asked:
+        options = ", ".join(f"{name}={value!r}" for name, value in asked.items())
+        raise ValueError(f"SSD cannot honour {options}: leave it out, or generate without custom_generate")
+    if not input_ids.shape[1]:
+        raise ValueError("SSD decodes token ids: pass input_ids, not inputs_embeds")
+
+
+def own_processors(model: PreTrainedModel, given: Any, generation_config: GenerationConfig) -> LogitsProcessorList:
+    """The caller's processors: the list that `generate` prepared, without those that the generation config asks for."""
+    config = generation_config
+    asked = model._get_logits_processor(config, input_ids_seq_length=1, device="cpu", model_kwargs={})  # pyright: ignore
+    kinds = {*map(type, asked), *ON_THE_COMPOSITE}
+    return LogitsProcessorList(p for p in given or [] if type(p) not in kinds)
+
+
+def sampling_settings(config: SSDConfig, generation_config: GenerationConfig) -> SSDConfig:
+    """`config`, or where only `generate` was asked to sample, with its temperature, top_k and top_p."""
+    if config.do_sample or not generation_config.do_sample:
+        return config
+    given = {name: getattr(generation_config, name) for name in ("temperature", "top_k", "top_p")}
+    return replace(config, do_sample=True, **{name: value for name, value in given.items() if value is not None})

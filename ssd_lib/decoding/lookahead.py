@@ -1,38 +1,13 @@
-"""How far to guess: T of the next round, from how often guesses held and from what rounds cost.
+"""The lookahead controller: how many tokens the next round guesses, from how often guesses are accepted and what rounds cost.
 
-The output does not depend on T, so T may change while decoding. If each guess is emitted with probability m, independently,
-a round of T guesses emits at least one token, a second if the first guess held, and so on:
+The output does not depend on T, so T may change while decoding. If each guess is emitted with probability m, a round of T
+guesses emits tokens(T) = 1 + m + … + m^(T−1) tokens and takes seconds(T) = T·d + v(T): T draft steps and one target pass. The
+best T maximises tokens(T) / seconds(T). With a constant v it has a closed form (`best_lookahead`); d and v(T) of a real machine
+are measured (`Costs`), since every round ends with a transfer to the CPU anyway.
 
-    tokens(T) = 1 + m + … + m^(T−1) = (1 − m^T) / (1 − m)
-
-(no token is to be had for nothing after the last guess, since every SSD token needs both models). It costs T draft steps
-and one target pass, seconds(T) = T·d + v(T), and the best T maximises tokens(T) / seconds(T). With a constant v, r = v/d and
-s = −ln m, setting the derivative to zero gives
-
-    s e^(−sT) (T + r) = 1 − e^(−sT)      ⇔      e^(sT) = 1 + s (T + r) =: y      ⇔      y e^(−y) = e^(−(1 + s r))
-
-where the last step puts sT = y − 1 − s r into the one before. Its root above 1 is a branch of Lambert's W:
-
-    T* = (y − 1)/s − r,      y = −W₋₁(−e^(−(1 + s r)))                                     (`best_lookahead`)
-
-On real machines v is not constant: on a CPU the pass over 4 tokens may take nearly twice the time of that over 3, on a GPU
-it is flat up to hundreds. So `Lookahead` keeps the closed form's model of tokens(T), but measures d and v(T) (`Costs`): a
-round ends with a transfer to the host anyway, so its time is known without a further wait.
-
-One row on a CPU is asked after each guess whether another one is worth its step (`another`). A round of g guesses that all
-hold emits g + 1 tokens there (`stepwise`). With A_i the probability that the first i guesses hold,
-
-    tokens(g) = A_0 + A_1 + … + A_g,  A_0 = 1        seconds(g) = max(g, 1) · d + v(g + 1)
-
-Rounds follow each other, and what counts is the tokens of many rounds over their seconds, R. That is a problem of optimal
-stopping with a known answer, the marginal value theorem (Charnov 1976): go on as long as there are n more guesses that
-promise more tokens a second than R,
-
-    A_g (m + m² + … + mⁿ)  >  R · (seconds(g + n) − seconds(g))
-
-A_g is the product of what is known of the g guesses made: how often guesses of such a confidence (P_m of the guess, in steps
-of `EDGES`) held lately. So a draft that is sure of a whole sentence is let run, and one that hesitates is stopped, as in
-assisted generation (Mamou et al. 2024, there by one fixed confidence).
+One row on a CPU is asked after each guess whether another one is worth its step (`another`): as long as there are n more
+guesses that promise more tokens a second than the last rounds gave (the marginal value theorem, Charnov 1976), with what is
+known of guesses of such a confidence. Derivations: docs/lookahead-notes.md.
 
 With `lookup=True` guesses may come from the text so far (`ContextLookup`): they cost one draft pass however many they are.
 """
@@ -52,6 +27,7 @@ from scipy.special import lambertw
 from transformers import PreTrainedModel
 
 from ssd_lib.config import SSDConfig
+from ssd_lib.decoding.kv_cache import token_table
 
 CHOICES = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # lookaheads that are chosen and timed; others count as the next larger one
 RECORDED = (2, 3, 4, 6, 8)  # those of recorded rounds: each takes a recording (`cuda_graph`)
@@ -73,7 +49,7 @@ def tokens_per_round(match_ratio: float, lookahead: int) -> float:
 
 
 def best_lookahead(match_ratio: float, cost_ratio: float) -> float:
-    """The real-valued T* for 0 < m < 1 and r = v/d, target pass over draft step (see the module's derivation)."""
+    """The real-valued T* for 0 < m < 1 and r = v/d, target pass over draft step (docs/lookahead-notes.md)."""
     s = -math.log(match_ratio)
     exponent = 1 + s * cost_ratio
     # Below the smallest double W₋₁(−e^(−x)) is −x − ln x up to far less than a token.
@@ -85,7 +61,7 @@ def weights_read(model: PreTrainedModel) -> int:
     """Weights that a forward over one token multiplies: all but a lookup table that is not the output matrix, too."""
     total = sum(weight.numel() for weight in model.parameters())
     head = model.get_output_embeddings()
-    table = model.get_input_embeddings().weight
+    table = token_table(model)
     tied = head is not None and head.weight is table
     return total - (0 if tied else table.numel())
 
@@ -101,20 +77,20 @@ def longest_lookahead(config: SSDConfig) -> int:
 
 @dataclass
 class Share:
-    """How often something held lately; before anything is seen, as often as `prior` says."""
+    """How often guesses were accepted lately; before anything is seen, as often as `prior` says."""
 
     seen: float = 0.0
-    held: float = 0.0
+    accepted: float = 0.0
 
     def add(self, *rows: Sequence[bool]) -> None:
         """Count what each row of a batch observed, one thing after the other; older observations fade."""
         fade = MEMORY ** max(map(len, rows))
         self.seen = fade * self.seen + sum(map(len, rows))
-        self.held = fade * self.held + sum(map(sum, rows))
+        self.accepted = fade * self.accepted + sum(map(sum, rows))
 
     def estimate(self, prior: float) -> float:
         """The share, with the prior as so many observations."""
-        return (self.held + PRIOR_TOKENS * prior) / (self.seen + PRIOR_TOKENS)
+        return (self.accepted + PRIOR_TOKENS * prior) / (self.seen + PRIOR_TOKENS)
 
 
 @dataclass
@@ -154,10 +130,10 @@ class Costs:
         known, at = self.pass_seconds, CHOICES[bisect_left(CHOICES, positions)]
         if at in known or not known:
             return known.get(at, 1 + SLOPE * (positions - 1))
-        below = max((t for t in known if t < at), default=None)
-        above = min((t for t in known if t > at), default=None)
-        if below is None or above is None:
-            return known[above if below is None else below]
+        lower, higher = [t for t in known if t < at], [t for t in known if t > at]
+        if not lower or not higher:
+            return known[max(lower) if lower else min(higher)]
+        below, above = max(lower), min(higher)
         share = (at - below) / (above - below)
         return (1 - share) * known[below] + share * known[above]
 
@@ -173,7 +149,7 @@ def _quickest(before: float | None, now: float) -> float:
 
 @dataclass
 class Known:
-    """What is known of two models at a number of rows, from call to call: costs, and how often guesses held."""
+    """What is known of two models at a number of rows, from call to call: costs, and how often guesses were accepted."""
 
     costs: Costs
     overall: Share = field(default_factory=Share)
@@ -226,14 +202,17 @@ class Lookahead:
         self.text = ContextLookup(prompts[0]) if config.lookup and len(prompts) == 1 and not config.do_sample else None
         self.choices, self.looking_up, self.current_rate = CHOICES, False, 0.0
         # On a CPU that others use, too, the time that this thread computes tells more than the time that passes.
-        on_cpu = target.get_input_embeddings().weight.device.type == "cpu"
+        on_cpu = token_table(target).device.type == "cpu"
         self.clock = time.thread_time if on_cpu else time.perf_counter
         for share in (self.known.overall, self.known.looked_up, *self.known.by_confidence):
-            share.seen, share.held = share.seen / 2, share.held / 2  # so that this answer is soon known for what it is
+            share.seen, share.accepted = (
+                share.seen / 2,
+                share.accepted / 2,
+            )  # so that this answer is soon known for what it is
 
     @property
     def match_ratio(self) -> float:
-        """m: the share of guesses that held lately."""
+        """m: the share of guesses that were accepted lately."""
         return self.known.overall.estimate(PRIOR)
 
     def next(self, room: int) -> tuple[int, list[int] | None]:
@@ -272,8 +251,8 @@ class Lookahead:
         spent = sum(self.costs(positions, max(positions - 1, 1)) for positions, _ in self.known.rounds)
         return sum(tokens for _, tokens in self.known.rounds) / spent
 
-    def holds(self, confidence: float) -> float:
-        """How often guesses of such a confidence held lately."""
+    def acceptance(self, confidence: float) -> float:
+        """How often guesses of such a confidence were accepted lately."""
         return self.known.by_confidence[bisect_right(EDGES, confidence)].estimate(self.match_ratio)
 
     def another(self, confidences: Sequence[float]) -> bool:
@@ -284,7 +263,7 @@ class Lookahead:
         if self.costs.timed and FIRST not in self.costs.pass_seconds:
             return made < FIRST - 1
         ratio, seconds = self.match_ratio, self.costs
-        reached = gain = prod(self.holds(confidence) for confidence in confidences)
+        reached = gain = prod(self.acceptance(confidence) for confidence in confidences)
         paid, promised = seconds(made + 1, max(made, 1)), 0.0
         for guesses in range(made + 1, MOST):
             gain *= ratio
@@ -299,20 +278,20 @@ class Lookahead:
 
     def observe(
         self,
-        held: Sequence[Sequence[bool]],
+        accepted: Sequence[Sequence[bool]],
         positions: int,
         steps: int,
         seconds: float,
         drafting: float = 0.0,
         confidences: Sequence[float] = (),
     ) -> None:
-        """What came of a round: which of each row's walked guesses held, and what it cost."""
+        """What came of a round: which of each row's walked guesses were accepted, and what it cost."""
         self.costs.add(positions, steps, seconds, drafting)
-        (self.known.looked_up if self.looking_up else self.known.overall).add(*held)
-        for confidence, good in zip(confidences, held[0], strict=False):
+        (self.known.looked_up if self.looking_up else self.known.overall).add(*accepted)
+        for confidence, good in zip(confidences, accepted[0], strict=False):
             self.known.by_confidence[bisect_right(EDGES, confidence)].add([good])
         if not self.looking_up:
-            self.known.rounds.append((positions, max(map(len, held))))
+            self.known.rounds.append((positions, max(map(len, accepted))))
 
     def emitted(self, tokens: Iterable[int], anew: bool = False) -> None:
         """The only row's new tokens, for lookups; its whole text where some were taken back."""

@@ -1,4 +1,4 @@
-"""The one loop of every public call: rounds until all prompts are answered, and what needs values on the host.
+"""The one loop of every public call: rounds until all prompts are answered, and what needs plain values.
 
 Answers end at different lengths. A row that is finished leaves the batch, or a waiting prompt takes its place: both models
 read it into that row's part of their caches, while the other rows keep theirs. Every answer equals that of its prompt alone.
@@ -10,94 +10,221 @@ Union, has ended without an alarm, or the answer is finished. Streamers and stop
 
 from __future__ import annotations
 
+import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
+from transformers import GenerationConfig, LogitsProcessorList
 
-from ssd_lib.decoding.cuda_graph import RecordedRounds
-from ssd_lib.decoding.decoder import Decoder, Emitted
+from ssd_lib.config import SSDConfig
+from ssd_lib.decoding.cuda_graph import Graph, RecordedRounds, record_after
+from ssd_lib.decoding.decoder import Decoder, StepwiseDecoder
+from ssd_lib.decoding.inputs import Processors
+from ssd_lib.decoding.kv_cache import CachedModel
 from ssd_lib.decoding.lookahead import Lookahead, longest_lookahead
+from ssd_lib.decoding.results import Emitted, Recorder
+from ssd_lib.method import switching
+from ssd_lib.method.trace import Trace
+from ssd_lib.models.inference import eos_ids, generation_settings
 
 SHRINK = 0.25  # share of rows that must be idle before the batch is copied into a smaller one
 
-Prompts = Sequence[list[int]]
+Criterion = Callable[[Tensor, Any], Any]
+"""As transformers' stopping criteria: the ids so far [1, length] and None → whether to stop."""
+
+
+@dataclass(frozen=True)
+class SSDStats:
+    """What a call cost, over all rows. A forward counts once, however many rows it carries."""
+
+    rounds: int
+    target_forwards: int
+    draft_forwards: int
+    tokens: int
+    match_ratio: float
+    seconds: float
+    retracted: int = 0
+    """Tokens that were taken back, besides `tokens`."""
+    kept: int = 0
+    """Tokens of the target's prompt that were in the cache already (`Conversation`)."""
+    schedule: tuple[tuple[int, int, int], ...] = ()
+    """Of every round: positions that the target scored, draft forwards, and the most tokens that a row emitted."""
+
+
+@dataclass(frozen=True)
+class SSDOutput:
+    """The answers' token ids, one 1-D tensor a prompt (an end-of-sequence token included), the trace and the cost."""
+
+    sequences: list[Tensor]
+    trace: Trace | None
+    stats: SSDStats
+    matched: list[int]
+    """Of every answer: tokens that were the draft's own proposal, …"""
+    retracted: list[int]
+    """… and tokens that were taken back, besides."""
 
 
 @dataclass
+class OutputBuffer:
+    """The target's prompt and the answer so far, and of each of the answer's tokens whether it matched."""
+
+    ids: list[int]
+    prompt: int
+    """Tokens of the prompt."""
+    matched: list[bool] = field(default_factory=list)
+    shown: int = 0
+    """Tokens of the answer that a streamer or a stopping criterion has seen."""
+    retracted: int = 0
+
+    def __len__(self) -> int:
+        return len(self.matched)
+
+    @property
+    def answer(self) -> list[int]:
+        return self.ids[self.prompt :]
+
+    def add(self, emitted: Emitted) -> None:
+        """What a round emitted, less what it took back."""
+        for line, new in ((self.ids, emitted.tokens), (self.matched, emitted.matched)):
+            line += new
+            del line[len(line) - emitted.back :]
+        self.retracted += emitted.back
+
+    def cut(self, length: int) -> None:
+        """The answer ends after so many tokens."""
+        del self.ids[self.prompt + length :], self.matched[length:]
+
+
 class Loop:
-    """Prompts on their way through the rows of a decoder."""
+    """Prompts on their way through the rows of a decoder.
 
-    decoder: Decoder
-    lookahead: Lookahead
-    prompts: tuple[Prompts, Prompts]
-    """The target's and the draft's, one list of ids each; those of `decoder.indices` are read already."""
-    texts: list[list[int]]
-    """The target's prompts with the answers so far."""
-    prefilled: Sequence[int]
-    """How many of each prompt's last tokens are the answer's."""
-    streamer: Any = None
-    stopping_criteria: Any = None
-    recorded: RecordedRounds | None = None
-    record_after: int | None = None
-    """Rounds are recorded after so many, or never."""
-    schedule: list[tuple[int, int, int]] = field(default_factory=list)
-    """Of every round: positions that the target scored, draft forwards, and the most tokens that a row emitted."""
+    models: target and draft, which have read the first prompts but for their last tokens. prompts: the target's and the
+    draft's, a list of ids each. The other arguments are those of `ssd_generate`.
+    """
 
-    def __post_init__(self) -> None:
-        count = len(self.prompts[0])
-        self.answers: list[list[int]] = [[] for _ in range(count)]
-        self.matched: list[list[bool]] = [[] for _ in range(count)]
-        self.shown = [0] * count
-        self.retracted = [0] * count
-        self.waiting = deque(index for index in range(count) if index not in set(self.decoder.indices))
-        self.idle: set[int] = set()
+    def __init__(
+        self,
+        models: tuple[CachedModel, CachedModel],
+        prompts: tuple[list[list[int]], list[list[int]]],
+        config: SSDConfig,
+        *,
+        vocab: int,
+        max_new_tokens: int,
+        prefilled: Sequence[int],
+        eos_token_id: int | Sequence[int] | Tensor | None = None,
+        generation_config: GenerationConfig | None = None,
+        logits_processor: LogitsProcessorList | None = None,
+        generator: torch.Generator | None = None,
+        streamer: Any = None,
+        stopping_criteria: Sequence[Criterion] | None = None,
+        cuda_graph: Graph = "auto",
+        trace: bool = False,
+    ):
+        self.prompts, self.prefilled, self.streamer, self.stopping_criteria = (
+            prompts,
+            prefilled,
+            streamer,
+            stopping_criteria,
+        )
+        self.buffers = [OutputBuffer(list(prompt), len(prompt)) for prompt in prompts[0]]
+        target, draft = models
+        device, count, texts = target.device, target.cache.lengths.shape[0], [buffer.ids for buffer in self.buffers]
+        eos = generation_settings(target.model).eos_token_id if eos_token_id is None else eos_ids(eos_token_id)
+        if generator is None and config.do_sample and config.seed is not None:
+            generator = torch.Generator(device).manual_seed(config.seed)
+        on_cpu = target.device.type == "cpu" == draft.device.type
+        stepwise = on_cpu and count == 1 and not config.do_sample
+        self.lookahead = Lookahead(
+            config, target.model, draft.model, texts[:count], stepwise=stepwise, timed=not (trace or config.do_sample)
+        )
+        self.decoder = (StepwiseDecoder if stepwise else Decoder)(
+            target=target,
+            draft=draft,
+            config=config,
+            eos=torch.tensor(eos, dtype=torch.long, device=device),
+            max_new_tokens=max_new_tokens,
+            vocab=vocab,
+            pending=torch.tensor([[ids[-1] for ids in each[:count]] for each in prompts], device=device),
+            switch=switching.start(count, config, device),
+            finished=torch.zeros(count, dtype=torch.bool, device=device),
+            generator=generator,
+            processors=Processors.of(target.model, generation_config, logits_processor, texts, eos, max_new_tokens),
+            recorder=Recorder(config) if trace else None,
+            prompt_indices=list(range(count)),
+            clock=self.lookahead.clock if on_cpu else None,
+        )
+        self.waiting, self.idle = deque(range(count, len(texts))), set[int]()
+        self.recorded: RecordedRounds | None = None
+        self.record_after = record_after(self.decoder, cuda_graph)
+        self.schedule: list[tuple[int, int, int]] = []
 
     def run(self, progress: bool = False) -> None:
         """Rounds until every prompt is answered. progress: a tqdm bar over answers."""
         if self.streamer is not None:
             self.streamer.put(torch.tensor(self.prompts[0]))
-        self._count_prefills(range(len(self.decoder.indices)))
-        with tqdm(total=len(self.answers), unit="answer", disable=not progress) as bar:
-            while len(self.idle) < len(self.decoder.indices):
+        self._count_prefills(range(len(self.decoder.prompt_indices)))
+        with tqdm(total=len(self.buffers), unit="answer", disable=not progress) as bar:
+            while len(self.idle) < len(self.decoder.prompt_indices):
                 bar.update(self._take(self._round()))
         if self.streamer is not None:
             self.streamer.end()
+
+    def output(self, started: float, kept: int = 0) -> SSDOutput:
+        """Answers, trace and cost of a call that began at `started`."""
+        decoder, lengths = self.decoder, [len(buffer) for buffer in self.buffers]
+        matched, retracted = ([sum(buffer.matched) for buffer in self.buffers], [b.retracted for b in self.buffers])
+        return SSDOutput(
+            sequences=[torch.tensor(buffer.answer, dtype=torch.long) for buffer in self.buffers],
+            trace=decoder.recorder.trace(lengths) if decoder.recorder is not None else None,
+            stats=SSDStats(
+                rounds=len(self.schedule),
+                target_forwards=decoder.target.forwards,
+                draft_forwards=decoder.draft.forwards,
+                tokens=sum(lengths),
+                match_ratio=sum(matched) / max(1, sum(lengths)),
+                seconds=time.perf_counter() - started,
+                retracted=sum(retracted),
+                kept=kept,
+                schedule=tuple(self.schedule),
+            ),
+            matched=matched,
+            retracted=retracted,
+        )
 
     # -------------------------------------------------------------------------------------------- one round
 
     def _round(self) -> list[Emitted]:
         """One round of the controller's choice, timed for the next ones, and its line of the schedule."""
-        decoder, pace = self.decoder, self.lookahead
+        decoder, controller = self.decoder, self.lookahead
         if self.record_after is not None and self.recorded is None and decoder.rounds >= self.record_after:
             self.recorded = RecordedRounds(decoder)
-            pace.record()
-        lengths = [len(self.answers[index]) for row, index in enumerate(decoder.indices) if row not in self.idle]
-        room = decoder.max_new_tokens - min(lengths)
+            controller.record()
         if self.recorded is not None:  # its shapes are fixed, and the caches have room for its whole round
             room = longest_lookahead(decoder.config)
-        lookahead, guesses = pace.next(room)
-        recorded = self.recorded is not None and guesses is None
-        if not recorded:
-            self._show(lookahead)
-        begun, drafted = pace.clock(), decoder.draft.forwards
-        if recorded:
-            assert self.recorded is not None
-            emitted = self.recorded.round(lookahead)
         else:
-            emitted = decoder.round(lookahead, guesses, pace.another)
-        seconds, held = pace.clock() - begun, [row.held for row in emitted if row.tokens]
-        pace.observe(held, decoder.positions, decoder.steps, seconds, decoder.drafting, decoder.confidences)
-        self.schedule.append((decoder.positions, decoder.draft.forwards - drafted, max(map(len, held))))
+            running = (index for row, index in enumerate(decoder.prompt_indices) if row not in self.idle)
+            room = decoder.max_new_tokens - min(len(self.buffers[index]) for index in running)
+        lookahead, guesses = controller.next(room)
+        recorded = self.recorded if guesses is None else None
+        if recorded is None:
+            self._show(lookahead)
+        begun, drafted = controller.clock(), decoder.draft.forwards
+        emitted = recorded.round(lookahead) if recorded else decoder.round(lookahead, guesses, controller.another)
+        seconds, accepted = controller.clock() - begun, [row.accepted for row in emitted if row.tokens]
+        controller.observe(accepted, decoder.positions, decoder.steps, seconds, decoder.drafting, decoder.confidences)
+        self.schedule.append((decoder.positions, decoder.draft.forwards - drafted, max(map(len, accepted))))
         return emitted
 
     def _show(self, lookahead: int) -> None:
         """Both caches show what the longest row needs for a round."""
+        indices = self.decoder.prompt_indices
         for model, prompts in zip((self.decoder.target, self.decoder.draft), self.prompts, strict=True):
-            used = max(len(prompts[index]) + len(self.answers[index]) for index in self.decoder.indices)
+            used = max(len(prompts[index]) + len(self.buffers[index]) for index in indices)
             model.cache.show_up_to(used + lookahead)
 
     # -------------------------------------------------------------------------------------------- what it emitted
@@ -118,45 +245,37 @@ class Loop:
         return len(ended)
 
     def _take_row(self, row: int, emitted: Emitted) -> bool:
-        """Whether the row's answer has ended."""
-        index = self.decoder.indices[row]
-        answer, matched, text = self.answers[index], self.matched[index], self.texts[index]
+        """Whether the row's answer has ended. Raises FloatingPointError where logits were not numbers."""
+        index = self.decoder.prompt_indices[row]
+        buffer = self.buffers[index]
         for place, nan in enumerate(zip(emitted.target_nan, emitted.draft_nan, strict=True)):
             if any(nan):
                 raise FloatingPointError(
-                    f"the {'target' if nan[0] else 'draft'}'s logits are NaN at answer position {len(answer) + place} of "
+                    f"the {'target' if nan[0] else 'draft'}'s logits are NaN at answer position {len(buffer) + place} of "
                     f"row {index}: load it in bfloat16 or float32, and check its weights"
                 )
-        for line, new in ((answer, emitted.tokens), (text, emitted.tokens), (matched, emitted.matched)):
-            line += new
-            del line[len(line) - emitted.back :]
-        self.retracted[index] += emitted.back
-        self.lookahead.emitted(text if emitted.back else emitted.tokens, anew=emitted.back > 0)
-        return self._show_settled(index, emitted) or emitted.finished
+        buffer.add(emitted)
+        self.lookahead.emitted(buffer.ids if emitted.back else emitted.tokens, anew=emitted.back > 0)
+        return self._show_settled(buffer, emitted) or emitted.finished
 
-    def _show_settled(self, index: int, emitted: Emitted) -> bool:
+    def _show_settled(self, buffer: OutputBuffer, emitted: Emitted) -> bool:
         """Streamer and stopping criteria get what is settled; returns whether a criterion ends the answer there."""
         if self.streamer is None and not self.stopping_criteria:
             return False
-        config, answer = self.decoder.config, self.answers[index]
-        settled = len(answer)
+        config, settled = self.decoder.config, len(buffer)
         if config.retract and not (emitted.finished or emitted.union):
             settled -= settled % config.bin_size
-        while self.shown[index] < settled:
-            self.shown[index] += 1
-            shown = self.shown[index]
+        while buffer.shown < settled:
+            buffer.shown += 1
+            ids = torch.tensor(buffer.ids[: buffer.prompt + buffer.shown])
             if self.streamer is not None:
-                self.streamer.put(torch.tensor(answer[shown - 1 : shown]))
-            if self._stopped(index, shown):
-                del answer[shown:], self.matched[index][shown:]
+                self.streamer.put(ids[-1:])
+            if any(
+                bool(torch.as_tensor(stops(ids.unsqueeze(0), None)).any()) for stops in self.stopping_criteria or ()
+            ):
+                buffer.cut(buffer.shown)
                 return True
         return False
-
-    def _stopped(self, index: int, shown: int) -> bool:
-        if not self.stopping_criteria:
-            return False
-        ids = torch.tensor([[*self.prompts[0][index], *self.answers[index][:shown]]])
-        return any(bool(torch.as_tensor(criterion(ids, None)).any()) for criterion in self.stopping_criteria)
 
     # -------------------------------------------------------------------------------------------- prompts come and go
 
@@ -168,37 +287,39 @@ class Loop:
             both = [prompts[index] for prompts in self.prompts]
             for model, prompt in zip((decoder.target, decoder.draft), both, strict=True):
                 model.replace_row(row, prompt)
-            here = torch.arange(len(decoder.indices), device=decoder.pending.device) == row
+            here = torch.arange(len(decoder.prompt_indices), device=decoder.pending.device) == row
             decoder.begin(here, decoder.pending.new_tensor([[prompt[-1]] for prompt in both]).expand(-1, len(here)))
-            decoder.indices[row] = index
+            decoder.prompt_indices[row] = index
             self.idle.discard(row)
         self._count_prefills(rows)
 
     def _count_prefills(self, rows: Sequence[int]) -> None:
-        """`count_prefill`: a given beginning of an answer counts as a bin. The draft reads its last b tokens once more.
+        """`count_prefill`: a given beginning of an answer counts as a bin; rows where it raises the alarm begin in Union.
 
-        Rows whose beginning is shorter read anything, and forget it.
+        The draft reads its last b tokens once more. Rows whose beginning is shorter read anything, and forget it.
         """
-        decoder, size = self.decoder, self.decoder.config.bin_size
-        prompts = [self.prompts[1][decoder.indices[row]] for row in rows]
-        given = [
-            self.prefilled[decoder.indices[row]] >= size < len(prompt)
-            for row, prompt in zip(rows, prompts, strict=True)
-        ]
-        counted = {row: prompt for row, prompt, long in zip(rows, prompts, given, strict=True) if long}
-        if not (decoder.config.count_prefill and counted) or decoder.config.fixed_scheme:
+        decoder, config, size = self.decoder, self.decoder.config, self.decoder.config.bin_size
+        if not config.count_prefill or config.fixed_scheme:
             return
-        ids = torch.tensor([counted.get(row, [0] * (size + 1))[-size - 1 :] for row in range(len(decoder.indices))])
-        back = torch.tensor([size * (row in counted) for row in range(len(decoder.indices))])
+        indices = decoder.prompt_indices
+        counted = [
+            row for row in sorted(rows) if self.prefilled[indices[row]] >= size < len(self.prompts[1][indices[row]])
+        ]
+        if not counted:
+            return
+        ids = torch.zeros(len(indices), size + 1, dtype=torch.long)
+        back = torch.zeros(len(indices), dtype=torch.long)
+        for row in counted:
+            ids[row], back[row] = torch.tensor(self.prompts[1][indices[row]][-size - 1 :]), size
         ids, back = (values.to(decoder.pending.device) for values in (ids, back))
         decoder.draft.cache.rewind(back)
         self._show(size)
         logits = decoder.draft.forward(ids[:, :-1].to(decoder.draft.device))
         decoder.draft.cache.advance(back.to(decoder.draft.device))
-        long = sorted(counted)
-        indices = [decoder.indices[row] for row in long]
-        probs, _ = decoder.probabilities(logits[long], [ids[long, 1:-1]], indices, again=size)
-        matches = (probs.argmax(dim=-1) == ids[long, 1:]).sum(dim=1)
-        alarm = back > 0
-        alarm[long] = matches.double() / size < decoder.config.threshold
-        decoder.distrust(alarm)
+        probs, _ = decoder.probabilities(
+            logits[counted], [ids[counted, 1:-1]], [indices[row] for row in counted], again=size
+        )
+        matches = (probs.argmax(dim=-1) == ids[counted, 1:]).sum(dim=1)
+        first_in_union = torch.zeros_like(decoder.switch.union)
+        first_in_union[counted] = switching.alarm(matches, size, config.threshold)
+        decoder.switch.union.logical_or_(first_in_union)

@@ -8,7 +8,7 @@ has other ways to the same product, and which of them wins differs by processor,
     flipped    (W xᵀ + b)ᵀ                 the same library with the operands exchanged
     onednn     oneDNN's inner product      on the same weights, not repacked
 
-The first products of a kind (shape, dtype, bias, tokens, threads) take the ways in turn, timed, so that measuring costs no
+The first products of a kind (shape, dtype, bias, tokens, threads) take the ways one after the other, timed, so that measuring costs no
 product more than decoding needs; then the fastest is kept for the process. The ways agree up to rounding, therefore an
 answer whose best two tokens tie to the last bits may depend on the way taken, and so on T, as it does in half precision.
 """
@@ -53,15 +53,15 @@ WAYS: dict[str, Way] = {AS_IS: F.linear, "flipped": flipped, "onednn": onednn}
 
 
 class Choice:
-    """Products of one kind: timed, the ways in turn, until the best is known."""
+    """Products of one kind: timed, one way after the other, until the best is known."""
 
     def __init__(self) -> None:
-        self.turns = list(WAYS) * (1 + REPEATS)  # the first of each only warms up
+        self.left = list(WAYS) * (1 + REPEATS)  # the first of each only warms up
         self.seconds: dict[str, list[float]] = {name: [] for name in WAYS}
         self.best: Way | None = None
 
     def __call__(self, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-        name = next(iter(self.turns), AS_IS)  # none is left while another thread is about to set the best
+        name = next(iter(self.left), AS_IS)  # none is left while another thread is about to set the best
         begun = time.thread_time()
         try:
             product = WAYS[name](x, weight, bias)
@@ -71,14 +71,14 @@ class Choice:
                 raise
             product = F.linear(x, weight, bias)
             self.seconds[name] = [inf, inf]
-        self._settle(self.turns[1:])
+        self._settle(self.left[1:])
         return product
 
-    def _settle(self, turns: list[str]) -> None:
+    def _settle(self, left: list[str]) -> None:
         least = {name: min(seconds[1:], default=0.0) for name, seconds in self.seconds.items()}
         hopeless = HOPELESS * min((value for value in least.values() if value), default=inf)
-        self.turns = [name for name in turns if least[name] <= hopeless and least[name] < inf]
-        if not self.turns and self.best is None:
+        self.left = [name for name in left if least[name] <= hopeless and least[name] < inf]
+        if not self.left and self.best is None:
             quickest = min(least, key=lambda name: least[name])
             self.best = WAYS[quickest if least[quickest] < TIE * least[AS_IS] else AS_IS]
 

@@ -70,6 +70,13 @@ def count(
     return state._replace(matches=matches, emitted=state.emitted + active)
 
 
+def alarm(
+    matches: Int[Tensor, "*rows"], tokens: Int[Tensor, "*rows"] | int, threshold: Float[Tensor, "*rows"] | float
+) -> Bool[Tensor, "*rows"]:
+    """Whether the match ratio of a bin of so many tokens lies below the threshold."""
+    return matches.double() / tokens < threshold
+
+
 def decide(
     state: SwitchState,
     active: Bool[Tensor, "*rows"],
@@ -84,11 +91,11 @@ def decide(
     in_bin = (state.emitted - 1) % config.bin_size + 1
     decides = active & (in_bin == config.bin_size)
     if config.retract and not config.fixed_scheme:
-        best = (state.matches + config.bin_size - in_bin).double() / config.bin_size
-        settled = ~state.union & (best < state.threshold)
+        best = state.matches + config.bin_size - in_bin  # if all tokens that the bin lacks were matches
+        settled = ~state.union & alarm(best, config.bin_size, state.threshold)
         settled = settled if ends is None else settled | ends
         decides = decides | (active & settled & (in_bin >= config.tail_tokens))
-    union = state.union if config.fixed_scheme else state.matches.double() / in_bin < state.threshold
+    union = state.union if config.fixed_scheme else alarm(state.matches, in_bin, state.threshold)
     same = union == state.union
     lower_threshold = (state.threshold - config.threshold_decay).clamp(min=config.threshold_floor)
     lower_alpha = torch.minimum(
@@ -117,10 +124,12 @@ def update(
 
 
 def to_take_back(before: SwitchState, after: SwitchState, config: SSDConfig) -> Int[Tensor, "*rows"]:
-    """`retract`: tokens of a bin that was decoded in Intersection and ends with an alarm; 0 where none is taken back.
+    """`retract`: tokens of a bin that was decoded in Intersection and ends with an alarm; 0 where none is taken back, or off.
 
     before, after: the states before and after the token that was emitted last.
     """
+    if not config.retract:
+        return torch.zeros_like(after.emitted)
     in_bin = (after.emitted - 1) % config.bin_size + 1
     return in_bin * (after.union & ~before.union)
 
@@ -145,13 +154,13 @@ def ahead(
     size, length = config.bin_size, would_match.shape[1]
     steps = torch.arange(length, device=would_match.device)
     inside = (state.emitted % size).unsqueeze(-1)  # tokens that the running bin has already
-    held = would_match.long().cumsum(dim=1) - would_match.long()  # matches among the tokens before each position
+    passed = would_match.long().cumsum(dim=1) - would_match.long()  # matches among the tokens before each position
     bins = (inside + steps).div(size, rounding_mode="floor")  # bins that end before each position
     earlier = torch.where(inside > 0, state.matches.unsqueeze(-1), 0)  # matches that the running bin has already
     states = [state]
     for ended in range(1, (length + size - 2) // size + 1):
         end = ended * size - inside  # the next bin's first token
-        full = matches_since(end - size, held.gather(1, end.clamp(max=length - 1)), held, earlier).squeeze(-1)
+        full = matches_since(end - size, passed.gather(1, end.clamp(max=length - 1)), passed, earlier).squeeze(-1)
         states.append(
             decide(states[-1]._replace(matches=full, emitted=state.emitted + end.squeeze(-1)), active, config)
         )
@@ -159,21 +168,21 @@ def ahead(
         values[0].unsqueeze(-1).expand(bins.shape) if len(states) == 1 else torch.stack(values, dim=1).gather(1, bins)
         for values in list(zip(*states, strict=True))[:3]
     )
-    matches = matches_since(bins * size - inside, held, held, earlier)
+    matches = matches_since(bins * size - inside, passed, passed, earlier)
     return SwitchState(union, threshold, alpha_i, matches, state.emitted.unsqueeze(-1) + steps)
 
 
 def matches_since(
     first: Int[Tensor, "rows bins"],
     total: Int[Tensor, "rows bins"],
-    held: Int[Tensor, "rows T"],
+    passed: Int[Tensor, "rows T"],
     earlier: Int[Tensor, "rows 1"],
 ) -> Int[Tensor, "rows bins"]:
     """Matches of a bin whose first token is the round's token number `first`, or an earlier one.
 
-    total: the round's matches at the bin's end; held: before each position; earlier: the running bin's, before the round.
+    total: the round's matches at the bin's end; passed: before each position; earlier: the running bin's, before the round.
     """
-    return total - held.gather(1, first.clamp(0, held.shape[1] - 1)) + torch.where(first <= 0, earlier, 0)
+    return total - passed.gather(1, first.clamp(0, passed.shape[1] - 1)) + torch.where(first <= 0, earlier, 0)
 
 
 def at(path: SwitchState, position: Int[Tensor, " rows"]) -> SwitchState:

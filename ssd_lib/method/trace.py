@@ -71,7 +71,7 @@ class Trace:
             return frame.copy()
         earlier = _tokens_before(frame, math.nan if before is None else before)
         text, proposal = (
-            [visible(_behind(tokenizer, *pair)) for pair in zip(earlier, frame[name], strict=True)]
+            [visible(_text_after(tokenizer, *pair)) for pair in zip(earlier, frame[name], strict=True)]
             for name in ("token", "proposal")
         )
         return frame.assign(text=text, proposal_text=proposal)
@@ -128,23 +128,11 @@ class Trace:
         raise ValueError(f"a trace is loaded from .parquet or .json, not {path.name!r}")
 
 
-SCALARS = [
-    "row",
-    "position",
-    "round",
-    "token",
-    "proposal",
-    "match",
-    "scheme",
-    "k",
-    "threshold",
-    "alpha",
-    "bin_tokens",
-    "match_ratio",
-]
-SCALARS += ["target_prob", "draft_prob", "composite", "insisted", "retracted"]
 LISTS = ["target_top", "target_top_probs", "draft_top", "draft_top_probs", "space", "space_composite"]
-COLUMNS = SCALARS + LISTS
+COLUMNS = [
+    *("row", "position", "round", "token", "proposal", "match", "scheme", "k", "threshold", "alpha"),
+    *("bin_tokens", "match_ratio", "target_prob", "draft_prob", "composite", "insisted", "retracted", *LISTS),
+]
 
 SIGNS = {"intersection": "∩", "union": "∪"}
 # Blue, vermilion and grey of Okabe and Ito, readable on light and dark; line style and brackets say the same without colour.
@@ -172,8 +160,8 @@ class Strip:
         return self.text
 
 
-def _behind(tokenizer: Decodes, before: float, token: int) -> str:
-    """A token's text behind the token before it (NaN for none): SentencePiece drops the space that begins a text."""
+def _text_after(tokenizer: Decodes, before: float, token: int) -> str:
+    """A token's text after the token before it (NaN for none): SentencePiece drops the space that begins a text."""
     if before == before:
         head, whole = tokenizer.decode([int(before)]), tokenizer.decode([int(before), token])
         if whole.startswith(head):
@@ -212,9 +200,9 @@ def visible(text: str) -> str:
 
 
 def pieces(tokenizer: Decodes, ids: Sequence[int], before: int | None = None) -> list[str]:
-    """The visible text of every token of a sequence, each behind the one before it (`before`: what stands in front)."""
+    """The visible text of every token of a sequence, each after the one before it (`before`: what stands in front)."""
     earlier = [math.nan if before is None else before, *ids]
-    return [visible(_behind(tokenizer, *pair)) for pair in zip(earlier, ids, strict=False)]
+    return [visible(_text_after(tokenizer, *pair)) for pair in zip(earlier, ids, strict=False)]
 
 
 def _token_html(line: dict[str, Any]) -> str:
