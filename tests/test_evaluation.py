@@ -3,15 +3,9 @@
 import pandas as pd
 import pytest
 
-from ssd_lib.experiments.evaluation import (
-    Condition,
-    measure,
-    paired_difference,
-    put_measured,
-    rates,
-    seed_table,
-    wilson,
-)
+from ssd_lib.experiments.card import Condition, measure, seed_table
+from ssd_lib.experiments.report import put_measured
+from ssd_lib.experiments.stats import paired_difference, rates, wilson
 from ssd_lib.models.pairs import load_pair
 
 

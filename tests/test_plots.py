@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 
 from ssd_lib import SSDConfig, paths
 from ssd_lib.defenders import DEFENDERS  # noqa: E402
-from ssd_lib.experiments.evaluation import rates  # noqa: E402
+from ssd_lib.experiments.stats import rates  # noqa: E402
 from ssd_lib.show import plots  # noqa: E402
 from ssd_lib.show.plots import answer_text, style  # noqa: E402
 

@@ -64,9 +64,11 @@ def drawn(group: world.Group, dress: Dress | None = None, *, ids: str = "", **op
     def load(found: AttackSet, request: Request) -> list[Record]:
         if request.path is not None:
             raise ValueError(f"{found.name} is made from the embedded world and takes no path=")
-        items = world.questions(group, request.limit or QUESTIONS, seed=request.seed, **options)
+        wording = {"unseen_wording": True} if request.unseen_wording else {}
+        items = world.questions(group, request.limit or QUESTIONS, seed=request.seed, **options | wording)
+        begin = f"unseen-{ids or group}" if wording else ids or group
         return [
-            _record(i, item, found, request, ids or group, dress(i, item, found, request) if dress else {})
+            _record(i, item, found, request, begin, dress(i, item, found, request) if dress else {})
             for i, item in enumerate(items)
         ]
 

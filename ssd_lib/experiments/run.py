@@ -18,12 +18,10 @@ from tqdm.auto import tqdm
 
 from ssd_lib.attacks import Record, load_set
 from ssd_lib.attacks.prefilling import written_by_target
-from ssd_lib.experiments.about import about_session
 from ssd_lib.experiments.answering import answer_rows
-from ssd_lib.experiments.choice import Choice
-from ssd_lib.experiments.config import ExperimentConfig
+from ssd_lib.experiments.config import Choice, ExperimentConfig
 from ssd_lib.experiments.judging import can_judge, judge_store
-from ssd_lib.experiments.starting import agreed, check_expert, check_files, load, settled
+from ssd_lib.experiments.starting import about_session, agreed, check_expert, check_files, load, settled
 from ssd_lib.experiments.store import Row, Store
 from ssd_lib.judges import judge
 from ssd_lib.models.pairs import Pair
@@ -55,7 +53,7 @@ def run_experiment(
 
 def load_records(attack: Choice, config: ExperimentConfig, pair: Pair) -> list[Record]:
     """The items of a set, cut and optimised for the pair's target where the set depends on it."""
-    given = dict(attack.settings)
+    given = attack.given
     if given.pop("from", "record") == "target":  # `stored_records` has the target write them
         del given["prefill"]
     options: dict[str, Any] = {"seed": config.seed, "target_model": config.pair.spec.name, "limit": config.limit}
@@ -64,7 +62,7 @@ def load_records(attack: Choice, config: ExperimentConfig, pair: Pair) -> list[R
 
 def stored_records(attack: Choice, config: ExperimentConfig, pair: Pair, store: Store, progress: bool) -> list[Record]:
     """The items of a set, kept in the store; prefills that the target writes are written once, and kept with them."""
-    records, given = load_records(attack, config, pair), dict(attack.settings)
+    records, given = load_records(attack, config, pair), attack.given
     if given.get("from") == "target":
         known, loaded, records = store.items(attack.label), records, []
         for part in written_by_target(pair, loaded, given["prefill"], known, config.batch or 1, progress):

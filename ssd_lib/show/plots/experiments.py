@@ -8,7 +8,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssd_lib.experiments import Choice
-from ssd_lib.experiments.report import groups, prefill_length
+from ssd_lib.experiments.report import prefill_length
+from ssd_lib.experiments.summary import groups
 from ssd_lib.show.plots.style import looks, on_axes, panels
 
 SMALLEST, LARGEST = 60, 170
