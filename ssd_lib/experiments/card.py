@@ -182,21 +182,35 @@ def run_card(folder: Path, questions: int = 100, *, trained: Path | None = None,
         for each in map(Choice.parse, PRESETS["card"].attacks)
     ]
     for out, (models, defenders) in runs.items():
-        chosen = dict(pair={"name": "toy"} | models, defenders=defenders, attacks=attacks, limit=questions, batch=BATCH)
-        run_experiment(experiment(preset="card", out=folder / out, **chosen))
+        chosen = experiment(
+            preset="card",
+            pair={"name": "toy"} | models,
+            defenders=defenders,
+            attacks=attacks,
+            limit=questions,
+            batch=BATCH,
+            out=folder / out,
+        )
+        run_experiment(chosen)
     return build_report([folder / out for out in runs])
 
 
 def card_frame(report: Report) -> pd.DataFrame:
-    """The report's answers in the words of the card; systems of a second run of the pair have that run's name after theirs."""
+    """The report's answers in the words of the card; systems of a second run of the pair have that run's name after theirs.
+
+    Raises ValueError where the exact judge graded none of them.
+    """
+    if "share_told" not in report.answers:
+        raise ValueError("the page card is for runs of the preset card: ssd run --preset card")
     names = {each.defender: name for name, each in SYSTEMS.items() if each.draft is None}
     rows = report.answers.loc[report.answers.error.isna()].infer_objects()
     first, sets = rows["pair"].iloc[0], [Choice.parse(label) for label in rows.attack]
+    systems = [
+        names.get(system, system) if pair == first else f"{names.get(system, system)}, {pair}"
+        for pair, system in rows[["pair", "system"]].to_numpy()
+    ]
     frame = rows.assign(
-        system=[
-            names.get(system, system) + ("" if pair == first else f", {pair}")
-            for system, pair in zip(rows.system, rows["pair"], strict=True)
-        ],
+        system=systems,
         group=rows.group.map({ours: theirs for theirs, ours in GROUPS.items()}),
         prefill=[prefill_length(each.name) or 0 for each in sets],
         unseen_wording=["wording" in each.given for each in sets],
@@ -204,7 +218,7 @@ def card_frame(report: Report) -> pd.DataFrame:
         question=rows.place,
     )
     place = {name: i for i, name in enumerate(SYSTEMS)}
-    return frame.loc[:, COLUMNS].sort_values(
+    return frame.reindex(columns=COLUMNS).sort_values(
         "system", key=lambda names: names.map(place), kind="stable", ignore_index=True
     )
 

@@ -198,9 +198,9 @@ def config_from(table: Mapping[str, Any], where: str = "the experiment") -> Expe
         if missing:
             raise ValueError(f"{', '.join(missing)} must be given")
         finders = {"attacks": lambda name: find_set(name).name, "defenders": find_defender, "judges": find_judge}
-        chosen = {name: read_choices(table.get(name) or (), find) for name, find in finders.items()}
-        pair, out = pair_settings(table.get("pair", "toy")), Path(table["out"])
-        return checked(ExperimentConfig(**dict(table) | chosen | {"pair": pair, "out": out}))
+        read: dict[str, Any] = {name: read_choices(table.get(name) or (), find) for name, find in finders.items()}
+        read |= {"pair": pair_settings(table.get("pair", "toy")), "out": Path(table["out"])}
+        return checked(ExperimentConfig(**{**table, **read}))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
 

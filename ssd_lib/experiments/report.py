@@ -187,7 +187,7 @@ def rate_text(successes: int, trials: int) -> str:
 
 def rate_cell(rows: pd.DataFrame, column: str) -> str:
     """The share of rows where `column` is true, as `rate_text`; – for no rows."""
-    return rate_text(int(rows[column].sum()), len(rows)) if len(rows) else "–"
+    return rate_text(int(rows[column].to_numpy().sum()), len(rows)) if len(rows) else "–"
 
 
 def points(difference: float, low: float, high: float, digits: int = 1) -> str:

@@ -1,9 +1,11 @@
 """Running an experiment: pair × attack sets × defenders, one stored row an answer, resumed where it stopped.
 
 A set's items are cut into batches by their place, so the same batches come out at every start; a batch is generated and
-written whole. Killed at any moment, the next start therefore does exactly what was left, in the same batches, and the
-store ends equal to that of a run that was never stopped, but for times, and forwards where the lookahead is "auto". (On real models the shape of a batch can change the last bits of
-its numbers, so a batch is not re-cut. Where a later start adds items to a set, the batch at the seam holds the new ones only.)
+written whole. Killed at any moment, the next start therefore does exactly what was left, in the same batches, and the store
+ends equal to that of a run that was never stopped, but for times, and for forwards where the lookahead is "auto".
+
+On real models the shape of a batch can change the last bits of its numbers, so a batch is not cut again. Where a later start
+adds items to a set, the batch at the seam holds the new ones only.
 """
 
 from __future__ import annotations
