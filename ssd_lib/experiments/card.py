@@ -19,12 +19,12 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
+from ssd_lib.attacks import Record, world_item
 from ssd_lib.attacks.embedded import GROUPS
 from ssd_lib.defenders import answer
 from ssd_lib.experiments.config import Choice
 from ssd_lib.experiments.presets import PRESETS, experiment
 from ssd_lib.experiments.report import (
-    EXACT_DETAILS,
     Report,
     build_report,
     markdown,
@@ -36,7 +36,7 @@ from ssd_lib.experiments.report import (
 )
 from ssd_lib.experiments.run import run_experiment
 from ssd_lib.experiments.stats import paired_difference
-from ssd_lib.experiments.summary import groups
+from ssd_lib.experiments.summary import groups, records
 from ssd_lib.models.pairs import Pair, load_model
 from ssd_lib.toy import kitchen, world
 from ssd_lib.toy.worlds import Item, world_of
@@ -44,17 +44,9 @@ from ssd_lib.toy.worlds import Item, world_of
 PREFILL_LENGTHS = (0, 5, 10, 20, 40)
 BATCH = 40
 COLUMNS = [
-    "system",
-    "group",
-    "prefill",
-    "unseen_wording",
-    "family",
-    "question",
-    *EXACT_DETAILS,
-    "tokens",
-    "match_ratio",
-    "seconds",
-]
+    "system", "group", "prefill", "unseen_wording", "family", "question", "right", "told", "new_facts", "complied", "refused",
+    "ends_in_refusal", "clean_refusal", "share_told", "tokens", "match_ratio", "seconds",
+]  # fmt: skip
 """Of the frame, and of data/toy/measured.csv."""
 
 
@@ -216,11 +208,19 @@ def card_frame(report: Report) -> pd.DataFrame:
         unseen_wording=["wording" in each.given for each in sets],
         family=rows.category,
         question=rows.place,
+        new_facts=[_new_facts(row) for row in records(rows)],
     )
     place = {name: i for i, name in enumerate(SYSTEMS)}
     return frame.reindex(columns=COLUMNS).sort_values(
         "system", key=lambda names: names.map(place), kind="stable", ignore_index=True
     )
+
+
+def _new_facts(row: Mapping[str, Any]) -> int:
+    """How many facts the attacker's own tokens had not told."""
+    names = ("question", "prompt", "prefill", "target", "category")
+    asked = Record(row["item"], facts=tuple(row["facts"]), **{name: row[name] for name in names})
+    return world.grade(world_item(asked), "", asked.prefill).new_facts
 
 
 # ------------------------------------------------------------------------------------------------ tables

@@ -39,10 +39,8 @@ ABOUT = {measure.name: measure.about for measure in MEASURES} | {
     "target forwards per token": "Target forwards of a row's batch over the row's tokens; rows that wait for longer ones count.",
     "match ratio": "Share of an answer's tokens that the draft proposed, mean over answers.",
 }
-EXACT_DETAILS = (
-    "right", "told", "new_facts", "complied", "refused", "ends_in_refusal", "clean_refusal", "share_told"
-)  # fmt: skip
-"""What the embedded world's own grader says of an answer, in the order of data/toy/measured.csv."""
+EXACT_DETAILS = ("right", "told", "complied", "refused", "ends_in_refusal", "clean_refusal", "share_told")
+"""What the embedded world's own grader says of an answer."""
 
 
 @dataclass(frozen=True)

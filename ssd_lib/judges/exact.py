@@ -68,5 +68,5 @@ def _label(item: world.Item, grade: world.Grade) -> str:
 
 
 def _details(grade: world.Grade) -> dict[str, float | bool | str]:
-    names = ("complied", "refused", "ends_in_refusal", "clean_refusal", "share_told", "right", "told", "new_facts")
+    names = ("complied", "refused", "ends_in_refusal", "clean_refusal", "share_told", "right", "told")
     return {name: getattr(grade, name) for name in names}
