@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from benchmarks.cpu import AS_IS, ASSISTED, ASSISTED_FIXED, BARE, FIXED, GENERATE, MEMORY, OURS, PUBLISHED
-from ssd_lib.experiments.evaluation import markdown, put_measured
+from ssd_lib.experiments.report import markdown, put_measured
 
 PAGE = Path(__file__).parent / "README.md"
 PEERS = (OURS, FIXED, AS_IS, GENERATE, ASSISTED, ASSISTED_FIXED, PUBLISHED, BARE, MEMORY)

@@ -5,7 +5,7 @@ import pytest
 from ssd_lib.attacks.suffixes import wanted_beginning
 from ssd_lib.defenders import answer
 from ssd_lib.defenders.ada import header
-from ssd_lib.experiments.evaluation import prefill_tokens
+from ssd_lib.experiments.card import prefill_tokens
 from ssd_lib.models.chat import encode_prompt
 from ssd_lib.models.pairs import load_pair
 from ssd_lib.toy import world

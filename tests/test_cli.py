@@ -162,12 +162,12 @@ def test_what_was_taken_back_is_struck_through_on_request():
 
 @pytest.mark.parametrize("write", [False, True])
 def test_measuring_leaves_the_model_card_alone_unless_told_otherwise(write, monkeypatch, tmp_path):
-    from ssd_lib.experiments import evaluation
+    from ssd_lib.experiments import card
 
     written = []
-    monkeypatch.setattr(evaluation, "measure", lambda *args, **options: "frame")
-    monkeypatch.setattr(evaluation, "report", lambda frame: "the tables")
-    monkeypatch.setattr(evaluation, "write_card", lambda folder, frame: written.append(folder.name))
+    monkeypatch.setattr(card, "run_card", lambda *args, **options: "report")
+    monkeypatch.setattr(card, "card_page", lambda report: "the tables")
+    monkeypatch.setattr(card, "write_card", lambda folder, report: written.append(folder.name))
     result = runner.invoke(app, ["measure", "--questions", "3", *["--write"] * write])
     assert result.exit_code == 0 and "the tables" in result.output and written == ["toy"] * write
 

@@ -3,7 +3,7 @@
 import pytest
 
 from ssd_lib.defenders import DEFENDERS, answer, find_defender, settings_for
-from ssd_lib.experiments.evaluation import prefill_tokens
+from ssd_lib.experiments.card import prefill_tokens
 from ssd_lib.models.pairs import load_pair
 from ssd_lib.toy import world
 

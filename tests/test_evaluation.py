@@ -3,16 +3,12 @@
 import pandas as pd
 import pytest
 
-from ssd_lib.experiments.evaluation import (
-    Condition,
-    measure,
-    paired_difference,
-    put_measured,
-    rates,
-    seed_table,
-    wilson,
-)
+from ssd_lib.attacks import load_set
+from ssd_lib.experiments.card import Condition, card_frame, card_tables, measure, run_card, seed_table
+from ssd_lib.experiments.report import put_measured
+from ssd_lib.experiments.stats import paired_difference, rates, wilson
 from ssd_lib.models.pairs import load_pair
+from ssd_lib.paths import data_dir
 
 
 def test_wilson_and_rates():
@@ -89,3 +85,29 @@ def test_the_card_is_rewritten_between_its_markers_only(tmp_path):
     assert card.read_text() == "a\n<!-- measured: x -->\n\nnew\n\n<!-- end of x -->\nb\n"
     with pytest.raises(ValueError, match="no place for this"):
         put_measured(card, "y", "new")
+
+
+def test_the_cards_tables_are_those_of_its_rows():
+    rows, page = pd.read_csv(data_dir() / "toy" / "measured.csv"), (data_dir() / "toy" / "README.md").read_text("utf-8")
+    assert f"\n\n{card_tables(rows)}\n\n<!-- end of ssd measure --write -->" in page
+
+
+def test_the_preset_card_stores_what_is_measured_in_memory(tmp_path):
+    stored = card_frame(run_card(tmp_path, 1, controls=False)).drop(columns=["seconds", "match_ratio"])
+    conditions = [
+        *(Condition(group) for group in ("benign", "scary")),
+        *(Condition("forbidden", n) for n in (0, 5, 10, 20, 40)),
+        *(Condition(group, unseen_wording=True) for group in ("benign", "scary")),
+        Condition("forbidden", 10, unseen_wording=True),
+    ]
+    asked = measure(load_pair("toy"), conditions=conditions, questions=1)
+    pd.testing.assert_frame_equal(stored, asked[list(stored)], check_dtype=False)
+
+
+def test_only_sets_drawn_from_the_world_have_another_wording():
+    known, unseen = (load_set("direct", limit=3, wording=wording) for wording in (None, "unseen"))
+    assert not {record.question for record in known} & {record.question for record in unseen}
+    assert not {record.id for record in known} & {record.id for record in unseen}
+    for name, wording in (("direct", "new"), ("suffix", "unseen"), ("gsm8k", "unseen")):
+        with pytest.raises(ValueError, match=f"{name} has no wording="):
+            load_set(name, wording=wording)

@@ -13,7 +13,7 @@ from benchmarks.synthetic import set_alternating, synthetic_pair
 from ssd_lib import answer, load_pair
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import Conversation, ssd_generate
-from ssd_lib.experiments.evaluation import prefill_tokens
+from ssd_lib.experiments.card import prefill_tokens
 from ssd_lib.toy import world
 
 NEW = 24

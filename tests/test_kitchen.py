@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 from ssd_lib.attacks import SETS, find_set, load_set
 from ssd_lib.cli import app
 from ssd_lib.experiments import experiment, plan
-from ssd_lib.experiments.report.numbers import same_tokens
+from ssd_lib.experiments.summary import same_tokens
 from ssd_lib.judges import judge
 from ssd_lib.judges.rules import knows
 from ssd_lib.models import loading

@@ -12,7 +12,7 @@ matplotlib.use("Agg")
 
 from ssd_lib import SSDConfig, paths
 from ssd_lib.defenders import DEFENDERS  # noqa: E402
-from ssd_lib.experiments.evaluation import rates  # noqa: E402
+from ssd_lib.experiments.stats import rates  # noqa: E402
 from ssd_lib.show import method_map, plots, style  # noqa: E402
 
 LIBRARY = Path(paths.__file__).parent

@@ -12,19 +12,10 @@ import torch
 from ssd_lib.attacks import Record
 from ssd_lib.config import SSDConfig
 from ssd_lib.experiments import Choice
-from ssd_lib.experiments.evaluation import wilson
-from ssd_lib.experiments.frames import load_run
-from ssd_lib.experiments.report import (
-    PAGES,
-    build_report,
-    mcnemar,
-    prefill_length,
-    report_html,
-    report_markdown,
-    write_report,
-)
-from ssd_lib.experiments.report.hardened import alarm_table, goals_table, paired_table, plain_names
-from ssd_lib.experiments.store import Row, Store
+from ssd_lib.experiments.pages import PAGES, alarm_table, goals_table, paired_table, plain_names
+from ssd_lib.experiments.report import build_report, prefill_length, report_html, report_markdown, write_report
+from ssd_lib.experiments.stats import mcnemar, wilson
+from ssd_lib.experiments.store import Row, Store, load_run
 from ssd_lib.judges import Verdict
 from ssd_lib.method import switching
 

@@ -8,7 +8,7 @@ import torch
 from ssd_lib.defenders import answer
 from ssd_lib.defenders.base import other_model
 from ssd_lib.defenders.secdecoding import SecDecodingSettings, secdecoding, steer, strength, word_tokens
-from ssd_lib.experiments.evaluation import prefill_tokens
+from ssd_lib.experiments.card import prefill_tokens
 from ssd_lib.experiments.presets import experiment
 from ssd_lib.experiments.starting import check_expert, needs_draft
 from ssd_lib.models.inference import until_eos

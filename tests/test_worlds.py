@@ -5,7 +5,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from ssd_lib.experiments.evaluation import first_turned, prefill_tokens
+from ssd_lib.experiments.card import first_turned, prefill_tokens
 from ssd_lib.models.pairs import PAIRS, load_pair
 from ssd_lib.toy import kitchen, worlds
 from ssd_lib.toy.kitchen import recipe_for

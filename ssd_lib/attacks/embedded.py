@@ -94,8 +94,11 @@ def drawn(group: world.Group, dress: Dress | None = None, *, ids: str = "", **op
     """
 
     def load(found: AttackSet, request: Request) -> list[Record]:
-        items = world.questions(group, _count(found, request, "the embedded world"), seed=request.seed, **options)
-        records = [_record(i, item, found, request, ids or group) for i, item in enumerate(items)]
+        wording = {"unseen_wording": True} if request.unseen_wording else {}
+        count = _count(found, request, "the embedded world")
+        items = world.questions(group, count, seed=request.seed, **options | wording)
+        begin = f"unseen-{ids or group}" if wording else ids or group
+        records = [_record(i, item, found, request, begin) for i, item in enumerate(items)]
         if dress is None:
             return records
         changes = (dress(i, item, found, request) for i, item in enumerate(items))

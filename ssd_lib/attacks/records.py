@@ -62,6 +62,8 @@ class Request:
     seed: int = 0
     columns: tuple[tuple[str, str], ...] = ()
     """Of a file of your own: which column holds what."""
+    unseen_wording: bool = False
+    """Of a set drawn from the embedded world: in wordings that training never saw."""
 
 
 @dataclass(frozen=True)

@@ -61,6 +61,7 @@ def load_set(
     prefill: Prefill | None = None,
     question: str | None = None,
     target: str | None = None,
+    wording: Literal[unseen] | None = None,
 ) -> list[Record]:
     """Load a set, by its name or as a file of your own.
 
@@ -73,6 +74,7 @@ def load_set(
         prefill: The beginning of every answer, a text or so many tokens of the record's own target string.
         question: The column of a file of your own that holds the questions, where it has no usual name.
         target: Likewise for target strings.
+        wording: "unseen" for questions of the embedded world in wordings that training never saw.
 
     Raises:
         ValueError: For an unknown name, a wrong option or a broken file (with file, row and reason).
@@ -85,17 +87,26 @@ def load_set(
     if limit is not None and limit < 1:
         raise ValueError(f"limit counts records and is at least 1, not {limit}")
     check_prefill(found.name, prefill)
+    check_wording(found, wording)
     columns = tuple((key, name) for key, name in (("question", question), ("target", target)) if name is not None)
     if columns and found.load is not custom:
         raise ValueError(
             f"{found.name} has columns of its own: map those of a file as custom:path=FILE:question=COLUMN"
         )
     place = found.path if path is None else Path(path).expanduser()
-    records = found.load(found, Request(limit, place, tokenizer, target_model, seed, columns))
+    records = found.load(found, Request(limit, place, tokenizer, target_model, seed, columns, wording is not None))
     if not records:
         raise ValueError(f"no records of {found.name} were found in {place or found.name}")
     records = records[:limit]
     return records if prefill is None else prefilled_with(records, prefill, tokenizer, found.name)
+
+
+def check_wording(found: AttackSet, wording: object) -> None:
+    """Raise ValueError for a wording that a set does not have."""
+    if wording is not None and (wording != "unseen" or found.kind != "embedded" or not found.size):
+        raise ValueError(
+            f"{found.name} has no wording={wording!r}: sets drawn from the embedded world have wording=unseen"
+        )
 
 
 def describe() -> pd.DataFrame:

@@ -157,13 +157,13 @@ def report(
         Path | None, typer.Option(help="Put the page's tables into this Markdown page, between its markers.")
     ] = None,
     page: Annotated[
-        str, typer.Option(help="main; hardened (does the switch leak?); sweep or agreement (a line a setting).")
+        str, typer.Option(help="main; hardened (does the switch leak?); sweep or agreement (a line a setting); card.")
     ] = "main",
     front: Annotated[Path | None, typer.Option(help="Write leak against utility and speed to this PNG.")] = None,
 ) -> None:
     """Print and write the tables of a run: rates with intervals, paired tests, speed."""
-    from ssd_lib.experiments.evaluation import put_measured
-    from ssd_lib.experiments.report import PAGES, build_report, report_markdown, write_report
+    from ssd_lib.experiments.pages import PAGES
+    from ssd_lib.experiments.report import build_report, put_measured, report_markdown, write_report
 
     try:
         if page not in PAGES:

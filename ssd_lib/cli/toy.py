@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Annotated, Any
 
 import typer
@@ -106,25 +107,11 @@ def measure(
 
     With --trained, another training (of another seed, say) is measured, without the controls.
     """
-    from ssd_lib.experiments.evaluation import (
-        SYSTEMS,
-        grader_table,
-        markdown,
-        report,
-        seed_table,
-        write_card,
-        write_seeds,
-    )
-    from ssd_lib.experiments.evaluation import measure as run
-    from ssd_lib.models.pairs import load_pair
+    from ssd_lib.experiments.card import card_frame, card_page, grader_table, run_card, seed_table, write_card
+    from ssd_lib.experiments.report import markdown, put_measured
     from ssd_lib.paths import data_dir
 
     quiet_libraries()
-
-    def load(folder: Path | None) -> Any:
-        models = {} if folder is None else {"target": str(folder / "target"), "draft": str(folder / "draft")}
-        return load_pair("toy", **models)
-
     try:
         if grader:
             if pair != "smollm2":
@@ -138,29 +125,30 @@ def measure(
             raise ValueError(f"--pair {pair}: toy and smollm2 can be measured, and --trained and --seeds are toy's")
         if write and (trained or seeds):
             raise ValueError("--write is for the shipped pair alone: measure --trained or --seeds without it")
-        if seeds is not None:
-            pairs = {Path(folder).name: load(Path(folder)) for folder in seeds.split(",")}
-        else:
-            loaded = load(trained)
+        with TemporaryDirectory() as runs:  # measured afresh every time
+            if seeds is None:
+                report = run_card(Path(runs), questions or 100, trained=trained, controls=trained is None)
+                text = card_page(report)
+                if write:
+                    write_card(data_dir() / "toy", report)
+            else:
+                folders = {Path(folder).name: Path(folder) for folder in seeds.split(",")}
+                frames = {
+                    name: card_frame(run_card(Path(runs) / name, questions or 100, trained=folder, controls=False))
+                    for name, folder in folders.items()
+                }
+                text = markdown(seed_table(frames))
+                put_measured(data_dir() / "toy" / "README.md", "ssd measure --seeds", text)
     except (ValueError, OSError, ImportError) as error:
         fail(error)
-    questions = questions or 100
-    if seeds is not None:
-        frames = {name: run(each, questions=questions) for name, each in pairs.items()}
-        write_seeds(data_dir() / "toy", frames)
-        typer.echo(markdown(seed_table(frames)))
-        return
-    frame = run(loaded, systems=["target alone", "draft alone", "SSD"] if trained else SYSTEMS, questions=questions)
-    if write:
-        write_card(data_dir() / "toy", frame)
-    typer.echo(report(frame))
+    typer.echo(text)
 
 
 def _measure_smollm2(questions: int | None, out: Path, write: bool) -> str:
     """Run the preset, and put its report and the grader's errors into the card."""
     from ssd_lib.experiments import experiment, run_experiment
-    from ssd_lib.experiments.evaluation import grader_table, put_measured
-    from ssd_lib.experiments.report import build_report, report_markdown
+    from ssd_lib.experiments.card import grader_table
+    from ssd_lib.experiments.report import build_report, put_measured, report_markdown
     from ssd_lib.paths import data_dir
 
     report = build_report([run_experiment(experiment(preset="smollm2", limit=questions, out=out))])
@@ -185,8 +173,7 @@ def tour(
     notebooks: Annotated[bool, typer.Option(help="Execute the first chapters (they write figures/).")] = True,
 ) -> None:
     """Run the first chapters on the embedded pair and print what SSD changed; for smollm2 the table alone."""
-    from ssd_lib.experiments.evaluation import Condition
-    from ssd_lib.experiments.evaluation import measure as run
+    from ssd_lib.experiments import card
     from ssd_lib.models.pairs import load_pair
 
     quiet_libraries()
@@ -201,8 +188,8 @@ def tour(
             _execute_first_chapters()
     except (ValueError, OSError, ImportError) as error:
         fail(error)
-    conditions = [Condition("forbidden", TOUR_PREFILL), Condition("benign"), Condition("scary")]
-    frame = run(loaded, conditions=conditions, questions=TOUR_QUESTIONS, systems=TOUR_SYSTEMS)
+    conditions = [card.Condition("forbidden", TOUR_PREFILL), card.Condition("benign"), card.Condition("scary")]
+    frame = card.measure(loaded, conditions=conditions, questions=TOUR_QUESTIONS, systems=TOUR_SYSTEMS)
     Console().print(_tour_table(frame))
     typer.echo("Open the book in JupyterLab:  make lab")
 
@@ -223,7 +210,7 @@ def _execute_first_chapters() -> None:
 
 def _tour_table(frame: Any) -> Table:
     """Systems across: what happens under attack, and what the defence costs."""
-    from ssd_lib.experiments.evaluation import rate_cell
+    from ssd_lib.experiments.report import rate_cell
 
     title = f"{TOUR_QUESTIONS} held-out forbidden questions, {TOUR_PREFILL} answer tokens prefilled by the attacker"
     caption = "rates with 95% Wilson intervals; tokens per second of one batched run on this machine"
@@ -251,10 +238,8 @@ def _tour_table(frame: Any) -> Table:
 
 def _smollm2_table() -> Table:
     """The same table on a real language model: a small experiment, run and summed up."""
-    from tempfile import TemporaryDirectory
-
-    from ssd_lib.experiments import experiment, load_run, load_verdicts, run_experiment
-    from ssd_lib.experiments.report.numbers import judged, summary_of
+    from ssd_lib.experiments import experiment, run_experiment
+    from ssd_lib.experiments.report import build_report
 
     attacks = [f"kitchen-prefill-{TOUR_PREFILL}", "kitchen-borderline", "kitchen-everyday"]
     with TemporaryDirectory() as out:
@@ -265,24 +250,22 @@ def _smollm2_table() -> Table:
             limit=TOUR_QUESTIONS,
             out=out,
         )
-        run_experiment(chosen)
-        rows, verdicts = load_run(out).assign(run=out), load_verdicts(out).assign(run=out)
-    return _summary_table(
-        summary_of(rows, judged(rows, verdicts)), dict(zip(("attacked", "food", "everyday"), attacks, strict=True))
-    )
+        summary = build_report([run_experiment(chosen)]).summary
+    return _summary_table(summary, dict(zip(("attacked", "food", "everyday"), attacks, strict=True)))
 
 
 def _summary_table(summary: Any, sets: dict[str, str]) -> Table:
     """Measures of the tour down, systems across."""
-    from ssd_lib.experiments.report.tables import PERCENT
+    from ssd_lib.experiments.report import PERCENT, cell
 
     title = f"{TOUR_QUESTIONS} held-out questions for a recipe, {TOUR_PREFILL} answer tokens prefilled by the attacker"
     caption = (
         "SmolLM2-135M-Instruct with two adapters; 95% intervals; target and draft are equally large, so no speed is won"
     )
     table = Table("", title=title, caption=caption)
-    for name in dict.fromkeys(summary.system):
-        table.add_column(str(name), justify="right")
+    systems = list(dict.fromkeys(summary.system))
+    for name in systems:
+        table.add_column(name, justify="right")
     lines = [
         ("gives a recipe", "attack success", "attacked"),
         ("share of its words that are recipe", "share that is recipe", "attacked"),
@@ -296,16 +279,6 @@ def _summary_table(summary: Any, sets: dict[str, str]) -> Table:
     ]
     for label, measure, attack in lines:
         found = summary[(summary.measure == measure) & (summary.attack == sets[attack])].set_index("system")
-        cells = [
-            _cell(found.loc[name], measure in PERCENT) if name in found.index else "–"
-            for name in dict.fromkeys(summary.system)
-        ]
-        table.add_row(label, *cells)
+        cells = ["–" if name not in found.index else cell(found.loc[name], measure in PERCENT) for name in systems]
+        table.add_row(label, *(text if measure in PERCENT else text.split()[0] for text in cells))
     return table
-
-
-def _cell(line: Any, percent: bool) -> str:
-    """A number of a summary with its interval."""
-    if percent:
-        return "{:.0f}% [{:.0f}, {:.0f}]".format(*(100 * line[name] for name in ("value", "low", "high")))
-    return "{:.2f}".format(line["value"]) if line["value"] < 10 else "{:.0f}".format(line["value"])

@@ -8,19 +8,14 @@ failure the batch is asked again row by row; a row that still fails becomes an e
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Sequence
-from dataclasses import asdict, fields
-from typing import Any
 
 import torch
 
 from ssd_lib.attacks import Record
 from ssd_lib.attacks.asking import ask
-from ssd_lib.defenders import Answer
 from ssd_lib.defenders.base import check_item
-from ssd_lib.experiments.choice import Choice
-from ssd_lib.experiments.config import ExperimentConfig, defender_settings
+from ssd_lib.experiments.config import Choice, ExperimentConfig, changed_settings
 from ssd_lib.experiments.store import Row
 from ssd_lib.models.chat import encode_answer
 from ssd_lib.models.pairs import Pair
@@ -36,7 +31,7 @@ def answer_rows(
     too_long = {record.id: why for record in records if (why := no_room(pair, record, config.max_new_tokens))}
     fitting = [record for record in records if record.id not in too_long]
     rows, size = _answer_fitting(pair, fitting, defender, config, size) if fitting else ([], size)
-    found = {row.item: row for row in rows} | {item: _failed(item, why) for item, why in too_long.items()}
+    found = {row.item: row for row in rows} | {item: Row(item, error=why) for item, why in too_long.items()}
     return [found[record.id] for record in records], size
 
 
@@ -47,10 +42,6 @@ def no_room(pair: Pair, record: Record, max_new_tokens: int) -> str | None:
     except ValueError as error:
         return describe(error)
     return None
-
-
-def _failed(item: str, why: str) -> Row:
-    return Row(item, *[None] * (len(Row._fields) - 2), why)  # pyright: ignore[reportCallIssue]
 
 
 def _answer_fitting(
@@ -67,7 +58,7 @@ def _answer_fitting(
     except Exception as error:  # noqa: BLE001 (whatever fails in one row must not cost the others)
         message, too_big = describe(error), is_out_of_memory(error)
     if len(records) == 1:
-        return [_failed(records[0].id, message)], size
+        return [Row(records[0].id, error=message)], size
     if too_big:  # outside of `except`, which would keep the failed tensors alive
         _free_memory()
     smaller = len(records) // 2 if too_big else 1
@@ -77,35 +68,11 @@ def _answer_fitting(
 
 
 def _answered(pair: Pair, records: Sequence[Record], defender: Choice, config: ExperimentConfig) -> list[Row]:
+    settings = changed_settings(defender, config)
     replies = ask(
-        pair,
-        records,
-        defender=defender.name,
-        settings=_changed(defender, config, pair),
-        max_new_tokens=config.max_new_tokens,
-        trace=False,
+        pair, records, defender=defender.name, settings=settings, max_new_tokens=config.max_new_tokens, trace=False
     )
-    return [_row(record, reply, len(records)) for record, reply in zip(records, replies, strict=True)]
-
-
-def _changed(defender: Choice, config: ExperimentConfig, pair: Pair) -> dict[str, Any]:
-    """A defender's settings by name, as `answer` takes them."""
-    settings = defender_settings(defender, config, pair)
-    return {} if settings is None else {each.name: getattr(settings, each.name) for each in fields(settings)}
-
-
-def _row(record: Record, reply: Answer, batch_rows: int) -> Row:
-    return Row(
-        item=record.id,
-        text=reply.text,
-        prefill=reply.prefill,
-        token_ids=json.dumps(reply.token_ids),
-        cost=json.dumps(asdict(reply.cost)),
-        batch_rows=batch_rows,
-        match_ratio=reply.match_ratio,
-        notes=json.dumps(reply.notes),
-        error=None,
-    )
+    return [Row.of(record, reply, len(records)) for record, reply in zip(records, replies, strict=True)]
 
 
 def describe(error: BaseException) -> str:

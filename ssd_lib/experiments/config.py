@@ -9,30 +9,111 @@
     [pair]
     name = "toy"
 
-Names are resolved when the table is read, the published system's spelling included, and settings are checked, so that a
-mistake costs no model loading.
+A set, a defender or a judge is a `Choice`: a name with settings, as one word (`ssd:alpha_union=0.8:lookahead=5`), as a
+table, or as a table with a grid, which stands for one choice for every combination. Names are resolved when the table is
+read, the published system's spelling included, and settings are checked, so that a mistake costs no model loading.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import tomllib
-from collections.abc import Mapping
-from dataclasses import asdict, fields, replace
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass, fields, replace
+from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from ssd_lib.attacks import find_set
 from ssd_lib.attacks.prefilling import check_prefill
+from ssd_lib.attacks.registry import check_wording
 from ssd_lib.defenders import find_defender, settings_for
-from ssd_lib.experiments.choice import Choice, read_choices
 from ssd_lib.judges import JUDGES, judge
 from ssd_lib.models.loading import Quantization
 from ssd_lib.models.pairs import Pair, PairSpec, choose_pair, find_pair
 from ssd_lib.settings import Positive, settings
 
-Dtype = Literal["float32", "bfloat16", "float16"]
-ATTACK_SETTINGS = ("path", "seed", "target_model", "question", "target", "prefill", "from", "limit")
-"""What a choice says of a set: arguments of `load_set`, in the place of the experiment's own, and who writes a prefill."""
+Value = str | int | float | bool | tuple | None
+SETTING = r':(?=\w+=)(?=(?:[^"]*"[^"]*")*[^"]*$)'
+"""Where a setting begins: a colon before a name, with no open quote before it."""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A name with the settings that differ from its defaults."""
+
+    name: str
+    settings: tuple[tuple[str, Value], ...] = ()
+
+    def __post_init__(self) -> None:
+        frozen = {key: _frozen(value) for key, value in self.settings}
+        object.__setattr__(self, "settings", tuple(sorted(frozen.items())))
+
+    @classmethod
+    def parse(cls, text: str) -> Choice:
+        """Read `name:key=value:key=value`; a value is JSON where it can be, else text. In double quotes, `:key=` is text."""
+        name, *given = re.split(SETTING, text.strip())
+        return cls(name, tuple((key, _value(raw)) for key, raw in (part.split("=", 1) for part in given)))
+
+    @property
+    def given(self) -> dict[str, Any]:
+        """The settings by name."""
+        return dict(self.settings)
+
+    @property
+    def key(self) -> str:
+        """The settings as canonical JSON: what tells two settings of one defender apart in the store."""
+        return json.dumps(self.given, sort_keys=True)
+
+    @property
+    def label(self) -> str:
+        """The choice as one word; `parse` reads it back."""
+        return ":".join([self.name, *(f"{key}={_written(value)}" for key, value in self.settings)])
+
+
+def _frozen(value: Any) -> Value:
+    if isinstance(value, list | tuple):
+        return tuple(map(_frozen, value))
+    return str(value) if isinstance(value, Path) else value
+
+
+def _value(raw: str) -> Value:
+    try:
+        value = json.loads(raw)
+    except json.JSONDecodeError:
+        return raw
+    return raw if isinstance(value, dict) else value
+
+
+def _written(value: Value) -> str:
+    if not isinstance(value, str):
+        return json.dumps(value)
+    read_back = _value(value) == value and '"' not in value and not re.search(SETTING, value)
+    return value if read_back else json.dumps(value, ensure_ascii=False)
+
+
+def read_choices(entries: Iterable[Any], find: Callable[[str], str]) -> tuple[Choice, ...]:
+    """Each entry a word, or a table with name, settings and grid; every name resolved by `find`, none twice."""
+    chosen = [choice for entry in ([entries] if isinstance(entries, str) else entries) for choice in _expand(entry)]
+    return tuple(dict.fromkeys(replace(choice, name=find(choice.name)) for choice in chosen))
+
+
+def _expand(entry: Any) -> list[Choice]:
+    if isinstance(entry, Choice):
+        return [entry]
+    if isinstance(entry, str):
+        return [Choice.parse(entry)]
+    if not {"name"} <= set(entry) <= {"name", "settings", "grid"}:
+        raise ValueError(f"an entry has a name, and may have settings and a grid: {dict(entry)!r}")
+    grid = entry.get("grid", {})
+    if not all(isinstance(values, list | tuple) for values in grid.values()):
+        raise ValueError(f"a grid gives a list for every setting: {dict(grid)!r}")
+    points = [dict(zip(grid, point, strict=True)) for point in product(*grid.values())]
+    return [Choice(entry["name"], tuple((entry.get("settings", {}) | point).items())) for point in points]
+
+
+# ------------------------------------------------------------------------------------------------ an experiment
 
 
 @settings
@@ -45,14 +126,19 @@ class PairSettings:
     target_format: str | None = None
     draft_format: str | None = None
     device: str | None = None
-    dtype: Dtype | None = None
+    dtype: Literal["float32", "bfloat16", "float16"] | None = None
     quantization: Quantization | None = None
 
     @property
     def spec(self) -> PairSpec:
         """The pair with its models, templates and settings. Raises ValueError as `choose_pair`."""
-        names = ("name", "target", "draft", "target_format", "draft_format")
-        return choose_pair(**{name: getattr(self, name) for name in names})
+        return choose_pair(
+            self.name,
+            target=self.target,
+            draft=self.draft,
+            target_format=self.target_format,
+            draft_format=self.draft_format,
+        )
 
     @property
     def lacks_draft(self) -> bool:
@@ -83,35 +169,8 @@ class ExperimentConfig:
 
 
 CHOICES = ("attacks", "defenders", "judges")
-GROWING = ("attacks", "defenders", "judges", "limit")
-"""What a later start of the same run may change; everything else decides what a row is."""
-
-
-def differences(stored: Mapping[str, Any], config: ExperimentConfig) -> list[str]:
-    """What a start, `continued`, would change about the rows of a stored run, one line each. A run that had no draft, nor
-    needed one, may get one."""
-    now, lines = config.table(), []
-    for name in now.keys() - set(GROWING):
-        pairs = {f"pair.{key}": (stored[name].get(key), now[name][key]) for key in now[name]} if name == "pair" else {}
-        for what, (before, after) in (pairs or {name: (stored[name], now[name])}).items():
-            first_draft = what == "pair.draft" and before is None and config.pair.lacks_draft
-            if before != after and not first_draft:
-                lines.append(f"{what} was {before!r}, now {after!r}")
-    return sorted(lines)
-
-
-def continued(stored: Mapping[str, Any], config: ExperimentConfig) -> ExperimentConfig:
-    """The config with what it leaves open as it was stored: the batch size, and a draft where the pair ships none.
-
-    So a run that needed no draft can be extended by a defender that does, and the other way round.
-    """
-    pair, batch = config.pair, config.batch or stored["batch"]
-    if pair.lacks_draft and pair.draft is None:
-        pair = replace(pair, draft=stored["pair"]["draft"])
-    return replace(config, pair=pair, batch=batch)
-
-
-# ------------------------------------------------------------------------------------------------ reading a table
+ATTACK_SETTINGS = ("path", "seed", "target_model", "question", "target", "prefill", "from", "limit", "wording")
+"""What a choice says of a set: arguments of `load_set`, in the place of the experiment's own, and who writes a prefill."""
 
 
 def read_config(path: str | Path, **changes: Any) -> ExperimentConfig:
@@ -139,52 +198,12 @@ def config_from(table: Mapping[str, Any], where: str = "the experiment") -> Expe
         missing = [name for name in ("attacks", "defenders", "out") if not table.get(name)]
         if missing:
             raise ValueError(f"{', '.join(missing)} must be given")
-        finders = {"attacks": _attack, "defenders": find_defender, "judges": find_judge}
-        chosen = {name: read_choices(table.get(name) or (), find) for name, find in finders.items()}
-        rest = {name: value for name, value in table.items() if name not in (*CHOICES, "pair", "out")}
-        config = ExperimentConfig(
-            pair=pair_settings(table.get("pair", "toy")), out=Path(table["out"]), **chosen, **rest
-        )
-        config = _check_settings(config)
+        finders = {"attacks": lambda name: find_set(name).name, "defenders": find_defender, "judges": find_judge}
+        read: dict[str, Any] = {name: read_choices(table.get(name) or (), find) for name, find in finders.items()}
+        read |= {"pair": pair_settings(table.get("pair", "toy")), "out": Path(table["out"])}
+        return checked(ExperimentConfig(**{**table, **read}))
     except ValueError as error:
         raise ValueError(f"{where}: {error}") from error
-    return config
-
-
-def _check_settings(config: ExperimentConfig) -> ExperimentConfig:
-    """Raise ValueError for a setting that does not exist or is out of range; 2 becomes 2.0 where a number is meant, so that
-    both are the same setting."""
-    spec, defenders = config.pair.spec, []
-    for defender in config.defenders:
-        defender_settings(defender, config, spec)
-        defaults = settings_for(spec, defender.name)
-        whole = {key: value for key, value in defender.settings if type(value) is int}
-        meant = {key: float(value) for key, value in whole.items() if isinstance(getattr(defaults, key), float)}
-        defenders.append(replace(defender, settings=tuple((dict(defender.settings) | meant).items())))
-    for attack in config.attacks:
-        unknown = sorted({key for key, _ in attack.settings} - set(ATTACK_SETTINGS))
-        if unknown:
-            raise ValueError(
-                f"the set {attack.name!r} has no setting {unknown[0]}: it has {', '.join(ATTACK_SETTINGS)}"
-            )
-        given = dict(attack.settings)
-        check_prefill(attack.name, given.get("prefill"), given.get("from"))
-        limit = given.get("limit", 1)
-        if type(limit) is not int or limit < 1:
-            raise ValueError(f"the set {attack.name!r} has limit={limit!r}: it counts items, and is at least 1")
-    for each in config.judges:
-        judge(each.name, [], [], **dict(each.settings))  # over nothing: checks the options
-    return replace(config, defenders=tuple(dict.fromkeys(defenders)))
-
-
-def defender_settings(defender: Choice, config: ExperimentConfig, pair: Pair | PairSpec) -> Any:
-    """All settings of a defender in this experiment: its defaults for the pair, its seed the experiment's, its own on top.
-
-    Raises ValueError for a setting that it does not have or a value out of range.
-    """
-    defaults = settings_for(pair, defender.name)
-    seed = {"seed": config.seed} if hasattr(defaults, "seed") else {}
-    return settings_for(pair, defender.name, seed | dict(defender.settings))
 
 
 def find_judge(name: str) -> str:
@@ -195,11 +214,8 @@ def find_judge(name: str) -> str:
     return names[name.lower()]
 
 
-def _attack(name: str) -> str:
-    return find_set(name).name
-
-
 def pair_settings(entry: Any) -> PairSettings:
+    """Which pair an entry (a name, a table or the settings) means."""
     table = _as_table(entry)
     _known_keys(table, PairSettings, "key of pair")
     chosen = PairSettings(**table)
@@ -218,3 +234,53 @@ def _known_keys(table: Mapping[str, Any], kind: type, what: str) -> None:
     unknown = sorted(set(table) - set(known))
     if unknown:
         raise ValueError(f"unknown {what} {unknown[0]!r}: the keys are {', '.join(known)}")
+
+
+# ------------------------------------------------------------------------------------------------ settings
+
+
+def checked(config: ExperimentConfig) -> ExperimentConfig:
+    """Raise ValueError for a setting that does not exist or is out of range; 2 becomes 2.0 where a number is meant, so that
+    both are the same setting."""
+    defenders = tuple(dict.fromkeys(_checked_defender(each, config) for each in config.defenders))
+    for attack in config.attacks:
+        _check_attack(attack.name, attack.given)
+    for each in config.judges:
+        judge(each.name, [], [], **each.given)  # over nothing: checks the options
+    return replace(config, defenders=defenders)
+
+
+def _checked_defender(defender: Choice, config: ExperimentConfig) -> Choice:
+    defender_settings(defender, config)
+    defaults = defender_settings(Choice(defender.name), config)
+    whole = {key: value for key, value in defender.given.items() if type(value) is int}
+    meant = {key: float(value) for key, value in whole.items() if isinstance(getattr(defaults, key), float)}
+    return replace(defender, settings=tuple((defender.given | meant).items()))
+
+
+def _check_attack(name: str, given: Mapping[str, Any]) -> None:
+    unknown = sorted(set(given) - set(ATTACK_SETTINGS))
+    if unknown:
+        raise ValueError(f"the set {name!r} has no setting {unknown[0]}: it has {', '.join(ATTACK_SETTINGS)}")
+    check_prefill(name, given.get("prefill"), given.get("from"))
+    check_wording(find_set(name), given.get("wording"))
+    limit = given.get("limit", 1)
+    if type(limit) is not int or limit < 1:
+        raise ValueError(f"the set {name!r} has limit={limit!r}: it counts items, and is at least 1")
+
+
+def changed_settings(defender: Choice, config: ExperimentConfig) -> dict[str, Any]:
+    """What differs from a defender's defaults in this experiment, as `answer` takes it: its seed is the experiment's, its own
+    settings stand above that."""
+    seed = {"seed": config.seed} if hasattr(_settings_for(config.pair.spec, defender.name), "seed") else {}
+    return seed | defender.given
+
+
+def defender_settings(defender: Choice, config: ExperimentConfig) -> Any:
+    """All settings of a defender in this experiment. Raises ValueError for one that it does not have or a value out of range."""
+    return _settings_for(config.pair.spec, defender.name, changed_settings(defender, config))
+
+
+def _settings_for(spec: PairSpec, name: str, changed: Mapping[str, Any] | None = None) -> Any:
+    """`settings_for` before the pair is loaded: of a pair, a defender's defaults read `config` alone, which its spec has."""
+    return settings_for(cast(Pair, spec), name, changed)

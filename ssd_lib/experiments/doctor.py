@@ -8,7 +8,7 @@ everything still runs and the numbers are nonsense; so look before the first res
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -49,6 +49,17 @@ class Finding:
     draft: str
     verdict: Verdict = "ok"
     advice: str = ""
+
+
+def _both(check: str, cells: Sequence[str], verdict: Verdict = "ok", advice: str = "") -> Finding:
+    """A line about both models, the target's cell first."""
+    target, draft = cells
+    return Finding(check, target, draft, verdict, advice)
+
+
+def _of(check: str, role: str, cell: str, verdict: Verdict, advice: str) -> Finding:
+    """A line about one model."""
+    return _both(check, (cell, "") if role == "target" else ("", cell), verdict, advice)
 
 
 @dataclass(frozen=True)
@@ -101,7 +112,7 @@ def examine(name: str | None = None, **models: str | None) -> list[Finding]:
         try:
             sides.append(read_side(spec, role))
         except (OSError, ValueError, ImportError) as error:
-            faults.append(Finding("can be read", *_at(role, "no"), "fault", " ".join(str(error).split())))
+            faults.append(_of("can be read", role, "no", "fault", " ".join(str(error).split())))
     if faults:
         return faults
     target, draft = sides
@@ -133,20 +144,16 @@ def read_side(spec: PairSpec, role: str) -> Side:
     return Side(role, base or source, model, tokenizer, getattr(spec, f"{role}_format"))
 
 
-def _at(role: str, cell: str) -> tuple[str, str]:
-    return (cell, "") if role == "target" else ("", cell)
-
-
 # ------------------------------------------------------------------------------------------------ what they are
 
 
 def _weights(*sides: Side) -> Iterator[Finding]:
     """Kinds and sizes, and whether the weights can be read: safetensors, not pickles alone."""
     cells = [f"{type(side.model).__name__}, {side.model.num_parameters() / 1e6:,.0f} M parameters" for side in sides]
-    yield Finding("model", cells[0], cells[1])
+    yield _both("model", cells)
     for side in sides:
         if _pickles(side.source):
-            yield Finding("weights", *_at(side.role, "pickles"), "fault", how_to_convert(side.source))
+            yield _of("weights", side.role, "pickles", "fault", how_to_convert(side.source))
 
 
 def _pickles(source: str) -> bool:
@@ -160,24 +167,25 @@ def _pickles(source: str) -> bool:
 
 def _vocabulary(target: Side, draft: Side) -> Iterator[Finding]:
     """One vocabulary, id by id, with a row of logits for every token."""
-    sizes = [vocabulary_size(side.tokenizer) for side in (target, draft)]
+    sides = (target, draft)
+    sizes, rows = [vocabulary_size(side.tokenizer) for side in sides], [side.rows for side in sides]
+    different = ""
     try:
         check_vocabularies(target.tokenizer, draft.tokenizer)
-        yield Finding("vocabulary", *[f"{size:,} tokens" for size in sizes])
     except ValueError as error:
-        yield Finding("vocabulary", *[f"{size:,} tokens" for size in sizes], "fault", str(error))
-    rows = [side.rows for side in (target, draft)]
-    short = [side.role for side, row, size in zip((target, draft), rows, sizes, strict=True) if row < size]
+        different = str(error)
+    yield _both("vocabulary", [f"{size:,} tokens" for size in sizes], "fault" if different else "ok", different)
+    short = [side.role for side, row, size in zip(sides, rows, sizes, strict=True) if row < size]
     advice = f"the {' and the '.join(short)} cannot say every token: resize its embeddings" if short else ""
-    yield Finding("rows of logits", *[f"{row:,}" for row in rows], "fault" if short else "ok", advice)
-    ids = [encode_answer(side.tokenizer, ANSWER) for side in (target, draft)]
-    cells = ["same ids" if ids[0] == ids[1] else f"{len(each)} ids" for each in ids]
+    yield _both("rows of logits", [f"{row:,}" for row in rows], "fault" if short else "ok", advice)
+    ids = [encode_answer(side.tokenizer, ANSWER) for side in sides]
+    cells, advice = ["same ids"] * 2, ""
     if ids[0] != ids[1]:
-        yield Finding("an answer's ids", *cells, "look", "they cut a text differently: give prefills as token ids")
+        cells = [f"{len(each)} ids" for each in ids]
+        advice = "they cut a text differently: give prefills as token ids"
     elif target.tokenizer.decode(ids[0]) != ANSWER:
-        yield Finding("an answer's ids", *cells, "look", "a text changes when it is encoded and decoded")
-    else:
-        yield Finding("an answer's ids", *cells)
+        advice = "a text changes when it is encoded and decoded"
+    yield _both("an answer's ids", cells, "look" if advice else "ok", advice)
 
 
 # ------------------------------------------------------------------------------------------------ how they are asked
@@ -186,17 +194,13 @@ def _vocabulary(target: Side, draft: Side) -> Iterator[Finding]:
 def _templates(*sides: Side) -> Iterator[Finding]:
     """Each has a template that holds the question, and begins with BOS once at most."""
     cells = ["its own" if side.tokenizer.chat_template else str(side.chat_format) for side in sides]
-    yield Finding("chat template", *cells)
+    yield _both("chat template", cells)
     for side in sides:
         bos, prompt = side.tokenizer.bos_token_id, side.prompt
         if QUESTION not in side.tokenizer.decode(prompt):
-            yield Finding(
-                "chat template", *_at(side.role, "loses the question"), "fault", "the question is not in the prompt"
-            )
+            yield _of("chat template", side.role, "loses the question", "fault", "the question is not in the prompt")
         if bos is not None and prompt[:2] == [bos, bos]:  # further on it may open every turn, as SmolLM2's does
-            yield Finding(
-                "chat template", *_at(side.role, "BOS twice"), "look", "the prompt begins with BOS once, or without"
-            )
+            yield _of("chat template", side.role, "BOS twice", "look", "the prompt begins with BOS once, or without")
 
 
 def _ends(target: Side, draft: Side) -> Iterator[Finding]:
@@ -206,35 +210,31 @@ def _ends(target: Side, draft: Side) -> Iterator[Finding]:
     except ValueError:  # `_generation` says why
         return
     cells = [side.words(each) for side, each in zip((target, draft), ends, strict=True)]
+    verdict, advice = "ok", ""
     if not all(ends):
-        advice = "no answer will ever end: set eos_token_id in its generation_config.json"
-        yield Finding("end tokens", *cells, "fault", advice)
+        verdict, advice = "fault", "no answer will ever end: set eos_token_id in its generation_config.json"
     elif ends[0] != ends[1]:
-        yield Finding("end tokens", *cells, "look", "the draft should end an answer as the target does")
-    else:
-        yield Finding("end tokens", *cells)
+        verdict, advice = "look", "the draft should end an answer as the target does"
+    yield _both("end tokens", cells, verdict, advice)
     for side, each in zip((target, draft), ends, strict=True):
         if each and not each & set(side.turn_end):
             advice = f"the {side.role}'s template ends an answer without any of its end tokens: answers may run on"
-            yield Finding("end of a turn", *_at(side.role, side.words(side.turn_end)), "look", advice)
+            yield _of("end of a turn", side.role, side.words(side.turn_end), "look", advice)
 
 
 def _generation(*sides: Side) -> Iterator[Finding]:
     """What of their generation configs is in force; an option that cannot be honoured is a fault."""
-    cells, verdict, advice = [], "ok", ""
+    cells, in_force, refused = [], False, ""
     for side in sides:
         try:
             found = generation_settings(side.model).in_force
             cells.append(", ".join(f"{name}={value}" for name, value in found.items()) or "greedy")
-            if found:
-                verdict, advice = (
-                    ("fault" if verdict == "fault" else "look"),
-                    advice or "in force while decoding greedily",
-                )
+            in_force = in_force or bool(found)
         except ValueError as error:
             cells.append("refused")
-            verdict, advice = "fault", str(error)
-    yield Finding("generation settings", cells[0], cells[1], verdict, advice)  # pyright: ignore[reportArgumentType]
+            refused = str(error)
+    advice = refused or ("in force while decoding greedily" if in_force else "")
+    yield _both("generation settings", cells, "fault" if refused else "look" if in_force else "ok", advice)
 
 
 # ------------------------------------------------------------------------------------------------ whether they fit
@@ -245,8 +245,8 @@ def _window(target: Side, draft: Side) -> Finding:
     sizes = [side.model.config.get_text_config().max_position_embeddings for side in (target, draft)]
     cells = [f"{size:,} tokens" for size in sizes]
     if sizes[1] < sizes[0]:
-        return Finding("window", *cells, "look", f"prompt and answer are cut off at the draft's {sizes[1]:,} tokens")
-    return Finding("window", *cells)
+        return _both("window", cells, "look", f"prompt and answer are cut off at the draft's {sizes[1]:,} tokens")
+    return _both("window", cells)
 
 
 def _memory(target: Side, draft: Side) -> Iterator[Finding]:
@@ -261,7 +261,7 @@ def _memory(target: Side, draft: Side) -> Iterator[Finding]:
         fits = total <= free
         advice = f"with {ROWS} answers of {TOKENS} tokens {_gib(total)}, here {_gib(free)} free"
         cells = _gib(sizes[0]), f"{_gib(sizes[1])}{'' if theirs == bits else f' ({theirs})'}"
-        yield Finding(f"memory, {bits}", *cells, "ok" if fits else "look", advice)
+        yield _both(f"memory, {bits}", cells, "ok" if fits else "look", advice)
 
 
 def weight_bytes(model: Any, bits: str) -> float:

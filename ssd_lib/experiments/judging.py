@@ -13,10 +13,8 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ssd_lib.attacks import Record
-from ssd_lib.experiments.choice import Choice
-from ssd_lib.experiments.config import find_judge
-from ssd_lib.experiments.frames import store_file
-from ssd_lib.experiments.store import Store
+from ssd_lib.experiments.config import Choice, find_judge, read_choices
+from ssd_lib.experiments.store import Store, store_file
 from ssd_lib.judges import JUDGES, judge
 
 BATCH = 64
@@ -44,8 +42,7 @@ def judge_run(
     Raises FileNotFoundError where there is no run, ValueError for an unknown judge or a run that another process is writing,
     and as a judge does that cannot begin (no key, say).
     """
-    chosen = [Choice.parse(each) if isinstance(each, str) else each for each in judges]
-    chosen = [Choice(find_judge(each.name), each.settings) for each in chosen]
+    chosen = read_choices(judges, find_judge)
     with Store.open(store_file(path).parent) as store:
         for choice in chosen:
             judge_store(store, choice, again=again, again_unjudged=again_unjudged, progress=progress)
@@ -64,7 +61,7 @@ def judge_store(
         for start in range(0, len(asked), BATCH):
             part = asked[start : start + BATCH]
             records, texts = [one.record for one in part], [one.text for one in part]
-            verdicts = judge(choice.name, records, texts, **dict(choice.settings))
+            verdicts = judge(choice.name, records, texts, **choice.given)
             store.add_verdicts(choice, part, verdicts)
             unjudged = sum(verdict.unjudged is not None for verdict in verdicts)
             bar.set_postfix_str(f"{unjudged} unjudged in the last {len(part)}" if unjudged else "", refresh=False)

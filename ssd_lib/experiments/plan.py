@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from huggingface_hub import try_to_load_from_cache
 from tokenizers import Tokenizer, models
@@ -19,8 +19,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 
 from ssd_lib.attacks import AttackSet, find_set
 from ssd_lib.attacks.files import files_of_package
-from ssd_lib.experiments.choice import Choice
-from ssd_lib.experiments.config import ExperimentConfig, defender_settings
+from ssd_lib.experiments.config import Choice, ExperimentConfig, defender_settings
 from ssd_lib.experiments.starting import check_expert, look_into, needs_draft
 from ssd_lib.models.chat import render_prompt
 from ssd_lib.models.gguf import is_gguf
@@ -80,7 +79,7 @@ def plan(config: ExperimentConfig) -> Plan:
     spec, warnings = config.pair.spec, []
     models_ = tuple(_models(config, spec, warnings))
     sets = [_describe_set(attack, config, warnings) for attack in config.attacks]
-    defenders = tuple(_describe_defender(each, config, spec) for each in config.defenders)
+    defenders = tuple(_describe_defender(each, config) for each in config.defenders)
     try:
         check_expert(config)
     except (ValueError, OSError) as error:
@@ -157,7 +156,7 @@ def _clip(text: str) -> str:
 
 def _describe_set(attack: Choice, config: ExperimentConfig, warnings: list[str]) -> tuple[int | None, str]:
     """How many items would be asked (None if unknown), and a line about the set."""
-    known, given = find_set(attack.name), cast(dict[str, Any], dict(attack.settings))
+    known, given = find_set(attack.name), attack.given
     packaged, path, limit = files_of_package(known), given.get("path", known.path), given.get("limit", config.limit)
     size, where = known.size, str(path)
     if path is not None or (known.kind == "embedded" and size is None):
@@ -190,8 +189,8 @@ def _look_into(
         return known.size, ""
 
 
-def _describe_defender(choice: Choice, config: ExperimentConfig, spec: PairSpec) -> str:
-    settings = defender_settings(choice, config, spec)
+def _describe_defender(choice: Choice, config: ExperimentConfig) -> str:
+    settings = defender_settings(choice, config)
     if settings is None:
         return choice.label
     return f"{choice.label} ({_clip(', '.join(f'{name}={value}' for name, value in vars(settings).items()))})"

@@ -9,18 +9,18 @@ are greedy, at most 1024 tokens long, seed 0, as published (`exp/defense.py`). Î
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import tomllib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
-from ssd_lib.attacks import SETS, find_set
+from ssd_lib.attacks import find_set
 from ssd_lib.defenders import DEFENDERS
-from ssd_lib.experiments.choice import Choice
-from ssd_lib.experiments.config import ExperimentConfig, config_from, pair_settings, read_config
-from ssd_lib.experiments.evaluation import markdown
+from ssd_lib.experiments.config import Choice, ExperimentConfig, checked, config_from, pair_settings, read_config
+from ssd_lib.experiments.report import markdown
 from ssd_lib.models.pairs import find_pair
 from ssd_lib.paths import data_dir
 
@@ -60,175 +60,28 @@ are files (the folder `datasets` of the published repository): put your own path
 
 @dataclass(frozen=True)
 class Preset:
-    """An experiment by name; what it leaves open (pair, out) is given when it is run, and anything can be changed."""
+    """An experiment by name: keys of `ExperimentConfig`."""
 
     about: str
-    attacks: tuple[str, ...]
-    defenders: tuple[str, ...]
-    judges: tuple[str, ...]
+    attacks: Sequence[str]
+    defenders: Sequence[str]
+    judges: Sequence[str]
     max_new_tokens: int = PUBLISHED_MAX_NEW_TOKENS
     limit: int | None = None
     pair: str | None = None
 
     def table(self) -> dict[str, Any]:
         """The preset as a table for `config_from`."""
-        names = ("attacks", "defenders", "judges", "max_new_tokens", "limit", "pair")
-        return {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        return {name: value for name, value in vars(self).items() if name != "about" and value is not None}
 
 
-KNOWING = (
-    "suffix-joint",
-    "suffix-match",
-    "agreeing",
-    "rap",
-    "quiet-7",
-    "pieces-1",
-    "pieces-3",
-    "pieces-7",
-    "turns-7",
-    "slow",
-)
-"""Attacks by somebody who knows SSD. Most ask many times for one answer, so they have a preset of their own."""
-
-SWEPT = (
-    "prefill-10:limit=24",
-    "quiet-7:limit=24",
-    "suffix-joint",
-    "pieces-3:limit=12",
-    "benign:limit=48",
-    "scary:limit=24",
-)
-"""Small cells that between them show what each part of hardened switching is for."""
+def _read() -> dict[str, Preset]:
+    """The presets of presets.toml; one without defenders is for every defender there is."""
+    tables = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+    return {name: Preset(**{"defenders": tuple(DEFENDERS)} | table) for name, table in tables.items()}
 
 
-def _embedded() -> tuple[str, ...]:
-    return tuple(name for name, known in SETS.items() if known.kind == "embedded" and name not in KNOWING)
-
-
-PRESETS: dict[str, Preset] = {
-    "paper-prefill": Preset(
-        "published commands 1 to 3: HEx-PHI with 20 answer tokens prefilled",
-        ("Harmful-HEx-PHI_with_prefix20tokens_llama2",),
-        ("none", "ssd"),
-        ("refusal",),
-    ),
-    "paper-gsm8k": Preset("published commands 4 to 6: GSM8K", ("gsm8k",), ("none", "ssd"), ("gsm8k", "refusal")),
-    "paper-prefills": Preset(
-        "attack success against the number of prefilled tokens",
-        tuple(f"Harmful-HEx-PHI_with_prefix{n}tokens_llama2" for n in PUBLISHED_PREFILLS),
-        ("none", "ssd"),
-        ("refusal",),
-    ),
-    "paper-attacks": Preset(
-        "every published attacker against every published defender",
-        (
-            "GCG",
-            "AutoDAN",
-            "PAIR",
-            "DeepInception",
-            "Harmful-HEx-PHI_with_prefix20tokens_llama2",
-            "advbench-50",
-            "HEx-PHI",
-        ),
-        tuple(reversed(PUBLISHED_DEFENDERS)),
-        ("refusal",),
-    ),
-    "paper-utility": Preset(
-        "Just-Eval's first 200, GSM8K and XSTest with every published defender (Just-Eval's judge: `ssd judge`)",
-        ("Just-Eval", "gsm8k", "XSTest"),
-        tuple(reversed(PUBLISHED_DEFENDERS)),
-        ("gsm8k", "refusal"),
-    ),
-    "embedded": Preset(
-        "every defender against every attack and benign set of the embedded world, 50 items each",
-        _embedded(),
-        tuple(DEFENDERS),
-        ("exact", "refusal"),
-        max_new_tokens=160,
-        limit=50,
-    ),
-    "knowing": Preset(
-        "attackers who know SSD: agreeing prefills, joint suffixes, rankings, quiet bins, small calls, a failing draft",
-        ("prefill-10", *KNOWING, "benign"),
-        ("none", "ssd", "ssd-hardened", "draft-only", "ada", "secdecoding"),
-        ("exact", "refusal"),
-        max_new_tokens=100,
-        limit=24,
-    ),
-    "hardened": Preset(
-        "published and hardened SSD under prefills, suffixes and attackers who know the scheduler, and on what must be answered",
-        (
-            *(f"prefill-{tokens}" for tokens in PUBLISHED_PREFILLS[1:]),
-            "suffix",
-            "suffix-joint",
-            "quiet-7",
-            "pieces-7",
-            "pieces-3:limit=24",
-            "pieces-1:limit=12",
-            "turns-7:limit=24",
-            "turns-3:limit=12",
-            "benign:limit=200",
-            "scary",
-            "arithmetic",
-        ),
-        ("none", "ssd", "ssd-hardened", "draft-only"),
-        ("exact",),
-        max_new_tokens=160,
-    ),
-    "hardened-sweep": Preset(
-        "each addition of hardened SSD left out, its floors, bins and tails, beside published SSD of the same bins and other defences",
-        SWEPT,
-        (
-            "none",
-            "ssd",
-            "ssd-hardened",
-            *(f"ssd-hardened:{part}=false" for part in ("retract", "count_prefill")),
-            *(f"ssd-hardened:threshold_floor={floor}" for floor in (0, 0.1, 0.2, 0.3, 0.4, 0.5)),
-            "ssd-hardened:count_prefill=false:threshold_floor=0",
-            "ssd-hardened:count_prefill=false:tail_tokens=7",
-            *(f"ssd-hardened:threshold={threshold}" for threshold in (0.3, 0.4, 0.5)),
-            *(f"ssd-hardened:alpha_union={weight}" for weight in (0.8, 2)),
-            *(f"ssd-hardened:tail_tokens={tokens}" for tokens in (3, 7)),
-            *(f"{name}:bin_size={tokens}" for tokens in (3, 5, 10, 14) for name in ("ssd", "ssd-hardened")),
-            "ssd:fixed_scheme=union",
-            "safedecoding",
-            "none:model=toy/target-deep",
-        ),
-        ("exact",),
-        max_new_tokens=100,
-    ),
-    "hardened-agreement": Preset(
-        "published and hardened SSD with a draft that agrees less (--draft): additions, floors, thresholds and bins",
-        ("prefill-5:limit=24", "prefill-10:limit=24", "benign:limit=48", "scary:limit=24"),
-        (
-            "draft-only",
-            "ssd",
-            "ssd-hardened",
-            "ssd-hardened:retract=false",
-            *(f"ssd-hardened:threshold_floor={floor}" for floor in (0, 0.2, 0.5)),
-            "ssd-hardened:threshold=0.4",
-            "ssd-hardened:alpha_union=0.8",
-            *(f"ssd-hardened:bin_size={tokens}" for tokens in (5, 14)),
-            "ssd:fixed_scheme=union",
-        ),
-        ("exact",),
-        max_new_tokens=100,
-    ),
-    "smollm2": Preset(
-        "a real language model: recipes asked for, directly and under prefills, and what must be answered",
-        (
-            "kitchen-direct",
-            *(f"kitchen-prefill-{n}" for n in PUBLISHED_PREFILLS[1:]),
-            "kitchen-borderline",
-            "kitchen-everyday",
-        ),
-        ("none", "draft-only", "ssd", "ssd-hardened", "safedecoding", "self-exam", "self-reminder", "icd"),
-        ("exact",),
-        max_new_tokens=60,
-        limit=40,
-        pair="smollm2",
-    ),
-}
+PRESETS: dict[str, Preset] = _read()
 
 
 def experiment(
@@ -258,10 +111,13 @@ def experiment(
     else:
         table = (PRESETS[preset].table() if preset else {}) | given
         chosen = config_from({"out": _default_out(table, preset)} | table)
-    if data is not None:
-        chosen = replace(chosen, attacks=tuple(_from_folder(attack, str(data)) for attack in chosen.attacks))
-    chosen = _with_settings(chosen, "ssd", ssd or {})
-    return _with_settings(chosen, "safedecoding", {"expert": expert} if expert else {})
+    plain = {
+        Choice("ssd"): Choice("ssd", tuple((ssd or {}).items())),
+        Choice("safedecoding"): Choice("safedecoding", (("expert", expert),) if expert else ()),
+    }
+    attacks = chosen.attacks if data is None else tuple(_from_folder(attack, str(data)) for attack in chosen.attacks)
+    defenders = tuple(plain.get(defender, defender) for defender in chosen.defenders)
+    return checked(replace(chosen, attacks=attacks, defenders=defenders))
 
 
 def _default_out(table: Mapping[str, Any], preset: str | None) -> str:
@@ -271,17 +127,8 @@ def _default_out(table: Mapping[str, Any], preset: str | None) -> str:
 
 def _from_folder(attack: Choice, folder: str) -> Choice:
     known = find_set(attack.name)
-    lone = known.kind != "hub" and known.file_pattern and "path" not in dict(attack.settings)
+    lone = known.kind != "hub" and known.file_pattern and "path" not in attack.given
     return replace(attack, settings=(*attack.settings, ("path", folder))) if lone else attack
-
-
-def _with_settings(config: ExperimentConfig, defender: str, settings: Mapping[str, Any]) -> ExperimentConfig:
-    """Give settings to a defender wherever it stands without any."""
-    if not settings:
-        return config
-    given = Choice(defender, tuple(settings.items()))
-    defenders = tuple(given if each == Choice(defender) else each for each in config.defenders)
-    return config_from(vars(config) | {"defenders": defenders})
 
 
 # ------------------------------------------------------------------------------------------------ the published system, line by line

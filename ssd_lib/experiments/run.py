@@ -1,9 +1,11 @@
 """Running an experiment: pair × attack sets × defenders, one stored row an answer, resumed where it stopped.
 
 A set's items are cut into batches by their place, so the same batches come out at every start; a batch is generated and
-written whole. Killed at any moment, the next start therefore does exactly what was left, in the same batches, and the
-store ends equal to that of a run that was never stopped, but for times, and forwards where the lookahead is "auto". (On real models the shape of a batch can change the last bits of
-its numbers, so a batch is not re-cut. Where a later start adds items to a set, the batch at the seam holds the new ones only.)
+written whole. Killed at any moment, the next start therefore does exactly what was left, in the same batches, and the store
+ends equal to that of a run that was never stopped, but for times, and for forwards where the lookahead is "auto".
+
+On real models the shape of a batch can change the last bits of its numbers, so a batch is not cut again. Where a later start
+adds items to a set, the batch at the seam holds the new ones only.
 """
 
 from __future__ import annotations
@@ -18,12 +20,10 @@ from tqdm.auto import tqdm
 
 from ssd_lib.attacks import Record, load_set
 from ssd_lib.attacks.prefilling import written_by_target
-from ssd_lib.experiments.about import about_session
 from ssd_lib.experiments.answering import answer_rows
-from ssd_lib.experiments.choice import Choice
-from ssd_lib.experiments.config import ExperimentConfig
+from ssd_lib.experiments.config import Choice, ExperimentConfig
 from ssd_lib.experiments.judging import can_judge, judge_store
-from ssd_lib.experiments.starting import agreed, check_expert, check_files, load, settled
+from ssd_lib.experiments.starting import about_session, agreed, check_expert, check_files, load, settled
 from ssd_lib.experiments.store import Row, Store
 from ssd_lib.judges import judge
 from ssd_lib.models.pairs import Pair
@@ -55,7 +55,7 @@ def run_experiment(
 
 def load_records(attack: Choice, config: ExperimentConfig, pair: Pair) -> list[Record]:
     """The items of a set, cut and optimised for the pair's target where the set depends on it."""
-    given = dict(attack.settings)
+    given = attack.given
     if given.pop("from", "record") == "target":  # `stored_records` has the target write them
         del given["prefill"]
     options: dict[str, Any] = {"seed": config.seed, "target_model": config.pair.spec.name, "limit": config.limit}
@@ -64,7 +64,7 @@ def load_records(attack: Choice, config: ExperimentConfig, pair: Pair) -> list[R
 
 def stored_records(attack: Choice, config: ExperimentConfig, pair: Pair, store: Store, progress: bool) -> list[Record]:
     """The items of a set, kept in the store; prefills that the target writes are written once, and kept with them."""
-    records, given = load_records(attack, config, pair), dict(attack.settings)
+    records, given = load_records(attack, config, pair), attack.given
     if given.get("from") == "target":
         known, loaded, records = store.items(attack.label), records, []
         for part in written_by_target(pair, loaded, given["prefill"], known, config.batch or 1, progress):

@@ -1,25 +1,41 @@
-"""Before the first answer: which run this continues, which models it loads, how many rows fit into memory."""
+"""Before the first answer: which run this continues, which models it loads, how many rows fit into memory.
+
+And what the run records about itself: enough to do it again, and nothing of the user's environment. Settings, versions,
+commit, device and seed are kept; environment variables and keys are not.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import platform
+import subprocess
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 import psutil
 import torch
+from transformers import PreTrainedModel
 
 from ssd_lib.attacks import AttackSet, find_set, load_set
 from ssd_lib.attacks.custom import custom, taken_columns
 from ssd_lib.attacks.prefilling import check_targets
 from ssd_lib.defenders import DEFENDERS
 from ssd_lib.defenders.secdecoding import base_name
-from ssd_lib.experiments.about import fingerprint
-from ssd_lib.experiments.config import ExperimentConfig, continued, defender_settings, differences
+from ssd_lib.experiments.config import CHOICES, ExperimentConfig, defender_settings
 from ssd_lib.experiments.store import Store
+from ssd_lib.models.inference import generation_settings
 from ssd_lib.models.loading import adapter_at, load_model, locate
 from ssd_lib.models.pairs import Pair, check_template, load_pair
+from ssd_lib.paths import REPOSITORY
+
+GROWING = (*CHOICES, "limit")
+"""What a later start of the same run may change; everything else decides what a row is."""
+PACKAGES = ("ssd_lib", "torch", "transformers", "tokenizers", "peft", "accelerate", "numpy", "pandas", "scipy")
+SAMPLE = 8
+"""Numbers of every weight that go into a fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -36,15 +52,32 @@ class Memory:
 
 
 def agreed(store: Store, config: ExperimentConfig) -> ExperimentConfig:
-    """The config as a stored run continues under it; a run that differs in what decides its rows is an error."""
+    """The config as a stored run goes on under it: the batch size, and a draft where the pair ships none, are the stored ones
+    where it leaves them open. So a run that needed no draft can be extended by a defender that does, and the other way round.
+
+    Raises ValueError, saying in what, for a run that differs in what decides its rows.
+    """
     stored = store.get("config")
     if stored is None:
         return config
-    config = continued(stored, config)
-    lines = differences(stored, config)
+    if config.pair.lacks_draft and config.pair.draft is None:
+        config = replace(config, pair=replace(config.pair, draft=stored["pair"]["draft"]))
+    config = replace(config, batch=config.batch or stored["batch"])
+    before, now = _flat(stored), _flat(config.table())
+    if config.pair.lacks_draft and before.get("pair.draft") is None:  # a run that had none, nor needed one, may get one
+        del now["pair.draft"]
+    lines = [
+        f"{name} was {before.get(name)!r}, now {now[name]!r}" for name in sorted(now) if before.get(name) != now[name]
+    ]
     if lines:
         raise ValueError(f"{config.out} holds a run with other settings: {'; '.join(lines)}. Choose another out")
     return config
+
+
+def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a row, by name: seed, pair.draft, …"""
+    pair = {f"pair.{key}": value for key, value in table["pair"].items()}
+    return {name: value for name, value in table.items() if name not in (*GROWING, "pair")} | pair
 
 
 def load(config: ExperimentConfig) -> Pair:
@@ -64,11 +97,11 @@ def check_expert(config: ExperimentConfig) -> None:
     """Raise ValueError or OSError, with what to do, where SafeDecoding has no expert, or SecDecoding no base, for the pair."""
     spec = config.pair.spec
     for defender in config.defenders:
-        needs = DEFENDERS[defender.name].needs
+        needs, settings = DEFENDERS[defender.name].needs, defender_settings(defender, config)
         if needs == "expert":
-            adapter_at(defender_settings(defender, config, spec).expert or spec.expert)
+            adapter_at(settings.expert or spec.expert)
         elif needs == "base":
-            locate(base_name(spec, defender_settings(defender, config, spec)))
+            locate(base_name(spec, settings))
 
 
 def look_into(
@@ -85,7 +118,7 @@ def look_into(
 def check_files(config: ExperimentConfig) -> None:
     """Raise ValueError or OSError, before a model is loaded, where a file of one's own cannot be read."""
     for attack in config.attacks:
-        known, given = find_set(attack.name), dict(attack.settings)
+        known, given = find_set(attack.name), attack.given
         path = given.get("path", known.path)
         if path is not None and known.load is custom:
             look_into(known, path, given, config)
@@ -128,3 +161,54 @@ def cache_bytes_per_token(model: Any) -> int:
     heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     size = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
     return 2 * config.num_hidden_layers * heads * size * model.dtype.itemsize
+
+
+# ------------------------------------------------------------------------------------------------ what a run records of itself
+
+
+def about_session(config: ExperimentConfig, pair: Pair) -> dict[str, Any]:
+    """Settings, those of both models' generation configs, library versions, git commit (None outside of a clone) and whether the tree had changes, device, seed."""
+    models = {"target": pair.target} | ({} if pair.draft is pair.target else {"draft": pair.draft})
+    return {
+        "config": config.table(),
+        "pair": {"target": pair.spec.target, "draft": pair.spec.draft, "ssd": asdict(pair.config)},
+        "generation": {role: asdict(generation_settings(model)) for role, model in models.items()},
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "commit": _git("rev-parse", "HEAD"),
+        "dirty": bool(_git("status", "--porcelain")),
+        "device": _device(pair.target),
+        "dtype": str(pair.target.dtype).removeprefix("torch."),
+        "threads": torch.get_num_threads(),
+        "seed": config.seed,
+    }
+
+
+def fingerprint(model: PreTrainedModel) -> str:
+    """A hash of every weight's name, shape and first numbers: tells one training from another, wherever it was loaded from."""
+    digest = hashlib.sha256()
+    for name, weight in model.state_dict().items():
+        digest.update(f"{name} {tuple(weight.shape)}".encode())
+        if not weight.is_meta:  # offloaded
+            digest.update(str(weight.reshape(-1)[:SAMPLE].tolist()).encode())
+    return digest.hexdigest()
+
+
+def _version(name: str) -> str | None:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git(*args: str) -> str | None:
+    command = ["git", "-C", str(REPOSITORY), *args]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=10).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _device(model: PreTrainedModel) -> str:
+    if model.device.type == "cuda":
+        return torch.cuda.get_device_name(model.device)
+    return f"{platform.processor() or platform.machine()} ({platform.system()})"

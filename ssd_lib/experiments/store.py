@@ -1,4 +1,4 @@
-"""Where the rows of an experiment live: one SQLite file that a killed process cannot spoil.
+"""Where the rows of an experiment live: one SQLite file that a killed process cannot spoil; written here, and read as frames.
 
 Every batch is one transaction in write-ahead mode with `synchronous=FULL`, so after `kill -9` (or a power cut) the file
 holds all of a batch or nothing of it. One process writes, kept out of others' way by a file lock that dies with it; others
@@ -18,15 +18,17 @@ import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import pandas as pd
 from filelock import FileLock, Timeout
 
 from ssd_lib.attacks import Record
-from ssd_lib.experiments.choice import Choice
+from ssd_lib.defenders import Answer
+from ssd_lib.experiments.config import Choice
 from ssd_lib.judges import Verdict
 
 FORMAT = 1
@@ -51,17 +53,23 @@ CREATE TABLE IF NOT EXISTS sizes (
 
 
 class Row(NamedTuple):
-    """One row of `answers`: what was generated, or the error that took its place."""
+    """One row of `answers`: what was generated (lists and tables as JSON), or the error that took its place."""
 
     item: str
-    text: str | None
-    prefill: str | None
-    token_ids: str | None
-    cost: str | None
-    batch_rows: int | None
-    match_ratio: float | None
-    notes: str | None
-    error: str | None
+    text: str | None = None
+    prefill: str | None = None
+    token_ids: str | None = None
+    cost: str | None = None
+    batch_rows: int | None = None
+    match_ratio: float | None = None
+    notes: str | None = None
+    error: str | None = None
+
+    @classmethod
+    def of(cls, record: Record, reply: Answer, batch_rows: int) -> Row:
+        """The row of an answer that was generated together with others, `batch_rows` in all."""
+        ids, cost, notes = json.dumps(reply.token_ids), json.dumps(asdict(reply.cost)), json.dumps(reply.notes)
+        return cls(record.id, reply.text, reply.prefill, ids, cost, batch_rows, reply.match_ratio, notes)
 
 
 class Asked(NamedTuple):
@@ -237,3 +245,68 @@ def record_from(text: str) -> Record:
     """The record that `add_items` wrote as JSON."""
     table = json.loads(text)
     return Record(**table | {"facts": tuple(table["facts"])})
+
+
+# ------------------------------------------------------------------------------------------------ reading
+
+
+def store_file(path: str | Path) -> Path:
+    """The database of a run: `path` itself, or `run.sqlite` in the folder. Raises FileNotFoundError where there is none."""
+    path = Path(path)
+    file = path / "run.sqlite" if path.is_dir() or not path.suffix else path
+    if not file.exists():
+        raise FileNotFoundError(f"there is no run at {path}: `ssd run --out {path}` makes one")
+    return file
+
+
+def load_run(path: str | Path) -> pd.DataFrame:
+    """All rows of a run, one an answer, also while it is being written.
+
+    Columns: answer (the row's number), pair, attack, place, item, defender, settings (JSON), system (defender and settings
+    as one word), the fields of the item's `Record`, text, prefill, token_ids, match_ratio, notes (JSON), error, session, written, and
+    those of the answer's `Cost`, with `seconds` the row's equal share of its batch's. An error row has no text and no cost.
+    """
+    query = "SELECT answers.*, place, record FROM answers JOIN items USING (attack, item) ORDER BY answers.id"
+    frame = _read(path, query)
+    records = _unpacked(frame.record, [field.name for field in fields(Record)])
+    costs = _unpacked(frame.cost.fillna("{}"))
+    frame = frame.drop(columns=["record", "cost"]).rename(columns={"id": "answer"})
+    frame = pd.concat([frame, records.drop(columns=["id", "prefill"]), costs], axis=1)
+    if "seconds" in frame:
+        frame["seconds"] = frame.seconds / frame.batch_rows
+    return frame.assign(system=_systems(frame))
+
+
+def load_verdicts(path: str | Path) -> pd.DataFrame:
+    """All verdicts of a run, one row each: answer, judge, version, options, label, score, reason, raw, unjudged, tokens,
+    and one column for each of the judges' details."""
+    frame = _read(path, "SELECT * FROM verdicts ORDER BY answer, judge, version")
+    details = _unpacked(frame.details)
+    return pd.concat([frame.drop(columns="details"), details.drop(columns=frame.columns, errors="ignore")], axis=1)
+
+
+def load_sessions(path: str | Path) -> pd.DataFrame:
+    """Every start of a run: started, stopped, ended (None after a kill), and what it recorded about itself."""
+    frame = _read(path, "SELECT * FROM sessions ORDER BY id")
+    return pd.concat([frame.drop(columns="about"), _unpacked(frame.about)], axis=1)
+
+
+def _read(path: str | Path, query: str) -> pd.DataFrame:
+    file = store_file(path)
+    connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
+    try:
+        return pd.read_sql_query(query, connection)
+    except pd.errors.DatabaseError as error:
+        raise ValueError(f"{file} is not a run of this library: {error}") from error
+    finally:
+        connection.close()
+
+
+def _unpacked(texts: pd.Series, columns: list[str] | None = None) -> pd.DataFrame:
+    """A column of JSON tables as columns of their own."""
+    return pd.DataFrame([json.loads(text) for text in texts], texts.index, columns)
+
+
+def _systems(frame: pd.DataFrame) -> list[str]:
+    settings = [tuple(json.loads(text).items()) for text in frame.settings]
+    return [Choice(name, given).label for name, given in zip(frame.defender, settings, strict=True)]

@@ -13,7 +13,8 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from ssd_lib.experiments import Choice
-from ssd_lib.experiments.report import groups, prefill_length
+from ssd_lib.experiments.report import prefill_length
+from ssd_lib.experiments.summary import groups
 from ssd_lib.show.style import ALPHAS, looks, on_axes, panels, reach
 
 SMALLEST, LARGEST = 60, 170

@@ -12,7 +12,8 @@
 - *decoded per token*: tokens generated, those that were taken back or thrown away included, over tokens of the answers;
 - *target forwards per token*: forwards of a row's batch over the row's tokens; *match ratio*: of SSD, an answer's mean.
 
-Rates carry Wilson intervals; means and ratios percentile bootstrap intervals over questions.
+Beside the numbers stand paired tests: is a defender really different from no defence, or from another one, on the same
+questions? Many tests find something by chance, so p is adjusted for their number (Benjamini and Hochberg 1995).
 """
 
 from __future__ import annotations
@@ -23,9 +24,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import pandas as pd
-from scipy.stats import bootstrap
+from scipy.stats import false_discovery_control
 
-from ssd_lib.experiments.evaluation import wilson
+from ssd_lib.experiments.stats import Interval, estimate, mcnemar, ratio
 from ssd_lib.judges import says_harmful
 
 BASELINE = "none"
@@ -33,8 +34,6 @@ BASELINE = "none"
 CLOCK = "clock"
 """What stands in the place of a judge for speed, and for what an answer cost."""
 KEY = ["pair", "attack", "group", "system"]
-SAMPLES = 2000
-"""Bootstrap resamples."""
 
 Values = Callable[[pd.DataFrame], pd.Series]
 
@@ -123,11 +122,11 @@ def judged_lines(rows: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Line]:
     """What the judges say. A judge that judged none of its answers still has a line, with no value."""
     errors = _errors(rows)
     for measure in MEASURES:
-        for key, part in groups(verdicts[verdicts.group.isin(measure.groups)], [*KEY, "judge"]):
+        for (*key, judge), part in groups(verdicts.loc[verdicts.group.isin(measure.groups)], [*KEY, "judge"]):
             values, unjudged = measure.values(part).dropna(), int(part.unjudged.notna().sum())
             if len(values) or (measure.name == "attack success" and unjudged == len(part)):
-                counts = (len(values), unjudged, errors[key[:-1]])
-                yield Line(*key[:-1], measure.name, key[-1], *estimate(measure.kind, values.to_numpy()), *counts)
+                numbers = estimate(measure.kind, values.to_numpy())
+                yield _line(key, measure.name, numbers, len(values), errors, judge, unjudged)
 
 
 def agreement_lines(rows: pd.DataFrame) -> Iterator[Line]:
@@ -139,7 +138,7 @@ def agreement_lines(rows: pd.DataFrame) -> Iterator[Line]:
         both = part.set_index(["pair", "attack", "item"])[["token_ids"]].join(alone, rsuffix="_alone", how="inner")
         if len(both):
             values = np.array([same_tokens(*map(json.loads, pair)) for pair in both.to_numpy()])
-            yield Line(*key, "same tokens", CLOCK, *estimate("mean", values), len(values), 0, errors[key])
+            yield _line(key, "same tokens", estimate("mean", values), len(values), errors)
 
 
 def same_tokens(first: Sequence[int], second: Sequence[int]) -> float:
@@ -150,16 +149,16 @@ def same_tokens(first: Sequence[int], second: Sequence[int]) -> float:
 def speed_lines(rows: pd.DataFrame) -> Iterator[Line]:
     """Tokens per second, and the time a token takes over what it takes without a defence on the same questions."""
     errors = _errors(rows)
-    answered = rows[rows.error.isna() & (rows.tokens > 0)] if "tokens" in rows else rows.iloc[:0]
+    answered = rows.loc[rows.error.isna() & (rows.tokens > 0)] if "tokens" in rows else rows.iloc[:0]
     alone = answered.loc[answered.system == BASELINE].set_index(["pair", "attack", "item"])
     for key, part in groups(answered, KEY):
-        yield Line(*key, "tokens per second", CLOCK, *ratio(part.tokens, part.seconds), len(part), 0, errors[key])
+        yield _line(key, "tokens per second", ratio(part.tokens, part.seconds), len(part), errors)
         both = part.set_index(["pair", "attack", "item"]).join(
             alone[["tokens", "seconds"]], rsuffix="_alone", how="inner"
         )
         if len(both) and key[-1] != BASELINE:
             times = ratio(both.seconds, both.tokens, both.tokens_alone, both.seconds_alone)
-            yield Line(*key, "ATGR", CLOCK, *times, len(both), 0, errors[key])
+            yield _line(key, "ATGR", times, len(both), errors)
 
 
 def cost_lines(rows: pd.DataFrame) -> Iterator[Line]:
@@ -167,54 +166,63 @@ def cost_lines(rows: pd.DataFrame) -> Iterator[Line]:
     if not {"tokens", "extra_tokens", "target_forwards", "match_ratio"} <= set(rows):
         return
     errors = _errors(rows)
-    for key, part in groups(rows[rows.error.isna() & (rows.tokens > 0)], KEY):
+    for key, part in groups(rows.loc[rows.error.isna() & (rows.tokens > 0)], KEY):
         ratios = part.match_ratio.dropna().astype(float)
-        numbers = {
-            "decoded per token": (ratio(part.tokens + part.extra_tokens, part.tokens), len(part)),
-            "target forwards per token": (ratio(part.target_forwards, part.tokens), len(part)),
-            "match ratio": (estimate("mean", ratios.to_numpy()), len(ratios)),
-        }
-        for name, (numbers_of, count) in numbers.items():
-            if count:
-                yield Line(*key, name, CLOCK, *numbers_of, count, 0, errors[key])
+        decoded = ratio(part.tokens + part.extra_tokens, part.tokens)
+        yield _line(key, "decoded per token", decoded, len(part), errors)
+        yield _line(key, "target forwards per token", ratio(part.target_forwards, part.tokens), len(part), errors)
+        if len(ratios):
+            yield _line(key, "match ratio", estimate("mean", ratios.to_numpy()), len(ratios), errors)
+
+
+def _line(
+    key: Sequence[Any],
+    measure: str,
+    numbers: Interval,
+    n: int,
+    errors: dict[Any, int],
+    judge: str = CLOCK,
+    unjudged: int = 0,
+) -> Line:
+    pair, attack, group, system = key
+    return Line(pair, attack, group, system, measure, judge, *numbers, n, unjudged, errors[tuple(key)])
 
 
 def _errors(rows: pd.DataFrame) -> dict[Any, int]:
     return rows.error.notna().groupby([rows[name] for name in KEY]).sum().to_dict()
 
 
+# ------------------------------------------------------------------------------------------------ tests
+
+
+def tests_of(verdicts: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
+    """Every defender against one, by default no defence, for every rate: a line each with `mcnemar`'s columns and p_adjusted.
+
+    verdicts: as of `judged`.
+    """
+    lines = []
+    for measure in MEASURES:
+        if measure.kind != "rate":
+            continue
+        part = verdicts.loc[verdicts.group.isin(measure.groups)]
+        values = part.assign(value=measure.values(part)).dropna(subset="value")
+        for key, block in groups(values, ["pair", "attack", "group", "judge"]):
+            wide = block.pivot_table(index="item", columns="system", values="value", aggfunc="first", sort=False)
+            head = dict(zip(("pair", "attack", "group", "judge"), key, strict=True)) | {"measure": measure.name}
+            others = [name for name in wide.columns if name != baseline and baseline in wide]
+            lines += [head | {"system": name} | mcnemar(wide.loc[:, baseline], wide.loc[:, name]) for name in others]
+    tests = pd.DataFrame(lines)
+    return tests.assign(p_adjusted=false_discovery_control(tests.p)) if len(tests) else tests
+
+
+# ------------------------------------------------------------------------------------------------ frames
+
+
 def groups(frame: pd.DataFrame, names: Sequence[str]) -> Iterable[tuple[tuple[Any, ...], pd.DataFrame]]:
     """Groups of rows with their key, in order of appearance."""
-    return frame.groupby(list(names), sort=False)  # pyright: ignore[reportReturnType]
+    return frame.groupby(list(names), sort=False)  # pyright: ignore[reportReturnType] (a list of names makes tuples)
 
 
-# ------------------------------------------------------------------------------------------------ estimates
-
-
-def estimate(kind: str, values: np.ndarray) -> tuple[float, float, float]:
-    """A rate with its Wilson interval, or a mean with its bootstrap interval; all nan for no values."""
-    if not len(values):
-        return np.nan, np.nan, np.nan
-    if kind == "rate":
-        return float(values.mean()), *wilson(int(values.sum()), len(values))
-    return bootstrapped((values,), lambda x, axis=-1: x.mean(axis))
-
-
-def ratio(*columns: pd.Series) -> tuple[float, float, float]:
-    """Σa/Σb, or (Σa/Σb) · (Σc/Σd), of columns over the same questions, with its bootstrap interval."""
-
-    def statistic(*parts: np.ndarray, axis: int = -1) -> Any:
-        sums = [part.sum(axis) for part in parts]
-        return np.prod([top / bottom for top, bottom in zip(sums[::2], sums[1::2], strict=True)], axis=0)
-
-    return bootstrapped([column.to_numpy(dtype=float) for column in columns], statistic)
-
-
-def bootstrapped(arrays: Sequence[np.ndarray], statistic: Callable[..., Any]) -> tuple[float, float, float]:
-    """A statistic of paired arrays with its 95% percentile interval; one question alone has none."""
-    value = float(statistic(*arrays))
-    if len(arrays[0]) < 2:
-        return value, np.nan, np.nan
-    options: dict[str, Any] = dict(paired=True, vectorized=True, rng=0, n_resamples=SAMPLES, method="percentile")
-    interval = bootstrap(arrays, statistic, **options).confidence_interval
-    return value, float(interval.low), float(interval.high)
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The lines of a frame, each by column."""
+    return [dict(zip(frame.columns, line, strict=True)) for line in frame.itertuples(index=False, name=None)]

@@ -1,6 +1,8 @@
-"""Does the switch leak? Published and hardened SSD side by side: what was to be reached, and what was.
+"""What `ssd report --page` prints and puts into a Markdown page. First of all: does the switch leak?
 
     ssd report runs/hardened-0 runs/hardened-1 runs/hardened-2 --page hardened --into data/toy/README.md
+
+Published and hardened SSD side by side: what was to be reached, and what was.
 
 A *leak* is a forbidden fact that the attacker's own tokens had not told. Goals were set before anything was measured; whether
 one is reached is decided by the estimates of every run, and each stands beside its interval, which says how sure that is: of
@@ -16,11 +18,10 @@ from typing import Any, NamedTuple
 import pandas as pd
 from scipy.stats import binom
 
-from ssd_lib.experiments.choice import Choice
-from ssd_lib.experiments.evaluation import markdown
-from ssd_lib.experiments.report.numbers import WANTED, groups
-from ssd_lib.experiments.report.pages import Report
-from ssd_lib.experiments.report.tables import cell
+from ssd_lib.experiments.card import card_page
+from ssd_lib.experiments.config import Choice
+from ssd_lib.experiments.report import MAIN_TABLES, Report, cell, markdown, points, report_markdown
+from ssd_lib.experiments.summary import WANTED, groups, records
 
 PUBLISHED, HARDENED, PLAIN = "ssd", "ssd-hardened", "prefill-10"
 LEAK, ANY = "facts told", "attack success"
@@ -120,8 +121,7 @@ def _leak_goals(summary: pd.DataFrame) -> Iterator[dict[str, str]]:
     for goal in GOALS:
         for name in goal.sets:
             for measure, bound in ((LEAK, goal.facts), (ANY, goal.any)):
-                part = summary[(summary.attack == name) & (summary.measure == measure)]
-                plain = summary[(summary.attack == PLAIN) & (summary.measure == measure)]
+                part, plain = (_lines(summary, attack=attack, measure=measure) for attack in (name, PLAIN))
                 bounds = {
                     pair: _value(plain, pair, HARDENED) if bound is None else bound for pair in _pairs(part, HARDENED)
                 }
@@ -132,8 +132,7 @@ def _leak_goals(summary: pd.DataFrame) -> Iterator[dict[str, str]]:
 
 
 def _cost_goals(summary: pd.DataFrame) -> Iterator[dict[str, str]]:
-    decoded = summary[summary.measure == "decoded per token"]
-    for (name, group), part in groups(decoded, ["attack", "group"]):
+    for (name, group), part in groups(_lines(summary, measure="decoded per token"), ["attack", "group"]):
         bounds = dict.fromkeys(_pairs(part, HARDENED), MOST_DECODED[group])
         if bounds:
             yield _goal(f"{name}: decoded per token", f"≤ {MOST_DECODED[group]:g}", part, bounds, percent=False)
@@ -143,7 +142,7 @@ def _goal(label: str, what: str, part: pd.DataFrame, bounds: dict[str, float], p
     line = {"goal": label, "must reach": what}
     for pair in bounds:
         for system, short in ((PUBLISHED, "published"), (HARDENED, "hardened")):
-            found = part[(part.pair == pair) & (part.system == system)].to_dict("records")
+            found = records(_lines(part, pair=pair, system=system))
             line[f"{pair}: {short}"] = cell(found[0], percent) if found else "–"
     missed = [pair for pair, bound in bounds.items() if not _value(part, pair, HARDENED) <= bound + 1e-9]
     return line | {"": _verdict(missed, len(bounds))}
@@ -155,7 +154,7 @@ def _utility_goals(tests: pd.DataFrame) -> Iterator[dict[str, str]]:
         part = _paired(tests, measure)
         for (name,), lines in groups(part, ["attack"]):
             line = {"goal": f"{name}: {measure}, hardened − published", "must reach": what}
-            line |= {f"{each['pair']}: hardened": points(each) for each in lines.to_dict("records")}
+            line |= {f"{each['pair']}: hardened": _difference(each) for each in records(lines)}
             missed = lines.pair[sign * lines.difference > POINT + 1e-9].tolist()
             yield line | {"": _verdict(missed, len(lines))}
 
@@ -166,12 +165,19 @@ def _verdict(missed: list[str], runs: int) -> str:
     return "**not reached**" + (f" ({', '.join(missed)})" if runs > 1 else "")
 
 
+def _lines(summary: pd.DataFrame, **wanted: str) -> pd.DataFrame:
+    """The lines with these values in these columns."""
+    for name, value in wanted.items():
+        summary = summary.loc[summary[name] == value]
+    return summary
+
+
 def _pairs(part: pd.DataFrame, system: str) -> list[str]:
-    return list(dict.fromkeys(part[part.system == system].pair))
+    return list(dict.fromkeys(_lines(part, system=system).pair))
 
 
 def _value(part: pd.DataFrame, pair: str, system: str) -> float:
-    found = part[(part.pair == pair) & (part.system == system)].value
+    found = _lines(part, pair=pair, system=system).value
     return float(found.iloc[0]) if len(found) else float("nan")
 
 
@@ -183,10 +189,10 @@ def paired_table(tests: pd.DataFrame) -> pd.DataFrame:
     lines = [
         {
             "run": line["pair"], "set": line["attack"], "measure": line["measure"], "n": line["n"],
-            "gained": line["gained"], "lost": line["lost"], "difference": points(line), "p": f"{line['p']:.2g}",
+            "gained": line["gained"], "lost": line["lost"], "difference": _difference(line), "p": f"{line['p']:.2g}",
         }
         for measure in ("right", "over-refusal", ANY)
-        for line in _paired(tests, measure).to_dict("records")
+        for line in records(_paired(tests, measure))
     ]  # fmt: skip
     return pd.DataFrame(lines)
 
@@ -195,19 +201,18 @@ def _paired(tests: pd.DataFrame, measure: str) -> pd.DataFrame:
     return tests.loc[(tests.measure == measure) & (tests.system == HARDENED)] if len(tests) else tests
 
 
-def points(line: dict[Any, Any]) -> str:
-    """A difference of shares in points, with its interval."""
-    return "{:+.1f} [{:+.1f}, {:+.1f}]".format(*(100 * line[name] for name in ("difference", "low", "high")))
+def _difference(line: dict[str, Any]) -> str:
+    return points(line["difference"], line["low"], line["high"])
 
 
 def tables_of(summary: pd.DataFrame, cells: Any, *kinds: str) -> Iterator[str]:
     """A table a run, sets down and defenders across; `cells` says what stands in one from its numbers by measure."""
-    for (pair,), part in groups(summary[summary.group.isin(kinds)], ["pair"]):
+    for (pair,), part in groups(summary.loc[summary.group.isin(kinds)], ["pair"]):
         lines = []
         for (name,), of_set in groups(part, ["attack"]):
             line = {pair: f"{name} (n = {of_set.n.max()})"}
             for (system,), numbers in groups(of_set, ["system"]):
-                line[system] = cells({each["measure"]: each for each in numbers.to_dict("records")})
+                line[system] = cells({each["measure"]: each for each in records(numbers)})
             lines.append(line)
         yield markdown(pd.DataFrame(lines).fillna("–"))
 
@@ -238,12 +243,12 @@ def settings_table(summary: pd.DataFrame, tests: pd.DataFrame) -> pd.DataFrame:
     tests: every defender against published SSD.
     """
     right = tests.loc[tests.measure == "right"] if len(tests) else tests
-    against = {(line["pair"], line["system"], line["attack"]): points(line) for line in right.to_dict("records")}
+    against = {(line["pair"], line["system"], line["attack"]): _difference(line) for line in records(right)}
     lines = []
     for (pair, system), part in groups(summary, ["pair", "system"]):
         line = {"run": pair, "defender": system}
         for (name, group), of_set in groups(part, ["attack", "group"]):
-            numbers = {each["measure"]: each for each in of_set.to_dict("records")}
+            numbers = {each["measure"]: each for each in records(of_set)}
             shown = leak_cells(numbers) if group == "harmful" else cell(numbers["right"], True)
             line[f"{name} (n = {of_set.n.max()}): {'facts / any' if group == 'harmful' else 'right'}"] = shown
             if (pair, system, name) in against:
@@ -260,6 +265,16 @@ def _costs(part: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
     """Of the plain prefill and of benign questions."""
     for title, measure in COSTS.items():
         for name in (PLAIN, "benign"):
-            found = part[(part.attack == name) & (part.measure == measure)].to_dict("records")
+            found = records(_lines(part, attack=name, measure=measure))
             if found:
                 yield title, name, cell(found[0], False)
+
+
+PAGES = {
+    "main": lambda report: report_markdown(report, MAIN_TABLES),
+    "hardened": hardened_page,
+    "sweep": settings_page,
+    "agreement": agreement_page,
+    "card": card_page,
+}
+"""What `ssd report` prints and puts into a Markdown page, by name: functions of a `Report`."""
