@@ -35,7 +35,8 @@ import pandas as pd
 import torch
 
 from ssd_lib import answer, load_pair
-from ssd_lib.experiments.evaluation import Condition, first_turned, measure, prefill_tokens, rates
+from ssd_lib.experiments.card import Condition, first_turned, measure, prefill_tokens
+from ssd_lib.experiments.stats import rates
 from ssd_lib.method.trace import pieces
 from ssd_lib.show import plots
 from ssd_lib.toy.worlds import world_of

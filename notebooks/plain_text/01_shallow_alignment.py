@@ -39,7 +39,8 @@ import pandas as pd
 import torch
 
 from ssd_lib import load_model, load_pair
-from ssd_lib.experiments.evaluation import Condition, measure, prefill_tokens, rates
+from ssd_lib.experiments.card import Condition, measure, prefill_tokens
+from ssd_lib.experiments.stats import rates
 from ssd_lib.show import plots
 from ssd_lib.toy import world
 

@@ -36,7 +36,7 @@ import torch
 from scipy.stats import chisquare
 
 from ssd_lib import load_pair
-from ssd_lib.experiments.evaluation import wilson
+from ssd_lib.experiments.stats import wilson
 from ssd_lib.show import plots
 from ssd_lib.toy import world
 

@@ -34,7 +34,8 @@ import pandas as pd
 import torch
 
 from ssd_lib import load_pair
-from ssd_lib.experiments.evaluation import prefill_tokens, wilson
+from ssd_lib.experiments.card import prefill_tokens
+from ssd_lib.experiments.stats import wilson
 from ssd_lib.show import plots
 from ssd_lib.toy.worlds import world_of
 
@@ -344,8 +345,9 @@ Is it what the library does? `ssd_lib.method.composite` works on whole batches a
 """
 
 # %%
-from ssd_lib.method.composite import choose_greedy, intersection_space, rank_tokens, target_insists, union_space
+from ssd_lib.method.composite import choose_greedy, intersection_space, rank_tokens, union_space
 from ssd_lib.method.composite import composite as library_composite
+from ssd_lib.method.composite import target_fallback as target_insists
 
 
 def library_emit(target, draft, scheme, alpha, c=CANDIDATES):

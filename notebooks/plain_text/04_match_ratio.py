@@ -37,7 +37,8 @@ import torch
 from scipy.stats import binom
 
 from ssd_lib import SSDConfig, answer, load_pair
-from ssd_lib.experiments.evaluation import prefill_tokens, wilson
+from ssd_lib.experiments.card import prefill_tokens
+from ssd_lib.experiments.stats import wilson
 from ssd_lib.method import switching
 from ssd_lib.show import plots
 from ssd_lib.toy.worlds import world_of

@@ -40,7 +40,8 @@ from scipy.stats import chisquare
 from transformers import DynamicCache
 
 from ssd_lib import SSDConfig, load_pair, ssd_generate
-from ssd_lib.experiments.evaluation import Condition, measure, prefill_tokens, rates
+from ssd_lib.experiments.card import Condition, measure, prefill_tokens
+from ssd_lib.experiments.stats import rates
 from ssd_lib.show import plots
 from ssd_lib.show.exercises import check
 from ssd_lib.toy import world

@@ -46,8 +46,8 @@ import torch.nn.functional as F
 
 from ssd_lib import answer, load_pair
 from ssd_lib.attacks import Record, describe, load_set, world_item
-from ssd_lib.experiments.evaluation import rates
-from ssd_lib.experiments.report.tables import clip
+from ssd_lib.experiments.report import clip
+from ssd_lib.experiments.stats import rates
 from ssd_lib.judges import judge, says_harmful
 from ssd_lib.models.chat import encode_prompt, render_prompt
 from ssd_lib.show import plots
@@ -538,7 +538,7 @@ which target; `attacks_for` holds these rules.
 """
 
 # %%
-from ssd_lib.attacks.optimised import attacks_for
+from ssd_lib.attacks.published import attacks_for
 
 try:
     attacks_for("GCG", "my-own-model")

@@ -45,9 +45,8 @@ from tqdm.auto import tqdm
 from ssd_lib import answer, load_model, load_pair
 from ssd_lib.attacks import load_set
 from ssd_lib.defenders import DEFENDERS, Defender, prompts
-from ssd_lib.experiments.evaluation import rates
-from ssd_lib.experiments.report.numbers import ratio
-from ssd_lib.experiments.report.tables import clip
+from ssd_lib.experiments.report import clip
+from ssd_lib.experiments.stats import rates, ratio
 from ssd_lib.judges import judge, says_harmful
 from ssd_lib.models.chat import default_system, encode_prompt, render_prompt
 from ssd_lib.models.refusals import refuses

@@ -42,7 +42,8 @@ import pandas as pd
 
 from ssd_lib import answer, load_pair
 from ssd_lib.attacks import load_set
-from ssd_lib.experiments.evaluation import rate_cell, rates
+from ssd_lib.experiments.report import rate_cell
+from ssd_lib.experiments.stats import rates
 from ssd_lib.judges import JUDGES, agreement, judge, says_harmful, to_frame
 from ssd_lib.judges.base import clip
 from ssd_lib.method.trace import visible
@@ -140,7 +141,7 @@ answer, it counts as refused; if none does, as a success of the attack. The publ
 """
 
 # %%
-from ssd_lib.judges.refusal import RefusalSettings
+from ssd_lib.judges.rules import RefusalSettings
 
 LISTS = {which: RefusalSettings(which).strings for which in ("gcg", "individual", "api")}
 

@@ -42,8 +42,8 @@ from ssd_lib import answer, load_pair
 from ssd_lib.attacks import load_set
 from ssd_lib.defenders import DEFENDERS
 from ssd_lib.experiments import config_from, load_run, load_sessions, load_verdicts, plan, run_experiment
-from ssd_lib.experiments.evaluation import wilson
-from ssd_lib.experiments.report import build_report, mcnemar, write_report
+from ssd_lib.experiments.report import build_report, write_report
+from ssd_lib.experiments.stats import mcnemar, wilson
 from ssd_lib.judges.base import clip
 from ssd_lib.method.trace import visible
 from ssd_lib.show import plots

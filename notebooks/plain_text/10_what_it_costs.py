@@ -38,17 +38,9 @@ import torch
 
 from ssd_lib import load_pair
 from ssd_lib.decoding import ssd_generate
-from ssd_lib.decoding.cached_model import CachedModel
 from ssd_lib.decoding.decoder import Decoder
-from ssd_lib.decoding.lookahead import (
-    EDGES,
-    MOST,
-    Lookahead,
-    best_lookahead,
-    known_of,
-    tokens_per_round,
-    weights_read,
-)
+from ssd_lib.decoding.kv_cache import CachedModel
+from ssd_lib.decoding.lookahead import EDGES, MOST, Lookahead, best_lookahead, known_of, tokens_per_round, weights_read
 from ssd_lib.decoding.short_products import WAYS, short_products
 from ssd_lib.show import plots
 from ssd_lib.toy import world
@@ -312,7 +304,7 @@ $$A_g\,(m + m^2 + \dots + m^n) \;>\; R\,\big(\text{seconds}(g + n) - \text{secon
 def another(confidences, controller):
     reached, gain, made = 1.0, 0.0, len(confidences)
     for confidence in confidences:
-        reached *= controller.holds(confidence)  # how often guesses of such a confidence held lately
+        reached *= controller.acceptance(confidence)  # how often guesses of such a confidence held lately
     seconds = controller.costs  # of a round: positions of the target, draft steps
     for n in range(1, MOST - made):
         gain += reached * controller.match_ratio**n
@@ -349,7 +341,7 @@ for _ in range(4):
 learnt = known_of(pair.target, pair.draft, rows=1)
 names = [f"up to {edge:g}" for edge in [*EDGES, 1]]
 seen = [share.seen >= 1 for share in learnt.by_confidence]
-held = [share.held / share.seen if known else 0 for share, known in zip(learnt.by_confidence, seen, strict=True)]
+held = [share.accepted / share.seen if known else 0 for share, known in zip(learnt.by_confidence, seen, strict=True)]
 figure, axis = plt.subplots(figsize=(7, 2.6))
 axis.bar(names, held, color=plots.COLORS["draft"])
 for place, known in enumerate(seen):

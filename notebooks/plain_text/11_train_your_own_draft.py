@@ -48,13 +48,14 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from ssd_lib import answer, load_pair
 from ssd_lib.attacks import Record
-from ssd_lib.attacks.records import first_tokens
-from ssd_lib.experiments.evaluation import paired_difference, rates, wilson
-from ssd_lib.experiments.report.tables import clip
+from ssd_lib.attacks.prefilling import first_tokens
+from ssd_lib.experiments.report import clip
+from ssd_lib.experiments.stats import paired_difference, rates, wilson
 from ssd_lib.judges import judge
 from ssd_lib.models import training
 from ssd_lib.models.chat import encode_answer, encode_prompt
-from ssd_lib.models.pairs import Pair, check_vocabularies, find_pair, load_model
+from ssd_lib.models.loading import load_model
+from ssd_lib.models.pairs import Pair, check_vocabularies, find_pair
 from ssd_lib.models.training import RecoveryConfig, Stage, fine_tune, read_lines, train_deep_alignment
 from ssd_lib.paths import data_dir
 from ssd_lib.show import plots

@@ -64,13 +64,15 @@ from transformers.convert_slow_tokenizer import bytes_to_unicode
 
 from ssd_lib import answer, load_pair
 from ssd_lib.experiments import experiment, judge_run, load_run, load_sessions, load_verdicts, plan, run_experiment
+from ssd_lib.experiments.card import first_turned
 from ssd_lib.experiments.doctor import examine
-from ssd_lib.experiments.evaluation import first_turned, wilson
-from ssd_lib.experiments.report.tables import clip
+from ssd_lib.experiments.report import clip
+from ssd_lib.experiments.stats import wilson
 from ssd_lib.judges import says_harmful
 from ssd_lib.models import training
 from ssd_lib.models.chat import encode_answer, encode_prompt
-from ssd_lib.models.pairs import PAIRS, SMOLLM2, check_vocabularies, half_dtype, load_model, packaged
+from ssd_lib.models.loading import SMOLLM2, half_dtype, load_model, packaged
+from ssd_lib.models.pairs import PAIRS, check_vocabularies
 from ssd_lib.show import plots
 from ssd_lib.toy import world
 from ssd_lib.toy.worlds import world_of

@@ -41,8 +41,8 @@ import pandas as pd
 import torch
 
 from ssd_lib import answer, load_pair
-from ssd_lib.experiments.evaluation import prefill_tokens
-from ssd_lib.experiments.report.numbers import estimate
+from ssd_lib.experiments.card import prefill_tokens
+from ssd_lib.experiments.stats import estimate
 from ssd_lib.method import switching
 from ssd_lib.show import plots
 from ssd_lib.toy import world
@@ -206,8 +206,7 @@ A suffix is tokens of the vocabulary that both models share, so one gradient fit
 """
 
 # %%
-from ssd_lib.attacks.gcg import optimise_suffix
-from ssd_lib.attacks.gcg_loss import JointProblem, Problem
+from ssd_lib.attacks.gcg import JointProblem, Problem, optimise_suffix
 from ssd_lib.attacks.suffixes import TOY, wanted_beginning
 
 item = forbidden[0]
@@ -235,7 +234,7 @@ assert np.isclose(by_hand, library, atol=1e-3)
 gradient = 0.5 * target.gradient(target.start) + 0.5 * draft.gradient(draft.start)
 assert torch.allclose(joint.gradient(joint.start), gradient, atol=1e-5)
 print(
-    f"target {loss(target, target.start):.2f}, draft {loss(draft, target.start):.2f}, joint {library:.2f}: equal to ssd_lib.attacks.gcg_loss"
+    f"target {loss(target, target.start):.2f}, draft {loss(draft, target.start):.2f}, joint {library:.2f}: equal to ssd_lib.attacks.gcg"
 )
 
 # %% [markdown]

@@ -38,10 +38,11 @@ import pandas as pd
 import torch
 
 from ssd_lib import answer, load_pair
-from ssd_lib.experiments.evaluation import first_turned, rates
+from ssd_lib.experiments.card import first_turned
+from ssd_lib.experiments.stats import rates
 from ssd_lib.show import plots
 from ssd_lib.show.exercises import check
-from ssd_lib.show.widgets import explore
+from ssd_lib.show.explorer import explore
 from ssd_lib.toy.worlds import world_of
 
 plots.use_book_style()
@@ -452,7 +453,7 @@ turned(alpha_union=0.8, prefill=PREFILL)  # its static twin
 # %% [markdown]
 """
 What the explorer adds: it waits until a slider rests, stops an answer that nobody wants any more, keeps answers that it knows,
-and decodes beside the kernel's main thread, so that the sliders stay alive (`ssd_lib/show/widgets/latest.py`, 70 lines).
+and decodes beside the kernel's main thread, so that the sliders stay alive (`ssd_lib/show/latest.py`, 70 lines).
 
 ## Exercises
 

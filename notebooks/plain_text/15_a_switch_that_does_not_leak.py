@@ -43,8 +43,8 @@ import torch
 
 from ssd_lib import SSDConfig, answer, load_pair, ssd_generate
 from ssd_lib.attacks import load_set, world_item
-from ssd_lib.experiments.evaluation import prefill_tokens
-from ssd_lib.experiments.report.numbers import estimate
+from ssd_lib.experiments.card import prefill_tokens
+from ssd_lib.experiments.stats import estimate
 from ssd_lib.method import switching
 from ssd_lib.show import plots
 from ssd_lib.show.exercises import check

@@ -16,7 +16,7 @@ assert ROOT, "This notebook needs the repository around it: download all of it, 
 from dataclasses import replace
 
 from ssd_lib import answer, load_pair
-from ssd_lib.experiments.evaluation import prefill_tokens
+from ssd_lib.experiments.card import prefill_tokens
 from ssd_lib.show.exercises import check
 from ssd_lib.toy import world
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from ssd_lib import load_model, load_pair
-from ssd_lib.experiments.evaluation import prefill_tokens
+from ssd_lib.experiments.card import prefill_tokens
 from ssd_lib.show.exercises import check
 from ssd_lib.toy import world
 
@@ -65,7 +65,8 @@ check("expected depth", expected_depth, 0.5 * 50.5, "The mean of 1 … 100 is 50
 """
 
 # %%
-from ssd_lib.models.training import IGNORED, supervised_example
+from ssd_lib.models.presto import IGNORED
+from ssd_lib.models.training import supervised_example
 
 
 def without_loss(question_length, harmful_length, k):

@@ -19,7 +19,7 @@ from itertools import zip_longest
 import torch
 
 from ssd_lib import answer, load_pair, ssd_generate
-from ssd_lib.experiments.evaluation import prefill_tokens
+from ssd_lib.experiments.card import prefill_tokens
 from ssd_lib.show.exercises import check
 from ssd_lib.toy import world
 

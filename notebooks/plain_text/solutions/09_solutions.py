@@ -18,8 +18,8 @@ import pandas as pd
 
 from ssd_lib import load_pair
 from ssd_lib.experiments import config_from, load_run, run_experiment
-from ssd_lib.experiments.evaluation import wilson
 from ssd_lib.experiments.report import build_report
+from ssd_lib.experiments.stats import wilson
 from ssd_lib.show.exercises import check
 
 pair = load_pair("toy")

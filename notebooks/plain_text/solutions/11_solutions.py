@@ -14,9 +14,9 @@ assert ROOT, "This notebook needs the repository around it: download all of it, 
 import numpy as np
 import torch
 
-from ssd_lib.experiments.evaluation import wilson
+from ssd_lib.experiments.stats import wilson
 from ssd_lib.models.chat import encode_answer, encode_prompt
-from ssd_lib.models.pairs import load_model
+from ssd_lib.models.loading import load_model
 from ssd_lib.models.training import supervised_example
 from ssd_lib.show.exercises import check
 from ssd_lib.toy import world

@@ -17,8 +17,8 @@ import numpy as np
 import torch
 
 from ssd_lib import answer, load_pair
-from ssd_lib.experiments.evaluation import prefill_tokens
-from ssd_lib.experiments.report.numbers import estimate
+from ssd_lib.experiments.card import prefill_tokens
+from ssd_lib.experiments.stats import estimate
 from ssd_lib.method import switching
 from ssd_lib.show.exercises import check
 from ssd_lib.toy import world

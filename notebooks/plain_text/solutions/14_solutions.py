@@ -15,7 +15,7 @@ import torch
 
 from ssd_lib import load_pair
 from ssd_lib.show.exercises import check
-from ssd_lib.show.widgets import explore
+from ssd_lib.show.explorer import explore
 from ssd_lib.toy import world
 
 torch.set_num_threads(1)

@@ -16,7 +16,7 @@ from dataclasses import replace
 import torch
 
 from ssd_lib import SSDConfig, answer, load_pair
-from ssd_lib.experiments.evaluation import prefill_tokens
+from ssd_lib.experiments.card import prefill_tokens
 from ssd_lib.show.exercises import check
 from ssd_lib.toy import world
 
