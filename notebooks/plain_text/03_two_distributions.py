@@ -345,16 +345,15 @@ Is it what the library does? `ssd_lib.method.composite` works on whole batches a
 """
 
 # %%
-from ssd_lib.method.composite import choose_greedy, intersection_space, rank_tokens, union_space
+from ssd_lib.method.composite import choose_greedy, intersection_space, rank_tokens, target_fallback, union_space
 from ssd_lib.method.composite import composite as library_composite
-from ssd_lib.method.composite import target_fallback as target_insists
 
 
 def library_emit(target, draft, scheme, alpha, c=CANDIDATES):
     ranks, union = (rank_tokens(target[None]), rank_tokens(draft[None])), torch.tensor([scheme == "union"])
     space = union_space(*ranks, c) if scheme == "union" else intersection_space(*ranks, c)[0]
     scores = library_composite(target[None], draft[None], torch.tensor([alpha]))
-    return int(choose_greedy(scores, space, ranks[0], target_insists(space, ranks[0], union))[0])
+    return int(choose_greedy(scores, space, ranks[0], target_fallback(space, ranks[0], union))[0])
 
 
 checked = [
