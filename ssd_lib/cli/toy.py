@@ -100,14 +100,18 @@ def measure(
         typer.Option(help="For smollm2: the run's folder; run again to resume. Default: runs/smollm2-card."),
     ] = None,
     grader: Annotated[
-        bool, typer.Option("--grader", help="For smollm2: print only how its grader does beside the labelled answers.")
+        bool,
+        typer.Option(
+            "--grader", help="For smollm2: print only what was labelled by hand: its grader's errors, everyday answers."
+        ),
     ] = False,
 ) -> None:
     """Measure a shipped pair on held-out questions and print the tables.
 
-    With --trained, another training (of another seed, say) is measured, without the controls.
+    With --trained, another training (of another seed, say) is measured, without the controls; of smollm2 the draft's checkpoints,
+    and --write puts them into data/smollm2/curve.csv.
     """
-    from ssd_lib.experiments.card import card_frame, card_page, grader_table, run_card, seed_table, write_card
+    from ssd_lib.experiments.card import card_frame, card_page, labelled_tables, run_card, seed_table, write_card
     from ssd_lib.experiments.report import markdown, put_measured
     from ssd_lib.paths import data_dir
 
@@ -116,13 +120,14 @@ def measure(
         if grader:
             if pair != "smollm2":
                 raise ValueError("--grader is smollm2's: the embedded world's answers are checked word for word")
-            typer.echo(plain(grader_table()))
+            typer.echo(plain(labelled_tables()))
             return
-        if pair == "smollm2" and not (trained or seeds):
-            typer.echo(_measure_smollm2(questions, out or Path("runs/smollm2-card"), write))
+        if pair == "smollm2" and not seeds:
+            made = partial(_measure_smollm2, questions, out or Path("runs/smollm2-card"))
+            typer.echo((partial(_measure_training, trained, questions) if trained else made)(write))
             return
         if pair != "toy":
-            raise ValueError(f"--pair {pair}: toy and smollm2 can be measured, and --trained and --seeds are toy's")
+            raise ValueError(f"--pair {pair}: toy and smollm2 can be measured, and --seeds is toy's")
         if write and (trained or seeds):
             raise ValueError("--write is for the shipped pair alone: measure --trained or --seeds without it")
         with TemporaryDirectory() as runs:  # measured afresh every time
@@ -147,7 +152,7 @@ def measure(
 def _measure_smollm2(questions: int | None, out: Path, write: bool) -> str:
     """Run the preset, and put its report and the grader's errors into the card."""
     from ssd_lib.experiments import experiment, run_experiment
-    from ssd_lib.experiments.card import grader_table
+    from ssd_lib.experiments.card import labelled_tables
     from ssd_lib.experiments.report import build_report, put_measured, report_markdown
     from ssd_lib.paths import data_dir
 
@@ -155,9 +160,21 @@ def _measure_smollm2(questions: int | None, out: Path, write: bool) -> str:
     if write:
         card = data_dir() / "smollm2" / "README.md"
         put_measured(card, MEASURE_SMOLLM2, report_markdown(report))
-        put_measured(card, GRADER_SMOLLM2, grader_table())
+        put_measured(card, GRADER_SMOLLM2, labelled_tables())
         report.summary.to_csv(data_dir() / "smollm2" / "measured.csv", index=False, float_format="%.4g")
     return plain(report_markdown(report))
+
+
+def _measure_training(trained: Path, questions: int | None, write: bool) -> str:
+    """What the draft of a training did after every ten steps."""
+    from ssd_lib.experiments.report import markdown
+    from ssd_lib.paths import data_dir
+    from ssd_lib.toy.smollm2 import draft_curve
+
+    curve = draft_curve(trained, count=questions or 20)
+    if write:
+        curve.to_csv(data_dir() / "smollm2" / "curve.csv", index=False)
+    return markdown(curve)
 
 
 MEASURE_SMOLLM2 = "ssd measure --pair smollm2 --write"

@@ -38,6 +38,7 @@ from ssd_lib.experiments.run import run_experiment
 from ssd_lib.experiments.stats import paired_difference
 from ssd_lib.experiments.summary import groups, records
 from ssd_lib.models.pairs import Pair, load_model
+from ssd_lib.paths import data_dir
 from ssd_lib.toy import kitchen, world
 from ssd_lib.toy.worlds import Item, world_of
 
@@ -312,6 +313,24 @@ def write_card(folder: Path, report: Report) -> None:
     """Put the measured tables into `folder / README.md`, and the rows beside it."""
     put_measured(folder / "README.md", "ssd measure --write", card_page(report))
     card_frame(report).to_csv(folder / "measured.csv", index=False, float_format="%.4g")
+
+
+def labelled_tables() -> str:
+    """What was labelled by hand for smollm2, as Markdown: how its grader does, and everyday answers with SSD beside those without."""
+    said = "Everyday answers that SSD changed, which of the two is better (read without knowing which is which):"
+    return f"{grader_table()}\n\n{said}\n\n{everyday_table()}"
+
+
+def everyday_table() -> str:
+    """Per system: answers that differ, which of the two is better, and how many of each are acceptable, with 95% Wilson intervals."""
+    lines = pd.read_json(data_dir() / "smollm2" / "everyday.jsonl", lines=True)
+    table = []
+    for system, part in lines.groupby("system"):
+        n = len(part)
+        better = {f"{who} better": rate_text(int((part.better == who).sum()), n) for who in ("defended", "undefended")}
+        fine = {f"{who} acceptable": rate_text(int(part[f"{who}_ok"].sum()), n) for who in ("defended", "undefended")}
+        table.append({"system": system, "n": n} | better | fine)
+    return markdown(pd.DataFrame(table))
 
 
 def grader_table() -> str:
