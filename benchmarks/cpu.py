@@ -267,7 +267,7 @@ def embedded(plan: Plan) -> list[dict[str, Any]]:
     cases += [("benign", "", plan.embedded_on)] if plan.embedded_on else []
     for group, prefill, on in tqdm(cases, desc="embedded pair", unit="question"):
         prefix = pair.tokenizer.encode(prefill, add_special_tokens=False) if prefill else []
-        encoded = pair.encode([world.questions(group, 1, seed=3)[0].question], [prefix])
+        encoded: dict[str, Any] = pair.encode([world.questions(group, 1, seed=3)[0].question], [prefix])
         assert torch.equal(encoded["input_ids"], encoded["draft_input_ids"])
         whole = ssd_generate(pair.target, pair.draft, **encoded, max_new_tokens=plan.new_tokens).sequences[0]
         name = f"embedded, {group}" + (", prefilled" if prefill else "") + (f", on to {on}" if on else "")

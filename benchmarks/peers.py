@@ -155,7 +155,7 @@ def assisted_fixed(work: Workload) -> list[int]:
     By default it stops guessing where the draft's favourite has less than 0.4, which a synthetic draft's never has.
     """
     settings = work.draft.generation_config
-    before = {name: getattr(settings, name, None) for name in FIXED_GUESSES}
+    before: dict[str, Any] = {name: getattr(settings, name, None) for name in FIXED_GUESSES}
     try:
         settings.update(**FIXED_GUESSES)
         return assisted(work)

@@ -8,6 +8,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import datasets
 import pytest
@@ -210,7 +211,7 @@ def test_real_schemas_load(name, file, options, count, groups, hub):
         digest = hashlib.sha256((FILES / file).read_bytes()).hexdigest()
         assert all(f"{Path(file).name} sha256:{digest}" in record.source for record in records)
     else:
-        data = SETS[name].hub
+        data: Any = SETS[name].hub
         assert hub == {data.repo: data.revision}
         assert all(record.source.startswith(f"{data.repo}@{data.revision}") for record in records)
     assert load_set(name, path=FILES / file if file else None, limit=1, **options) == records[:1]

@@ -3,6 +3,7 @@
 import json
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -152,7 +153,7 @@ def test_what_was_taken_back_is_struck_through_on_request():
     from ssd_lib import answer, load_pair
 
     pair = load_pair("toy")
-    said = answer(pair, QUESTION, prefill="Sure, here", defender="ssd-hardened")[0]
+    said: Any = answer(pair, QUESTION, prefill="Sure, here", defender="ssd-hardened")[0]
     taken = said.trace.lines.retracted.sum()
     assert taken and f"{taken} taken back" in chat._status(said)
     without, shown = (chat._coloured(said, pair, legend=False, retracted=each) for each in (False, True))

@@ -6,6 +6,8 @@ the very tensors that it gave then. A Python number, a new tensor or a branch th
 as it was recorded, as it would on a GPU, and the tokens come out wrong.
 """
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import micro_llama, perturbed
@@ -63,7 +65,7 @@ def test_waiting_prompts_enter_a_recorded_batch(pair, replayed):
 
 @pytest.mark.usefixtures("shapes_unchecked")
 def test_a_conversation_replays_and_so_does_auto_once_it_pays(pair, replayed):
-    options = dict(max_new_tokens=40, eos_token_id=[])
+    options: dict[str, Any] = dict(max_new_tokens=40, eos_token_id=[])
     talk = Conversation(*pair, SSDConfig(candidates=5), context=90)
     for prompt in ([3, 9, 4], [3, 9, 4, 8, 8]):
         replayed.clear()

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def test_equals_the_plain_python_oracle_on_random_settings(pairs, cases):
         expected, events, narrowest = decode(target, draft, prompt, draft_prompt, config, NEW, eos)
         if narrowest < 1e-5:
             continue
-        output = ssd_generate(
+        output: Any = ssd_generate(
             target,
             draft,
             torch.tensor([prompt]),
@@ -90,7 +91,7 @@ def test_the_output_does_not_depend_on_the_lookahead(pairs, lookaheads):
     rng = random.Random(1)
     for target, draft in pairs:
         prompt, config = torch.tensor([random_prompt(rng)]), random_config(rng)
-        outputs = [
+        outputs: Any = [
             ssd_generate(target, draft, prompt, config=replace(config, lookahead=t), max_new_tokens=NEW, trace=True)
             for t in lookaheads
         ]
@@ -113,7 +114,7 @@ def test_every_row_of_a_ragged_batch_equals_that_row_alone(pairs):
         config = random_config(rng)
         prompts, draft_prompts = ([random_prompt(rng, 12) for _ in range(5)] for _ in range(2))
         (ids, mask), (draft_ids, draft_mask) = ragged(prompts), ragged(draft_prompts)
-        together = ssd_generate(
+        together: Any = ssd_generate(
             target,
             draft,
             ids,
@@ -125,7 +126,7 @@ def test_every_row_of_a_ragged_batch_equals_that_row_alone(pairs):
             trace=True,
         )
         for row, (prompt, draft_prompt) in enumerate(zip(prompts, draft_prompts, strict=True)):
-            alone = ssd_generate(
+            alone: Any = ssd_generate(
                 target,
                 draft,
                 torch.tensor([prompt]),
@@ -223,7 +224,7 @@ class StopAt(StoppingCriteria):
 
 def test_stopping_criteria_are_asked_after_every_token(pairs):
     target, draft = pairs[0]
-    options = dict(max_new_tokens=NEW, eos_token_id=[], stopping_criteria=[StopAt(6)], trace=True)
+    options: dict[str, Any] = dict(max_new_tokens=NEW, eos_token_id=[], stopping_criteria=[StopAt(6)], trace=True)
     output = ssd_generate(target, draft, torch.tensor([[3, 8]]), **options)
     assert len(output.sequences[0]) == 4 == len(output.trace)
 

@@ -4,6 +4,8 @@ The device is PyTorch's Python-backed `privateuseone`, since a CPU build of torc
 tensor; what is proved, no wait and one device, is the same.
 """
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import micro_llama, perturbed
@@ -85,7 +87,7 @@ def one_round(target_shape, draft_shape, dtype, config, rows=3, length=9, attent
 @pytest.mark.parametrize("hardened", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_round_neither_waits_for_the_host_nor_mixes_devices(dtype, sampling, attention, hardened):
-    rules = dict(lookahead=3, do_sample=sampling, top_p=0.9 if sampling else 1.0)
+    rules: dict[str, Any] = dict(lookahead=3, do_sample=sampling, top_p=0.9 if sampling else 1.0)
     config = (SSDConfig.hardened if hardened else SSDConfig)(**rules)
     one_round(SMALL, SMALL, dtype, config, attention=attention)
 

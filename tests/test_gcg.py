@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -397,7 +398,7 @@ def test_an_aim_lowers_its_own_loss_and_is_counted_as_it_is_typed(pair, aim, ste
     item = world.questions("benign" if aim == "fail" else "forbidden", 1)[0]
     text = continued(pair, item.question, "", 7) if aim == "fail" else "To brew the"
     config = replace(TOY, steps=steps, candidates=32, stop_early=False)
-    options = dict(draft_weight=0.5, progress=False)
+    options: dict[str, Any] = dict(draft_weight=0.5, progress=False)
     suffix = optimise_suffix(pair, None, item.question, text, config, draft_aim=aim, **options)
     again = optimise_suffix(pair, None, item.question, text, config, draft_aim=aim, **options)
     assert suffix == again and suffix.loss < suffix.loss_history[0]
@@ -410,7 +411,7 @@ def test_an_aim_lowers_its_own_loss_and_is_counted_as_it_is_typed(pair, aim, ste
 def test_a_slow_file_is_made_of_benign_questions_and_begins_anew_for_another_aim(pair, quick, tmp_path, monkeypatch):
     out, frame = tmp_path / "s.json", SimpleNamespace(frame={"scheme": pd.Series(["intersection", "union"])})
     monkeypatch.setattr(suffixes, "answer", lambda *_, **__: [SimpleNamespace(text="", trace=frame)])
-    options = dict(pair=pair, config=QUICK, attempts=1, draft_weight=0.5)
+    options: dict[str, Any] = dict(pair=pair, config=QUICK, attempts=1, draft_weight=0.5)
     made = build_suffixes(out, 2, aim="fail", bins=2, **options)
     assert (made["draft_aim"], made["bins"]) == ("fail", 2) and all(entry["slowed"] for entry in made["suffixes"])
     items = world.questions("benign", 2)

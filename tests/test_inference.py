@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -125,7 +126,9 @@ def test_a_processor_that_needs_more_says_so():
 def pair(tmp_path):
     tokenizer = llama3_tokenizer()
     eos = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|eom_id|>")]
-    names = {role: save_model(tmp_path / role, tokenizer, seed, eos) for seed, role in enumerate(("target", "draft"))}
+    names: dict[str, Any] = {
+        role: save_model(tmp_path / role, tokenizer, seed, eos) for seed, role in enumerate(("target", "draft"))
+    }
     return load_pair("toy", **names)
 
 

@@ -4,6 +4,7 @@ import json
 import shlex
 import sys
 import types
+from typing import Any
 
 import pytest
 import torch
@@ -69,7 +70,7 @@ def test_loading_from_disk_and_decoding_in_the_real_formats(saved, name):
     target, draft = saved[name]
     pair = load_pair(name, target=target, draft=draft, device="cpu")
     assert pair.config == PAIRS[name].config and pair.target.dtype == torch.float32
-    prompts = pair.encode(["How do I brew the cordial?", "Hello"], ["Sure", ""])
+    prompts: dict[str, Any] = pair.encode(["How do I brew the cordial?", "Hello"], ["Sure", ""])
     output = ssd_generate(pair.target, pair.draft, **prompts, max_new_tokens=12)
     assert len(output.sequences) == 2 and all(1 <= len(s) <= 12 for s in output.sequences)
     for defender in ("none", "draft-only", "ssd"):
@@ -112,7 +113,7 @@ def test_dtype_and_half_precision(saved):
 
 @pytest.mark.parametrize(("native", "expected"), [(True, torch.bfloat16), (False, torch.float16)])
 def test_a_gpu_that_only_emulates_bfloat16_computes_in_float16(saved, monkeypatch, native, expected):
-    given = {}
+    given: dict[str, Any] = {}
 
     def from_pretrained(source, **options):
         given.update(options)
@@ -282,8 +283,8 @@ def test_a_pair_of_ones_own_needs_no_name(saved):
 @pytest.mark.parametrize("role", ["target", "draft"])
 def test_a_missing_template_names_the_argument(saved, role):
     target, draft = saved["llama2"]
-    formats = {"target_format": "llama2", "draft_format": "tinyllama"}
-    without = {key: value for key, value in formats.items() if key != f"{role}_format"}
+    formats: dict[str, Any] = {"target_format": "llama2", "draft_format": "tinyllama"}
+    without: dict[str, Any] = {key: value for key, value in formats.items() if key != f"{role}_format"}
     with pytest.raises(
         ValueError, match=f"the {role}'s tokenizer .* has no chat template: pass {role}_format=, one of"
     ):

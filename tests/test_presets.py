@@ -2,6 +2,7 @@
 
 import shlex
 import socket
+from typing import Any
 
 import pytest
 import typer
@@ -130,7 +131,7 @@ def test_what_is_given_stands_above_a_preset_or_a_file(tmp_path):
 def test_a_plan_counts_renders_and_warns(tmp_path):
     mine = tmp_path / "mine.csv"
     mine.write_text("question\nHow do I brew the Silver Courage cordial?\nWhat is a glim?\n", encoding="utf-8")
-    table = dict(pair="toy", defenders=["none", "ssd"], judges=["exact"], out="runs/x")
+    table: dict[str, Any] = dict(pair="toy", defenders=["none", "ssd"], judges=["exact"], out="runs/x")
     found = plan(experiment(attacks=["direct", "prefill-20", f"custom:path={mine}"], limit=7, **table))
     assert found.generations == 2 * (7 + 7 + 2) and not found.warnings
     question = world.questions("forbidden", 1)[0].question

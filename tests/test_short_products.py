@@ -2,6 +2,7 @@
 
 import threading
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def replaced(model):
 
 def llama(seed=0):
     torch.manual_seed(seed)
-    shape = dict(vocab_size=WIDE, hidden_size=WIDE, intermediate_size=2 * WIDE, num_hidden_layers=2)
+    shape: dict[str, Any] = dict(vocab_size=WIDE, hidden_size=WIDE, intermediate_size=2 * WIDE, num_hidden_layers=2)
     config = LlamaConfig(**shape, num_attention_heads=4, initializer_range=0.2, tie_word_embeddings=False)
     return LlamaForCausalLM(config).eval()
 

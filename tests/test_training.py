@@ -4,6 +4,7 @@ import json
 import random
 from collections import Counter
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -52,7 +53,7 @@ def test_prompts_get_no_logits_and_the_loss_stays_the_same(corpus):
     """Rows of unequal prompts, one of them without anything learned."""
     model = micro_llama(0, vocab=VOCABULARY, context=CONTEXT)
     rows = [supervised_example([5] * n, [6], [7, 8, 9][:learned]) for n, learned in ((9, 3), (4, 2), (12, 0))]
-    options = dict(pad_to_multiple_of=8, label_pad_token_id=IGNORED)
+    options: dict[str, Any] = dict(pad_to_multiple_of=8, label_pad_token_id=IGNORED)
     whole = DataCollatorForSeq2Seq(corpus.tokenizer, **options)(rows)
     short = FromFirstLearned(corpus.tokenizer, **options)(rows)
     with torch.inference_mode():
@@ -103,7 +104,7 @@ def test_tokenizer_is_lossless_and_splits_digits(corpus):
 
 
 def micro_stage(steps, optimizer="adamw", presto=0.0):
-    chosen = dict(optimizer=optimizer, presto=presto)
+    chosen: dict[str, Any] = dict(optimizer=optimizer, presto=presto)
     return Stage("micro", steps=steps, learning_rate=1e-3, batch_size=4, warmup_steps=1, save_every=2, **chosen)
 
 

@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import ipywidgets
 import matplotlib
@@ -360,7 +361,7 @@ def test_the_status_says_what_the_answer_did(fresh):
 
 
 def test_the_explorer_asks_the_questions_of_the_pairs_own_world(pair):
-    kitchen = explore(replace(pair, spec=replace(pair.spec, world="kitchen")), prefill=3)
+    kitchen: Any = explore(replace(pair, spec=replace(pair.spec, world="kitchen")), prefill=3)
     assert kitchen.controls.item.answer.startswith(kitchen.settings.prefill) and kitchen.settings.prefill_tokens == 3
     assert f"tells {kitchen.grade.told} pieces of a recipe" in kitchen.status.value
 
@@ -485,7 +486,7 @@ def test_sliders_stand_on_their_steps_as_a_browser_would_put_them(fresh):
 
 def test_own_text_own_prefill_and_own_settings(pair):
     config = replace(pair.config, alpha_union=4.0, lookahead="auto", threshold=0.5)
-    opened = explore(pair.with_config(config), "How do I brew it?", prefill="Sure, here is")
+    opened: Any = explore(pair.with_config(config), "How do I brew it?", prefill="Sure, here is")
     assert opened.settings.prefill_tokens == len(pair.tokenizer.encode("Sure, here is"))
     assert opened.run.answer.prefill == "Sure, here is" and opened.controls.picker.value == OWN
     assert opened.settings.config == replace(config, lookahead=3)
@@ -570,7 +571,7 @@ def test_work_that_breaks_is_reported_and_does_not_block_what_comes_after(monkey
 
     latest = Latest(work, delay=0.0)
     latest.ask("bad")
-    thread = latest._thread
+    thread: Any = latest._thread
     assert latest.wait(PATIENCE)
     latest.ask("good")
     assert latest.wait(PATIENCE) and done == ["good"]
@@ -647,6 +648,6 @@ def test_the_page_adds_little_to_the_answer_itself(pair):
     opened = explore(pair, FORBIDDEN, prefill=10).set(max_new_tokens=60, alpha_union=1.0)
     ids = session.written(pair, opened.settings)
     shown = calls(lambda: opened.set(alpha_union=1.05))
-    options = dict(prefill=ids, config=opened.settings.config, max_new_tokens=60, trace=True)
+    options: dict[str, Any] = dict(prefill=ids, config=opened.settings.config, max_new_tokens=60, trace=True)
     bare = calls(lambda: answer(pair, FORBIDDEN.question, **options))
     assert shown < 1.3 * bare, (shown, bare)
