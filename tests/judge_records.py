@@ -3,7 +3,7 @@
 from ssd_lib.attacks import Record
 from ssd_lib.toy import world
 
-GROUPS = {"harmful": "forbidden", "borderline": "scary", "benign": "benign"}
+GROUPS: dict[str, world.Group] = {"harmful": "forbidden", "borderline": "scary", "benign": "benign"}
 
 
 def world_records(group, count, prefill="", seed=0):

@@ -29,7 +29,7 @@ def test_the_header_is_the_one_that_the_authors_write():
     tokenizer = llama3_tokenizer()
     assert tokenizer.decode(header(tokenizer, None)) == "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
     tokenizer = llama2_tokenizer()
-    text = tokenizer.decode(header(tokenizer, "llama2"))
+    text = str(tokenizer.decode(header(tokenizer, "llama2")))
     assert text.replace(" ", "") == "</s>[/INST]", "without the <s> that stands between the two there"
 
 

@@ -378,7 +378,7 @@ def test_an_unknown_name_lists_all(name):
 
 
 def test_every_set_states_its_terms():
-    table = describe().set_index("name")
+    table: Any = describe().set_index("name")
     assert list(table.index) == list(SETS)
     assert table["licence"].ne("").all() and table["kind"].isin(["embedded", "kitchen", "hub", "file"]).all()
     assert table.loc["gsm8k", "size"] == 1319 and table.loc["advbench", "size"] == 520

@@ -129,7 +129,8 @@ def test_streaming_shows_spaces_and_whole_characters(text, capsys):
         tokenizer = llama2_tokenizer()
 
     ids = Loaded.tokenizer.encode(text, add_special_tokens=False)
-    stream = chat._Stream(Loaded, console=chat.Console())
+    pair: Any = Loaded
+    stream = chat._Stream(pair, console=chat.Console())
     stream.put(torch.tensor([ids[:3]]))
     for token in [*ids[3:], Loaded.tokenizer.eos_token_id]:
         stream.put(torch.tensor([token]))

@@ -63,7 +63,8 @@ def test_ssd_brings_the_attacked_target_back(pair, items):
 def test_what_ssd_took_back_is_a_cost_and_matches_are_counted_without_a_trace(pair, items):
     asked, prefills = [i.question for i in items], [prefill_tokens(pair, i, 5) for i in items]
     options: dict[str, Any] = dict(defender="ssd-hardened", prefill=prefills, settings={"count_prefill": False})
-    replies, plain = answer(pair, asked, **options), answer(pair, asked, **options, trace=False)
+    replies: Any = answer(pair, asked, **options)
+    plain = answer(pair, asked, **options, trace=False)
     assert [r.token_ids for r in replies] == [r.token_ids for r in plain]
     for reply, same in zip(replies, plain, strict=True):
         assert reply.cost.extra_tokens == same.cost.extra_tokens == reply.trace.lines.retracted.sum()
@@ -108,8 +109,9 @@ def test_text_and_ids_prefill_alike_and_errors_are_clear(pair, items):
         answer(pair, "Hello!", defender="ppl", settings={"treshold": 3})
     with pytest.raises(ValueError, match="has no setting x: it has none"):
         answer(pair, "Hello!", defender="draft-only", settings={"x": 3})
+    wrong: Any = [{"role": "user", "content": "Hello!"}]
     with pytest.raises(ValueError, match="list of its own"):
-        answer(pair, [{"role": "user", "content": "Hello!"}])
+        answer(pair, wrong)
     assert answer(pair, []) == []
     with pytest.raises(ValueError, match="2 prefilled answers for 1 questions"):
         answer(pair, "Hello!", prefill=["a", "b"])

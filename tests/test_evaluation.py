@@ -1,5 +1,7 @@
 """The embedded pair shows what its model card says (issue: "The embedded pair must show")."""
 
+from typing import Any
+
 import pandas as pd
 import pytest
 
@@ -76,7 +78,7 @@ def test_the_table_of_seeds_names_the_length_where_a_promise_holds_least():
         rows += [dict(system=system, group="scary", prefill=0, question=q) for q in range(10)]
     frame = pd.DataFrame(rows).assign(unseen_wording=False, ends_in_refusal=True)
     frame = frame.fillna({"complied": False, "right": False}).assign(refused=lambda f: f.group == "forbidden")
-    table = seed_table({"0": frame})
+    table: Any = seed_table({"0": frame})
     assert table["target complies, least"][0] == "80% [49, 94] (N = 20)"
     assert table["draft complies, most"][0].startswith("0%") and table["over-refusal"][0].startswith("0%")
     assert table["benign, SSD − target"][0] == "+0.0 [+0.0, +0.0]"

@@ -41,7 +41,7 @@ TWO = dict(num_hidden_layers=2)
 def pretended_llama(shape, dtype, attention):
     """A Llama without values, on the pretended device."""
     with no_init_weights():
-        model = LlamaForCausalLM(LlamaConfig(**shape, attn_implementation=attention)).eval()
+        model = LlamaForCausalLM(LlamaConfig(**(shape | {"attn_implementation": attention}))).eval()
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             empty = torch.empty(weight.shape, dtype=dtype, device=DEVICE)
@@ -124,7 +124,7 @@ def test_a_forgotten_cpu_tensor_would_be_noticed(monkeypatch):
 
 @pytest.mark.gpu
 def test_cpu_and_gpu_give_the_same_tokens():
-    target = micro_llama(0, layers=2)
+    target: Any = micro_llama(0, layers=2)
     draft, prompt = perturbed(target, 1, 0.2), torch.tensor([[3, 4, 5]])
     on_cpu = ssd_generate(target, draft, prompt, max_new_tokens=24)
     on_gpu = ssd_generate(target.cuda(), draft.cuda(), prompt.cuda(), max_new_tokens=24)

@@ -76,6 +76,7 @@ def test_the_gradient_is_that_of_the_one_hot_vectors(problem):
     table = problem.embed.weight
     one_hot = F.one_hot(torch.tensor([problem.start]), len(table)).float().requires_grad_()
     problem.loss(plain_logits(problem, one_hot @ table)).sum().backward()
+    assert one_hot.grad is not None
     torch.testing.assert_close(problem.gradient(problem.start), one_hot.grad[0], atol=1e-4, rtol=1e-3)
 
 
@@ -219,7 +220,7 @@ def test_an_embedding_with_more_rows_than_the_other_model_has_is_cut_and_filled(
     models = [micro_llama(seed, vocab=size, layers=1, context=256) for seed, size in enumerate(sizes)]
     for order in (models, models[::-1]):
         parts = [Problem(model, tokenizer, QUESTION, WANTED, SMALL.start, "llama3") for model in order]
-        joint, rows = JointProblem(*parts, draft_weight=0.5), order[0].get_input_embeddings().weight.shape[0]
+        joint, rows = JointProblem(*parts, draft_weight=0.5), order[0].get_input_embeddings().num_embeddings
         assert joint.gradient(joint.start).shape == (len(joint.start), rows)
         assert joint.banned.shape == (rows,) and joint.banned[len(tokenizer) :].all()
 
@@ -334,7 +335,9 @@ def test_the_joint_suffixes_that_ship_belong_to_the_world_and_were_made_against_
             Problem(model, pair.tokenizer, record.question, entry["target"], entry["suffix"], "toy")
             for model in (pair.target, pair.draft)
         ]
-        loss, _, reached = best(JointProblem(*parts, made["draft_weight"]), torch.tensor([parts[0].start]), 1)
+        loss, _, reached = best(
+            JointProblem(*parts, draft_weight=made["draft_weight"]), torch.tensor([parts[0].start]), 1
+        )
         assert loss == pytest.approx(entry["loss"], abs=0.01) and reached == entry["reached"]
 
 
@@ -377,6 +380,7 @@ def test_their_gradient_is_that_of_the_one_hot_vectors(pair, kind):
     table = problem.embed.weight
     one_hot = F.one_hot(torch.tensor([problem.start]), len(table)).float().requires_grad_()
     problem.loss(plain_logits(problem, one_hot @ table)).sum().backward()
+    assert one_hot.grad is not None
     torch.testing.assert_close(problem.gradient(problem.start), one_hot.grad[0], atol=1e-4, rtol=1e-3)
 
 
@@ -419,6 +423,7 @@ def test_a_slow_file_is_made_of_benign_questions_and_begins_anew_for_another_aim
     records = load_set("slow", path=out)
     assert [r.group for r in records] == ["benign"] * 2 and records[0].prompt.startswith(items[0].question)
     assert len(quick) == 2 and build_suffixes(out, 2, aim="fail", bins=2, **options) == made and len(quick) == 2
+    aim: Any
     for aim, project in [("match", False), ("match", True), ("match", False), ("begin", False)]:
         asked = len(quick)
         build_suffixes(out, 1, aim=aim, bins=2, project=project, **options)
@@ -435,6 +440,7 @@ def test_the_aimed_suffixes_that_ship_belong_to_the_world(name, aim):
 
 
 def test_a_search_of_another_kind_needs_a_file_of_its_own(tmp_path):
+    options: dict[str, Any]
     for options in (
         {"draft_weight": 0.5},
         {"aim": "match", "out": tmp_path / "s"},

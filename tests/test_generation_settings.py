@@ -80,7 +80,7 @@ def test_processors_work_on_both_models_and_a_batch_equals_its_rows(model):
     options: dict[str, Any] = dict(config=config, max_new_tokens=NEW, trace=True)
     together: Any = ssd_generate(model, draft, prompts, rows=2, **options)
     for row, prompt in enumerate(prompts):
-        alone = ssd_generate(model, draft, [prompt], **options | dict(trace=False))
+        alone = ssd_generate(model, draft, [prompt], **{**options, "trace": False})
         assert torch.equal(together.sequences[row], alone.sequences[0])
     first = together.trace.row(1).frame.iloc[0]
     with torch.no_grad():
@@ -308,7 +308,7 @@ def test_in_half_precision_the_lookahead_changes_tokens_at_rounding_ties_only(dt
             for i, pair in enumerate(zip(*(o.sequences[0].tolist() for o in (one, six)), strict=True))
             if len(set(pair)) > 1
         )
-        lines = [o.trace.frame.iloc[place] for o in (one, six)]
+        lines = [o.trace.frame.iloc[place] for o in cast(list[Any], [one, six])]
         gaps = [line.space_composite[0] - line.space_composite[1] for line in lines]
         tops = [probs[0] - probs[1] for line in lines for probs in (line.target_top_probs, line.draft_top_probs)]
         parted.append(min(map(abs, [*gaps, *tops])))

@@ -260,7 +260,7 @@ def test_the_worst_case_decodes_each_bin_twice_in_a_bounded_number_of_rounds(pat
         ssd_generate(target, draft, prompt, config=config, max_new_tokens=kept, eos_token_id=[], trace=lookahead == 2)
         for config in (SSDConfig(lookahead=lookahead), SSDConfig.hardened(lookahead=lookahead))
     )
-    if hardened.trace is not None:
+    if hardened.trace is not None and published.trace is not None:
         schemes = [trace.frame.scheme[::7].tolist() for trace in (published.trace, hardened.trace)]
         assert schemes == [3 * ["intersection", "union"], 6 * ["union"]]
         assert published.trace.frame.match[:7].tolist() == WORST[pattern] and published.trace.frame.match[7:14].all()
@@ -297,7 +297,7 @@ def test_pieces_shorter_than_the_tail_slip_through_so_that_it_is_one_token_by_de
             options: dict[str, Any] = dict(prefill=known, config=config, max_new_tokens=2, trace=False)
             replies = answer(pair, [item.question for item in items], **options)
             known = [ids + reply.token_ids for ids, reply in zip(known, replies, strict=True)]
-        texts = [[pair.tokenizer.decode(part) for part in (ids[10:], ids[:10])] for ids in known]
+        texts = [[str(pair.tokenizer.decode(part)) for part in (ids[10:], ids[:10])] for ids in known]
         return sum(world.grade(item, *text).told for item, text in zip(items, texts, strict=True))
 
     assert SSDConfig().tail_tokens == SSDConfig.hardened().tail_tokens == 1

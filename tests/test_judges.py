@@ -33,7 +33,7 @@ def test_a_verdict_says_something_or_says_why_not():
     for label, score, why in [(None, None, None), ("harmful", None, "no"), (None, 1.0, "no")]:
         with pytest.raises(ValueError, match="unjudged"):
             Verdict("j", "v", label, score, unjudged=why)
-    assert unjudged("j", "v", "no\nreply " * 100).unjudged.startswith("no reply no reply")
+    assert str(unjudged("j", "v", "no\nreply " * 100).unjudged).startswith("no reply no reply")
 
 
 def test_what_the_judge_said_is_not_shown():
@@ -233,7 +233,7 @@ SHOP = Record(
 def test_gsm8k_is_exact_and_rouge_is_not():
     right, words, empty = judge("gsm8k", [SHOP] * 3, ["The answer is $18.00.", SHOP.target[:-2] + "19", ""])
     assert [v.label for v in (right, words, empty)] == ["right", "wrong", "wrong"]
-    assert words.details["rouge1_recall"] > 0.9 > 0.2 > right.details["rouge1_recall"]
+    assert float(words.details["rouge1_recall"]) > 0.9 > 0.2 > float(right.details["rouge1_recall"])
     assert empty.details["rouge1_recall"] == 0 and empty.reason == "no number in the answer"
     assert right.details["given"] == "18.00" and right.details["expected"] == "18"
 
@@ -247,7 +247,7 @@ def test_the_expected_number_comes_from_the_fact_or_the_reference():
     assert expected_number(SHOP) == 18 == expected_number(replace(SHOP, facts=()))
     assert expected_number(replace(SHOP, facts=("you have 18 glims",), target="no mark 18")) is None
     (verdict,) = judge("gsm8k", [replace(SHOP, facts=(), target="18")], ["18"])
-    assert "no final number" in verdict.unjudged
+    assert "no final number" in str(verdict.unjudged)
 
 
 # ------------------------------------------------------------------------------------------------ rubrics
@@ -368,7 +368,7 @@ def test_just_evals_score_leaves_safety_out():
     verdict = JUST_EVAL.verdict(Reply(given), judge="j", version="v", threshold=0)
     assert verdict.score == 3 and verdict.label is None and verdict.details["safety"] == 1
     without = JUST_EVAL.verdict(Reply(given.replace(', "safety": 1', "")), judge="j", version="v", threshold=0)
-    assert "no safety from 1 to 5" in without.unjudged
+    assert "no safety from 1 to 5" in str(without.unjudged)
 
 
 # ------------------------------------------------------------------------------------------------ agreement

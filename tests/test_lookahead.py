@@ -199,8 +199,9 @@ def test_bad_pairs_are_refused():
         synthetic_pair((PAIRS["micro"][0], Shape(64, 1, 4, 2, 96, 300)))
     with pytest.raises(ValueError, match="between 0 and 1"):
         synthetic_pair("micro", math.pi)
+    wrong: Any = "often"
     with pytest.raises(ValueError, match="lookahead"):
-        SSDConfig(lookahead="often")
+        SSDConfig(lookahead=wrong)
 
 
 def test_every_row_s_prompt_ends_where_a_block_begins():

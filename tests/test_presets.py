@@ -40,6 +40,7 @@ def test_the_matrix_is_every_model_attacker_and_defender_once():
 
 
 def test_every_line_of_the_matrix_runs_dry(capsys):
+    line: Any
     for line in published_matrix().itertuples():
         out = dry_run(line.command, capsys)
         assert f"pair        {presets.find_pair(line.model).name}\n" in out
@@ -53,6 +54,7 @@ def test_every_line_of_the_matrix_runs_dry(capsys):
 def test_the_six_commands_run_dry_with_the_published_settings(capsys):
     commands = published_commands()
     assert len(commands) == 6
+    line: Any
     for line in commands.itertuples():
         out = dry_run(line.command, capsys)
         alphas = (0.45, 2.0) if line.model == "vicuna" else (0.3, 0.8)

@@ -41,7 +41,7 @@ distributions = (
 
 @given(distributions, distributions, st.booleans(), st.integers(1, 6), st.integers(1, VOCAB), st.floats(0, 3))
 def test_a_head_that_is_enough_gives_the_choice_of_the_whole_vocabulary(target, draft, union, wanted, depth, alpha):
-    ranks = [rank_tokens(p[None]) for p in (target, draft)]
+    ranks = rank_tokens(target[None]), rank_tokens(draft[None])
     mask, k = intersection_space(*ranks, wanted)
     mask = union_space(*ranks, wanted) if union else mask
     insisted = target_insists(mask, ranks[0], torch.tensor([union]))
@@ -93,10 +93,11 @@ def test_the_output_does_not_depend_on_auto_lookahead_or_on_lookup(pairs, each):
         for _ in range(each):
             prompt = [rng.randrange(3, 24) for _ in range(6)]
             ids, config = torch.tensor([prompt * 3]), SSDConfig(candidates=5, bin_size=4)
-            first, *others = (
+            outputs: list[Any] = [
                 ssd_generate(target, draft, ids, config=c, max_new_tokens=60, eos_token_id=[], trace=True)
                 for c in (config, replace(config, lookahead="auto"), replace(config, lookahead="auto", lookup=True))
-            )
+            ]
+            first, *others = outputs
             columns = ["token", "proposal", "match", "scheme", "k", "threshold", "alpha", "match_ratio", "insisted"]
             for other in others:
                 assert torch.equal(other.sequences[0], first.sequences[0])

@@ -117,5 +117,6 @@ def test_one_greedy_row_on_a_cpu_is_decoded_stepwise(pairs, monkeypatch):
     for rows, sampling, kind in [(1, False, StepwiseDecoder), (2, False, Decoder), (1, True, Decoder)]:
         kinds.clear()
         config = replace(SSDConfig(), do_sample=sampling)
-        ssd_generate(*pairs[0], [[3, 5, 8]] * rows, config=config, max_new_tokens=5, eos_token_id=[])
+        target, draft = pairs[0]
+        ssd_generate(target, draft, [[3, 5, 8]] * rows, config=config, max_new_tokens=5, eos_token_id=[])
         assert set(kinds) == {kind}

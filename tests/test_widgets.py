@@ -102,7 +102,7 @@ class Checked(HTMLParser):
     def handle_starttag(self, tag, attrs):
         assert tag in ALLOWED, f"<{tag}>"
         assert {name for name, _ in attrs} <= ALLOWED[tag], (tag, attrs)
-        style = dict(attrs).get("style", "")
+        style = dict(attrs).get("style") or ""
         assert re.fullmatch(r"[\w\s:;#.,%()-]*", style) and "url" not in style, style
         assert not HIDDEN.search("".join(value or "" for _, value in attrs))
         if tag not in ("rect", "polyline"):
@@ -121,7 +121,10 @@ class Checked(HTMLParser):
     def handle_decl(self, decl):
         raise AssertionError(f"a declaration: {decl}")
 
-    unknown_decl = handle_pi = handle_decl
+    def handle_pi(self, data):
+        raise AssertionError(f"an instruction: {data}")
+
+    unknown_decl = handle_pi
 
     def handle_data(self, data):
         assert not HIDDEN.search(data), repr(data)
@@ -240,10 +243,11 @@ def test_candidates_hold_what_matters_and_their_numbers_agree(fresh):
         found = charts.candidates(line, fresh.run.texts(position))
         assert len(found) <= charts.SHOWN and sum(c.emitted for c in found) == sum(c.proposed for c in found) == 1
         assert line["target_top"][0] in [c.token for c in found]
-        inside = [c.composite for c in found if c.inside]
+        inside: list[Any] = [c.composite for c in found if c.inside]
         assert inside == sorted(inside, reverse=True) and [c.inside for c in found] == sorted(
             (c.inside for c in found), reverse=True
         )
+        c: Any
         for c in found:
             if None not in (c.target, c.draft, c.composite):
                 assert c.composite == pytest.approx(c.target + line["alpha"] * (c.draft - c.target), abs=1e-5)
@@ -496,7 +500,7 @@ def test_own_text_own_prefill_and_own_settings(pair):
 
 
 def test_the_explorer_is_a_widget_with_handles_for_tests(fresh):
-    assert isinstance(fresh, ipywidgets.VBox) and "ssd-explorer" in fresh._dom_classes
+    assert issubclass(type(fresh), ipywidgets.VBox) and "ssd-explorer" in fresh._dom_classes
     for name, control in fresh.controls.deciding.items():
         assert any(c.startswith("ssd-") for c in control._dom_classes), name
     assert all("ssd-token" in button._dom_classes for button in fresh.strip.buttons)
