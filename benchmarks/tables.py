@@ -74,7 +74,7 @@ def parts(frame: pd.DataFrame) -> pd.DataFrame:
 def batches(frame: pd.DataFrame) -> pd.DataFrame:
     """Cost a token beside the target's own, and the share of a round outside the forwards."""
     columns = ["tokens", "rounds", "ms_per_token", "spread", "times_generate", "overhead"]
-    return tidy(frame.set_index(["group", "rows", "peer"])[columns].rename(spoken, axis="columns"), 3)
+    return tidy(frame.set_index(["group", "rows", "peer"]).loc[:, columns].rename(spoken, axis="columns"), 3)
 
 
 def lookup(frame: pd.DataFrame) -> pd.DataFrame:
@@ -92,7 +92,7 @@ def hardened(frame: pd.DataFrame) -> pd.DataFrame:
         "decoded",
         "target_forwards",
     ]
-    return tidy(frame.set_index(["pair", "match_ratio", "peer"])[columns].rename(spoken, axis="columns"), 2)
+    return tidy(frame.set_index(["pair", "match_ratio", "peer"]).loc[:, columns].rename(spoken, axis="columns"), 2)
 
 
 def shortest(frame: pd.DataFrame) -> pd.DataFrame:
