@@ -21,7 +21,15 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "CHANGELOG.md", "data/**/*.md", "benchmarks/*.md", "notebooks/**/*.md", "notebooks/**/*.ipynb"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "data/**/*.md",
+    "benchmarks/*.md",
+    "notebooks/**/*.md",
+    "notebooks/**/*.ipynb",
+]
 STATIC = [
     "figures/*.png",
     "CITATION.cff",
@@ -100,6 +108,7 @@ def on_config(config: MkDocsConfig) -> None:
         },
         {"Measured": entries("benchmarks/*.md", "data/*/*.md", "data/*.md")},
         {"The library": ["api.md", {"The contract": "contract.md"}, *({room: f"api/{room}.md"} for room in rooms())]},
+        {"Contributing": "CONTRIBUTING.md"},
         {"Changes": "CHANGELOG.md"},
     ]
 
@@ -114,12 +123,12 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """A link to a folder goes to its first page; the library's front page lists the rooms."""
+    """A link to a folder goes to its first page, one into docs/ to the site's root; the library's front page lists the rooms."""
     if page.file.src_uri == "api.md":
         lines = [f"| [`{room}`](api/{room}.md) | {idea(room)} |" for room in rooms()]
         markdown += "\n".join(["| module | idea |", "| --- | --- |", *lines])
     first = found("notebooks/solutions/*.ipynb")[0]
-    return markdown.replace("](notebooks/solutions)", f"]({first})")
+    return markdown.replace("](notebooks/solutions)", f"]({first})").replace("](docs/", "](")
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
