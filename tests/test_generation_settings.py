@@ -1,7 +1,7 @@
 """What a generation config or the caller of `generate` asks for: honoured as `generate` does it, or refused by name."""
 
 import json
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch

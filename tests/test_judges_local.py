@@ -1,7 +1,7 @@
 """Local judges: the prompts guards were trained on, their replies in every real form, and micro-models of their kinds."""
 
 import hashlib
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
