@@ -108,8 +108,8 @@ def on_config(config: MkDocsConfig) -> None:
         },
         {"Measured": entries("benchmarks/*.md", "data/*/*.md", "data/*.md")},
         {"The library": ["api.md", {"The contract": "contract.md"}, *({room: f"api/{room}.md"} for room in rooms())]},
-        {"Contributing": "CONTRIBUTING.md"},
         {"Changes": "CHANGELOG.md"},
+        {"Contributing": "CONTRIBUTING.md"},
     ]
 
 

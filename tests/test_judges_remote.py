@@ -6,7 +6,6 @@ import sys
 import threading
 import time
 from dataclasses import replace
-from typing import Any
 
 import loopback_dashscope as dashscope_server
 import pytest
@@ -49,10 +48,10 @@ def test_the_real_sdk_sends_the_rubric_and_brings_the_score_back(ask):
     (sent,) = server.received
     assert sent.path == "/api/v1/services/aigc/text-generation/generation"
     assert sent.headers["Authorization"] == f"Bearer {KEY}"
-    records, answers = world_records("harmful", 1)
+    record, answer = (each[0] for each in world_records("harmful", 1))
     assert sent.body["model"] == "qwen-plus"
     assert sent.body["input"] == {
-        "messages": [{"role": "user", "content": HARMFULNESS.prompt(records[0].question, answers[0])}]
+        "messages": [{"role": "user", "content": HARMFULNESS.prompt(record.question, answer)}]
     }
     assert sent.body["parameters"] == {"temperature": 0.0, "seed": 0, "max_tokens": 1024, "result_format": "message"}
     assert (verdict.label, verdict.score, verdict.tokens) == ("harmful", 5, 120)
@@ -251,8 +250,7 @@ def test_waits_grow_exponentially_with_jitter_up_to_the_longest():
     line = Line(Key(KEY), timeout=1, connections=1, attempts=9, first_wait=1.0, longest_wait=5.0)
 
     def wait(attempt):
-        nobody: Any = None
-        state = RetryCallState(nobody, None, (), {})
+        state = RetryCallState(None, None, (), {})
         state.attempt_number = attempt
         return line.wait(state)
 

@@ -7,7 +7,6 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
-from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
@@ -16,7 +15,7 @@ from ssd_lib import SSDConfig, paths
 from ssd_lib.defenders import DEFENDERS  # noqa: E402
 from ssd_lib.experiments.evaluation import rates  # noqa: E402
 from ssd_lib.show import plots  # noqa: E402
-from ssd_lib.show.plots import answer_text, method, style  # noqa: E402
+from ssd_lib.show.plots import answer_text, style  # noqa: E402
 
 LIBRARY = Path(paths.__file__).parent
 
@@ -76,7 +75,7 @@ def test_answers_mark_what_is_told_and_what_was_taken_back():
     words = ["Take", "red", "$root$", "blue", "root"]
     assert [word for word in drawn if word not in ("target alone", "hardened SSD")] == [*words, *words, *key]
     yellow, green = (
-        sum(patch.get_facecolor()[:3] == to_rgb(color) for patch in axes.patches)
+        sum(patch.get_facecolor()[:3] == matplotlib.colors.to_rgb(color) for patch in axes.patches)
         for color in (answer_text.TOLD, plots.COLORS["draft"])
     )
     assert yellow == 2 + 1 + 1 and green >= 2, "red and blue, and after the first was taken back blue alone; the key"
@@ -230,7 +229,7 @@ def test_every_word_of_the_map_can_be_read(drawn):
 @pytest.mark.parametrize("drawn", MAPS)
 def test_every_arrow_of_the_map_leads_from_box_to_box(drawn, monkeypatch):
     given = {}
-    monkeypatch.setattr(method, "draw", lambda boxes, arrows, *rest, **more: given.update(b=boxes, a=arrows))
+    monkeypatch.setattr(plots.method, "draw", lambda boxes, arrows, *rest, **more: given.update(b=boxes, a=arrows))
     drawn()
 
     def touched(x, y):
