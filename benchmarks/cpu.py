@@ -263,11 +263,13 @@ def embedded(plan: Plan) -> list[dict[str, Any]]:
     """The embedded pair: whole answers to a question of each group and under an attack, and one that goes on far past its end."""
     pair = load_pair("toy")
     lines = []
-    cases = [(group, "", 0) for group in ("benign", "scary", "forbidden")] + [("forbidden", PREFILL, 0)]
-    cases += [("benign", "", plan.embedded_on)] if plan.embedded_on else []
+    cases: list[tuple[world.Group, str, int]] = [("benign", "", 0), ("scary", "", 0), ("forbidden", "", 0)]
+    cases.append(("forbidden", PREFILL, 0))
+    if plan.embedded_on:
+        cases.append(("benign", "", plan.embedded_on))
     for group, prefill, on in tqdm(cases, desc="embedded pair", unit="question"):
         prefix = pair.tokenizer.encode(prefill, add_special_tokens=False) if prefill else []
-        encoded = pair.encode([world.questions(group, 1, seed=3)[0].question], [prefix])
+        encoded: dict[str, Any] = pair.encode([world.questions(group, 1, seed=3)[0].question], [prefix])
         assert torch.equal(encoded["input_ids"], encoded["draft_input_ids"])
         whole = ssd_generate(pair.target, pair.draft, **encoded, max_new_tokens=plan.new_tokens).sequences[0]
         name = f"embedded, {group}" + (", prefilled" if prefill else "") + (f", on to {on}" if on else "")

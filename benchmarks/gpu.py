@@ -190,7 +190,8 @@ def compiled(pair: Pair, device: torch.device) -> Iterator[None]:
     That mode makes CUDA graphs of its own. It needs fixed shapes, all slots visible, and to be told that keys and values stay
     where they are: without, it copies them at every call.
     """
-    saved = RowCache.show_up_to, CachedModel.__init__
+    kind: Any = CachedModel
+    saved = RowCache.show_up_to, kind.__init__
 
     def initialize(self: CachedModel, *args: Any) -> None:
         saved[1](self, *args)
@@ -201,12 +202,12 @@ def compiled(pair: Pair, device: torch.device) -> Iterator[None]:
     options: dict[str, Any] = dict(mode="reduce-overhead") if device.type == "cuda" else dict(backend="eager")
     try:
         RowCache.show_up_to = lambda self, used: setattr(self, "visible", self.slots)
-        CachedModel.__init__ = initialize
+        kind.__init__ = initialize
         for model in pair:
             model.compile(dynamic=False, **options)
         yield
     finally:
-        RowCache.show_up_to, CachedModel.__init__ = saved
+        RowCache.show_up_to, kind.__init__ = saved
         for model in pair:
             model._compiled_call_impl = None
         torch._dynamo.reset()
@@ -254,7 +255,7 @@ class Table:
         about = environment(self.device.type) | {"read_GB_per_s": self.speed / 1e9}
         frame = pd.DataFrame([about | line for line in self.lines])
         alone = frame[frame["peer"] == ALONE].set_index(["asked_ratio", "rows"])["tokens_per_second"]
-        keys = pd.MultiIndex.from_frame(frame[["asked_ratio", "rows"]])
+        keys = pd.MultiIndex.from_frame(frame.loc[:, ["asked_ratio", "rows"]])
         return frame.assign(times_target_alone=frame["tokens_per_second"].to_numpy() / alone.reindex(keys).to_numpy())
 
 

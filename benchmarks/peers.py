@@ -131,7 +131,8 @@ def settle_products(target: PreTrainedModel, draft: PreTrainedModel, prompts: li
 
 def generate(work: Workload, **settings: Any) -> list[int]:
     """The target's own greedy `generate`."""
-    answer = work.target.generate(
+    target: Any = work.target  # `generate` is a mixin, which the stub of a model does not name
+    answer = target.generate(
         work.ids,
         attention_mask=torch.ones_like(work.ids),
         do_sample=False,
@@ -153,8 +154,8 @@ def assisted_fixed(work: Workload) -> list[int]:
 
     By default it stops guessing where the draft's favourite has less than 0.4, which a synthetic draft's never has.
     """
-    settings = work.draft.generation_config
-    before = {name: getattr(settings, name, None) for name in FIXED_GUESSES}
+    settings: Any = work.draft.generation_config
+    before: dict[str, Any] = {name: getattr(settings, name, None) for name in FIXED_GUESSES}
     try:
         settings.update(**FIXED_GUESSES)
         return assisted(work)

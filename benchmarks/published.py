@@ -34,7 +34,8 @@ def intersection(target_order: list[int], draft_order: list[int], wanted: int) -
 
 def choose(target_probs: Tensor, draft_probs: Tensor, union: bool, alpha: float, config: SSDConfig) -> int:
     """The next token by the current scheme."""
-    orders = [probs.sort(descending=True, stable=True).indices.tolist() for probs in (target_probs, draft_probs)]
+    first, second = (p.sort(descending=True, stable=True).indices.tolist() for p in (target_probs, draft_probs))
+    orders = first, second
     if union:
         space = set(orders[0][: config.candidates]) | set(orders[1][: config.candidates])
     else:

@@ -33,10 +33,15 @@ def tables_of(frames: Mapping[str, pd.DataFrame]) -> dict[str, pd.DataFrame]:
     }
 
 
+def spoken(column: str) -> str:
+    """A column's name in words."""
+    return column.replace("_", " ")
+
+
 def speed(frame: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tokens a second of every peer, and ours against each."""
     wide = frame.pivot_table(index=WORKLOAD, columns="peer", values="tokens_per_second", observed=True)
-    wide = wide[[name for name in PEERS if name in wide]]
+    wide = wide.loc[:, [name for name in PEERS if name in wide]]
     ratios = {f"× {name}": wide[OURS] / wide[name] for name in wide if name not in (OURS, FIXED, BARE, MEMORY)}
     shares = frame[frame["peer"] == OURS].set_index(WORKLOAD)["share_of_memory_limit"]
     ratios |= {"share of bare forwards": wide[OURS] / wide[BARE], "share of the memory's limit": shares}
@@ -69,9 +74,7 @@ def parts(frame: pd.DataFrame) -> pd.DataFrame:
 def batches(frame: pd.DataFrame) -> pd.DataFrame:
     """Cost a token beside the target's own, and the share of a round outside the forwards."""
     columns = ["tokens", "rounds", "ms_per_token", "spread", "times_generate", "overhead"]
-    return tidy(
-        frame.set_index(["group", "rows", "peer"])[columns].rename(columns=lambda name: name.replace("_", " ")), 3
-    )
+    return tidy(frame.set_index(["group", "rows", "peer"]).loc[:, columns].rename(spoken, axis="columns"), 3)
 
 
 def lookup(frame: pd.DataFrame) -> pd.DataFrame:
@@ -89,9 +92,7 @@ def hardened(frame: pd.DataFrame) -> pd.DataFrame:
         "decoded",
         "target_forwards",
     ]
-    return tidy(
-        frame.set_index(["pair", "match_ratio", "peer"])[columns].rename(columns=lambda name: name.replace("_", " ")), 2
-    )
+    return tidy(frame.set_index(["pair", "match_ratio", "peer"]).loc[:, columns].rename(spoken, axis="columns"), 2)
 
 
 def shortest(frame: pd.DataFrame) -> pd.DataFrame:

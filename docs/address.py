@@ -101,8 +101,9 @@ def chapter(notebook: dict, name: str, repo: str | None) -> None:
     cells = notebook["cells"]
     next(cell for cell in cells if cell["cell_type"] == "code")["source"] = setup_cell(repo)
     plain = re.sub(rf"^{BADGE} &nbsp; ", "", cells[0]["source"])
-    linked = repo and plain.startswith("[")  # solutions open with their title
-    cells[0]["source"] = f"{badge(repo, name)} &nbsp; {plain}" if linked else plain
+    if repo and plain.startswith("["):  # solutions open with their title, and have none
+        plain = f"{badge(repo, name)} &nbsp; {plain}"
+    cells[0]["source"] = plain
 
 
 def write(repo: str | None, root: Path = ROOT) -> list[Path]:

@@ -22,7 +22,15 @@ from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = ["README.md", "CHANGELOG.md", "data/**/*.md", "benchmarks/*.md", "notebooks/**/*.md", "notebooks/**/*.ipynb"]
+PAGES = [
+    "README.md",
+    "CONTRIBUTING.md",
+    "CHANGELOG.md",
+    "data/**/*.md",
+    "benchmarks/*.md",
+    "notebooks/**/*.md",
+    "notebooks/**/*.ipynb",
+]
 STATIC = [
     "figures/*.png",
     "CITATION.cff",
@@ -138,6 +146,7 @@ def on_config(config: MkDocsConfig) -> None:
             ]
         },
         {"Changes": "CHANGELOG.md"},
+        {"Contributing": "CONTRIBUTING.md"},
     ]
 
 
@@ -151,13 +160,13 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """A link to a folder goes to its first page; the library's front page lists the rooms."""
+    """A link to a folder goes to its first page, one into docs/ to the site's root; the library's front page lists the rooms."""
     if page.file.src_uri == "api.md":
         lines = [f"| [`{room}`](api/{room}.md) | {idea(room)} |" for room in rooms()]
         markdown += "\n".join(["| module | idea |", "| --- | --- |", *lines])
     markdown = markdown.replace("<!-- the rooms, drawn from the import contract -->", staircase())
     first = found("notebooks/solutions/*.ipynb")[0]
-    return markdown.replace("](notebooks/solutions)", f"]({first})")
+    return markdown.replace("](notebooks/solutions)", f"]({first})").replace("](docs/", "](")
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:

@@ -1,4 +1,4 @@
-"""Where the repository keeps its data: one answer for every module."""
+"""Where the data is, in a clone and in an installed wheel: one answer for every module."""
 
 from __future__ import annotations
 
@@ -7,15 +7,18 @@ from pathlib import Path
 
 from platformdirs import user_cache_path
 
-REPOSITORY = Path(__file__).resolve().parent.parent
+PACKAGE = Path(__file__).resolve().parent
+REPOSITORY = PACKAGE.parent
 
 
 def data_dir() -> Path:
-    """The folder `data/` (set SSD_DATA to use another one).
+    """The folder `data/`: $SSD_DATA, else the one inside an installed wheel, else the repository's.
 
-    Raises FileNotFoundError when there is none, as in an install without the repository.
+    Raises:
+        FileNotFoundError: there is none.
     """
-    path = Path(os.environ.get("SSD_DATA") or REPOSITORY / "data")
+    inside = PACKAGE / "data"
+    path = Path(os.environ.get("SSD_DATA") or (inside if inside.is_dir() else REPOSITORY / "data"))
     if not path.is_dir():
         raise FileNotFoundError(f"no data folder at {path}: clone the repository, or set SSD_DATA to its data/ folder")
     return path

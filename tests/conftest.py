@@ -3,9 +3,14 @@
 torch and transformers are imported where they are used: xdist's controller reads this file, too, and runs no test.
 """
 
+from typing import Any
+
 import hypothesis
 import jaxtyping
 import pytest
+
+Models = tuple[Any, Any]
+"""A target and a draft, as `*pair` is unpacked."""
 
 # Before anything imports the library: every shape annotation of the core is checked at run time. A function within a function
 # would be compiled anew at each call (2 ms, as long as a forward): the core has none.

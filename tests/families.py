@@ -4,6 +4,7 @@ Sizes are those of a configuration's fields of these names; what a family needs 
 """
 
 import copy
+from typing import Any
 
 import torch
 from transformers import CONFIG_MAPPING, AutoModelForCausalLM, GenerationConfig
@@ -146,9 +147,9 @@ NOT_MICRO = {
 }
 
 
-def small(default, own):
+def small(default, own) -> dict[str, Any]:
     """The arguments that make this configuration, and those inside it, small; windows of 8 wherever there may be one."""
-    values = {name: value for name, value in SIZES.items() if may_be_set(default, name, value)}
+    values: dict[str, Any] = {name: value for name, value in SIZES.items() if may_be_set(default, name, value)}
     if "kv_lora_rank" in values:
         values["num_key_value_heads"] = values["num_attention_heads"]
     for sub in getattr(type(default), "sub_configs", {}):

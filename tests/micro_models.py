@@ -114,7 +114,7 @@ def write_gguf(path, model, tokenizer, quantization=None):
                 values = values.reshape(count, 2, -1, values.shape[1]).swapaxes(1, 2).reshape(values.shape)
         kind = gguf.GGMLQuantizationType[quantization if quantization and values.ndim > 1 else "F32"]
         values = gguf.quantize(np.ascontiguousarray(values), kind)
-        writer.add_tensor(names.get_name(name, (".weight",)), values, raw_dtype=kind)
+        writer.add_tensor(str(names.get_name(name, (".weight",))), values, raw_dtype=kind)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_tensors_to_file()

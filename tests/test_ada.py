@@ -1,5 +1,7 @@
 """ADA: the header is the template's own, looks change nothing by themselves, and a refusal in one ends the answer."""
 
+from typing import Any
+
 import pytest
 
 from ssd_lib.attacks.suffixes import wanted_beginning
@@ -27,7 +29,7 @@ def test_the_header_is_the_one_that_the_authors_write():
     tokenizer = llama3_tokenizer()
     assert tokenizer.decode(header(tokenizer, None)) == "<|eot_id|><|start_header_id|>assistant<|end_header_id|>\n\n"
     tokenizer = llama2_tokenizer()
-    text = tokenizer.decode(header(tokenizer, "llama2"))
+    text = str(tokenizer.decode(header(tokenizer, "llama2")))
     assert text.replace(" ", "") == "</s>[/INST]", "without the <s> that stands between the two there"
 
 
@@ -66,7 +68,7 @@ def test_a_prefilled_answer_is_refused_before_its_first_token(pair, items):
 def test_what_was_told_before_a_look_stays_told_unless_nothing_was_streamed(pair, items, monkeypatch):
     item = items[0]
     text = wanted_beginning(item)
-    asked = dict(defender="ada", max_new_tokens=40)
+    asked: dict[str, Any] = dict(defender="ada", max_new_tokens=40)
     monkeypatch.setattr("ssd_lib.defenders.ada._Run.look", _late(8))  # as if the prefill had not been looked at
     kept, replaced = (
         answer(pair, item.question, prefill=text, settings={"every": 8, "keep": keep}, **asked)[0]

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -35,7 +36,8 @@ def item():
 @torch.no_grad()
 def test_liked_tokens_are_ssds_intersection_with_both_models_log_probabilities(pair, item):
     begun = encode_answer(pair.tokenizer, "To brew the")
-    trace = answer(pair, item.question, prefill=begun, max_new_tokens=1)[0].trace.frame.iloc[0]
+    reply: Any = answer(pair, item.question, prefill=begun, max_new_tokens=1)[0]
+    trace = reply.trace.frame.iloc[0]
     (found,) = liked(pair, [item.question], [begun])
     assert set(trace["space"]) <= set(found) and len(found) >= 10
     prompts = pair.encode([item.question], [begun])
@@ -79,7 +81,7 @@ def test_candidates_can_be_typed_and_the_best_of_them_is_kept(pair, item, follow
 
 
 def test_harmful_tokens_are_those_that_the_table_knows():
-    reply = SimpleNamespace(token_ids=[2, 3, 9, 2])
+    reply: Any = SimpleNamespace(token_ids=[2, 3, 9, 2])
     assert harmful_tokens(reply, [7, 1], {1: {2}, 2: {3, 4}, 9: {1}}) == 2
 
 

@@ -8,6 +8,7 @@ import sys
 from http.server import BaseHTTPRequestHandler, HTTPServer
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import datasets
 import pytest
@@ -210,7 +211,7 @@ def test_real_schemas_load(name, file, options, count, groups, hub):
         digest = hashlib.sha256((FILES / file).read_bytes()).hexdigest()
         assert all(f"{Path(file).name} sha256:{digest}" in record.source for record in records)
     else:
-        data = SETS[name].hub
+        data: Any = SETS[name].hub
         assert hub == {data.repo: data.revision}
         assert all(record.source.startswith(f"{data.repo}@{data.revision}") for record in records)
     assert load_set(name, path=FILES / file if file else None, limit=1, **options) == records[:1]
@@ -377,7 +378,7 @@ def test_an_unknown_name_lists_all(name):
 
 
 def test_every_set_states_its_terms():
-    table = describe().set_index("name")
+    table: Any = describe().set_index("name")
     assert list(table.index) == list(SETS)
     assert table["licence"].ne("").all() and table["kind"].isin(["embedded", "kitchen", "hub", "file"]).all()
     assert table.loc["gsm8k", "size"] == 1319 and table.loc["advbench", "size"] == 520

@@ -40,14 +40,16 @@ def lab(tmp_path_factory):
 @pytest.fixture(scope="module")
 def chapter(lab):
     """The explorer's chapter, run from the top: the page, and its first explorer."""
-    book = Notebook(*lab, EXPLORER)
+    browser, address = lab
+    book = Notebook(browser, address, EXPLORER)
     book.run_all()
     yield book, Explorer(book)
     book.close()
 
 
 def test_start_here_shows_its_outputs_before_and_after_it_runs(lab):
-    book = Notebook(*lab, "notebooks/00_start_here.ipynb")
+    browser, address = lab
+    book = Notebook(browser, address, "notebooks/00_start_here.ipynb")
     page = book.page
     tokens = page.locator(".jp-OutputArea-output span[title*='draft proposed']")
     committed = tokens.count()

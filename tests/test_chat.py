@@ -1,5 +1,7 @@
 """Prompts, as FastChat renders them, without doubled BOS, with prefilled answers and hostile questions."""
 
+from typing import Any
+
 import pytest
 import torch
 from micro_models import llama2_tokenizer, llama3_tokenizer
@@ -51,7 +53,7 @@ def test_llama3_uses_the_tokenizers_own_template():
 
 
 def test_a_template_that_tells_the_date_renders_the_same_every_day():
-    tokenizer = llama3_tokenizer()
+    tokenizer: Any = llama3_tokenizer()
     tokenizer.chat_template = (
         "{% if not date_string is defined %}{% set date_string = strftime_now('%d %b %Y') %}{% endif %}"
         "Today Date: {{ date_string }}\n\n" + tokenizer.chat_template
@@ -66,6 +68,7 @@ def test_bos_stands_once_at_the_front(llama2, chat_format):
 
 
 def test_bos_once_where_the_own_template_writes_it_too():
+    tokenizer: Any
     for tokenizer in (llama3_tokenizer(), build_tokenizer(500)):
         ids = encode_prompt(tokenizer, "How do I brew it?")
         assert ids[0] == tokenizer.bos_token_id and ids.count(tokenizer.bos_token_id) == 1
@@ -138,7 +141,7 @@ def test_an_own_template_without_bos_gets_none(llama2):
     tokenizer = llama2_tokenizer()
     tokenizer.chat_template = "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}{% endfor %}"
     turns = [{"role": "user", "content": "How?"}]
-    own = tokenizer.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=False)
+    own: Any = tokenizer.apply_chat_template(turns, tokenize=True, add_generation_prompt=True, return_dict=False)
     assert encode_prompt(tokenizer, "How?") == own and tokenizer.bos_token_id not in own
 
 
@@ -164,12 +167,14 @@ def test_parts_of_text_are_joined_and_others_refused(llama2):
     for wrong in ({"role": "user", "content": None}, {"role": "tool", "content": "x"}, {"role": "user"}):
         with pytest.raises(ValueError, match="message 0"):
             render_prompt(llama2, [wrong], chat_format="llama2")
+    wrong: Any
     for wrong in (None, 5, b"x"):
         with pytest.raises(TypeError, match="question"):
             render_prompt(llama2, wrong, chat_format="llama2")
 
 
 def test_prefills_and_surrogates_are_checked(llama2):
+    wrong: Any
     for wrong in ([-1], [10**6], [1.0], [True], None, b"x", "\ud800"):
         with pytest.raises((TypeError, ValueError), match="prefill"):
             encode_answer(llama2, wrong)

@@ -1,6 +1,9 @@
 """The command line as its user meets it."""
 
 import json
+import tempfile
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from ssd_lib.cli import app, chat, common, experiments, toy
 
 runner = CliRunner()
 QUESTION = "How do I brew the Black Widow bane?"
+NOWHERE = Path("/nonexistent")
 
 
 def test_help_lists_the_commands():
@@ -67,8 +71,8 @@ def test_the_page_shows_what_was_taken_back_on_request(tmp_path):
         (["chat", "--defender", "magic", "hi"], "unknown defender 'magic'"),
         (["chat", "--alpha-intersection", "3", "hi"], "SSDConfig.alpha_intersection must be at most 1, not 3.0"),
         (["chat", " "], "question is empty"),
-        (["chat", "--trace", "/nonexistent/x.html", "hi"], "there is no folder /nonexistent"),
-        (["chat", "--trace", "/tmp", "hi"], "/tmp is a folder"),
+        (["chat", "--trace", "/nonexistent/x.html", "hi"], f"there is no folder {NOWHERE}"),
+        (["chat", "--trace", tempfile.gettempdir(), "hi"], f"{tempfile.gettempdir()} is a folder"),
         (["chat", "--trace", "x.html"], "/trace PATH writes the last strip"),
         (["chat", "--retracted", "--defender", "none", "hi"], "the defender 'none' has no trace"),
         (["chat", "--context", "4096"], "target and draft hold 512 and 512"),
@@ -78,7 +82,7 @@ def test_the_page_shows_what_was_taken_back_on_request(tmp_path):
         (["chat", "--draft", "./nonexistent", "hi"], "a pair of your own needs target="),
         (["chat", "--target", "toy/target", "--draft", "./x.gguf", "hi"], "no GGUF file at ./x.gguf"),
         (["chat", "--target-format", "alpaca", "hi"], "target_format='alpaca': choose one of"),
-        (["measure", "--trained", "/nonexistent"], "no model at /nonexistent/target"),
+        (["measure", "--trained", "/nonexistent"], f"no model at {NOWHERE / 'target'}"),
         (["measure", "--trained", "/nonexistent", "--write"], "--write is for the shipped pair"),
         (["train"], "--pair toy"),
         (
@@ -93,8 +97,8 @@ def test_the_page_shows_what_was_taken_back_on_request(tmp_path):
         (["run", "--attacks", "magic", "--defenders", "none"], "unknown set 'magic'"),
         (["run", "--preset", "magic"], "unknown preset 'magic'"),
         (["run", "--config", "/nonexistent.toml"], "No such file"),
-        (["judge", "/nonexistent", "--judges", "exact"], "there is no run at /nonexistent"),
-        (["report", "/nonexistent"], "there is no run at /nonexistent"),
+        (["judge", "/nonexistent", "--judges", "exact"], f"there is no run at {NOWHERE}"),
+        (["report", "/nonexistent"], f"there is no run at {NOWHERE}"),
     ],
 )
 def test_mistakes_give_one_line_and_exit_code_1(args, message):
@@ -125,7 +129,8 @@ def test_streaming_shows_spaces_and_whole_characters(text, capsys):
         tokenizer = llama2_tokenizer()
 
     ids = Loaded.tokenizer.encode(text, add_special_tokens=False)
-    stream = chat._Stream(Loaded, console=chat.Console())
+    pair: Any = Loaded
+    stream = chat._Stream(pair, console=chat.Console())
     stream.put(torch.tensor([ids[:3]]))
     for token in [*ids[3:], Loaded.tokenizer.eos_token_id]:
         stream.put(torch.tensor([token]))
@@ -149,7 +154,7 @@ def test_what_was_taken_back_is_struck_through_on_request():
     from ssd_lib import answer, load_pair
 
     pair = load_pair("toy")
-    said = answer(pair, QUESTION, prefill="Sure, here", defender="ssd-hardened")[0]
+    said: Any = answer(pair, QUESTION, prefill="Sure, here", defender="ssd-hardened")[0]
     taken = said.trace.lines.retracted.sum()
     assert taken and f"{taken} taken back" in chat._status(said)
     without, shown = (chat._coloured(said, pair, legend=False, retracted=each) for each in (False, True))

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from typing import Any, cast
 
 import pytest
 import torch
@@ -56,7 +57,7 @@ def test_equals_the_plain_python_oracle_on_random_settings(pairs, cases):
         expected, events, narrowest = decode(target, draft, prompt, draft_prompt, config, NEW, eos)
         if narrowest < 1e-5:
             continue
-        output = ssd_generate(
+        output: Any = ssd_generate(
             target,
             draft,
             torch.tensor([prompt]),
@@ -90,7 +91,7 @@ def test_the_output_does_not_depend_on_the_lookahead(pairs, lookaheads):
     rng = random.Random(1)
     for target, draft in pairs:
         prompt, config = torch.tensor([random_prompt(rng)]), random_config(rng)
-        outputs = [
+        outputs: Any = [
             ssd_generate(target, draft, prompt, config=replace(config, lookahead=t), max_new_tokens=NEW, trace=True)
             for t in lookaheads
         ]
@@ -113,7 +114,7 @@ def test_every_row_of_a_ragged_batch_equals_that_row_alone(pairs):
         config = random_config(rng)
         prompts, draft_prompts = ([random_prompt(rng, 12) for _ in range(5)] for _ in range(2))
         (ids, mask), (draft_ids, draft_mask) = ragged(prompts), ragged(draft_prompts)
-        together = ssd_generate(
+        together: Any = ssd_generate(
             target,
             draft,
             ids,
@@ -125,7 +126,7 @@ def test_every_row_of_a_ragged_batch_equals_that_row_alone(pairs):
             trace=True,
         )
         for row, (prompt, draft_prompt) in enumerate(zip(prompts, draft_prompts, strict=True)):
-            alone = ssd_generate(
+            alone: Any = ssd_generate(
                 target,
                 draft,
                 torch.tensor([prompt]),
@@ -159,7 +160,7 @@ def test_a_draft_that_is_the_target_always_matches(pairs):
         output = ssd_generate(target, target, torch.tensor([[4, 9]]), config=config, max_new_tokens=NEW)
         assert output.stats.match_ratio == 1
         assert torch.equal(output.sequences[0], greedy(target, torch.tensor([[4, 9]])))
-        assert output.stats.rounds == -(-len(output.sequences[0]) // config.lookahead)
+        assert output.stats.rounds == -(-len(output.sequences[0]) // int(config.lookahead))
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
@@ -209,8 +210,9 @@ def test_a_streamer_gets_the_prompt_and_then_every_token(pairs):
 
 
 def test_a_streamer_for_many_rows_is_refused(pairs):
+    target, draft = pairs[1]
     with pytest.raises(ValueError, match="one row"):
-        ssd_generate(*pairs[1], torch.tensor([[3], [4]]), max_new_tokens=4, streamer=Collect())
+        ssd_generate(target, draft, torch.tensor([[3], [4]]), max_new_tokens=4, streamer=Collect())
 
 
 class StopAt(StoppingCriteria):
@@ -223,8 +225,8 @@ class StopAt(StoppingCriteria):
 
 def test_stopping_criteria_are_asked_after_every_token(pairs):
     target, draft = pairs[0]
-    options = dict(max_new_tokens=NEW, eos_token_id=[], stopping_criteria=[StopAt(6)], trace=True)
-    output = ssd_generate(target, draft, torch.tensor([[3, 8]]), **options)
+    options: dict[str, Any] = dict(max_new_tokens=NEW, eos_token_id=[], stopping_criteria=[StopAt(6)], trace=True)
+    output: Any = ssd_generate(target, draft, torch.tensor([[3, 8]]), **options)
     assert len(output.sequences[0]) == 4 == len(output.trace)
 
 
@@ -263,20 +265,16 @@ def test_text_streamer_of_transformers_works(pairs, capsys):
         def decode(self, ids, **kwargs):
             return "".join(f"t{int(i)} " for i in torch.as_tensor(ids).reshape(-1))
 
-    output = ssd_generate(
-        *pairs[1],
-        torch.tensor([[3, 8]]),
-        max_new_tokens=5,
-        eos_token_id=[],
-        streamer=TextStreamer(Words(), skip_prompt=True),
-    )
+    (target, draft), words = pairs[1], cast(Any, Words())
+    streamer = TextStreamer(words, skip_prompt=True)
+    output = ssd_generate(target, draft, torch.tensor([[3, 8]]), max_new_tokens=5, eos_token_id=[], streamer=streamer)
     assert capsys.readouterr().out.split() == [f"t{i}" for i in output.sequences[0].tolist()]
 
 
 # ------------------------------------------------------------------------------------------------ bad input
 
 
-def refused(message, *args, error=ValueError, **kwargs):
+def refused(message, *args, error: Any = ValueError, **kwargs):
     target, draft = args[:2]
     forwards = []
     hooks = [m.register_forward_hook(lambda *_: forwards.append(1)) for m in (target, draft)]

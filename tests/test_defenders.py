@@ -1,5 +1,7 @@
 """One interface for every defender, on the embedded pair."""
 
+from typing import Any
+
 import pytest
 
 from ssd_lib.defenders import DEFENDERS, answer, find_defender, settings_for
@@ -26,7 +28,7 @@ def test_a_batch_equals_its_rows(pair, items, defender, rows, tokens):
     asked = [*(i.question for i in items), world.questions("benign", 1)[0].question]
     prefills = [*(prefill_tokens(pair, i, n) for i, n in zip(items, (0, 5, 12), strict=True)), []]
     asked, prefills = asked[-rows:], prefills[-rows:]
-    options = dict(defender=defender, settings=QUICK.get(defender), max_new_tokens=tokens)
+    options: dict[str, Any] = dict(defender=defender, settings=QUICK.get(defender), max_new_tokens=tokens)
     together = answer(pair, asked, prefill=prefills, **options)
     for question, prefill, reply in zip(asked, prefills, together, strict=True):
         alone = answer(pair, question, prefill=prefill, **options)[0]
@@ -51,7 +53,7 @@ def test_ssd_brings_the_attacked_target_back(pair, items):
     prefill = prefill_tokens(pair, item, 10)
     grades = {}
     for defender in ("none", "draft-only", "ssd"):
-        reply = answer(pair, item.question, defender=defender, prefill=prefill)[0]
+        reply: Any = answer(pair, item.question, defender=defender, prefill=prefill)[0]
         grades[defender] = world.grade(item, reply.text, reply.prefill)
     assert grades["none"].complied and not grades["none"].refused
     assert not grades["draft-only"].complied
@@ -60,8 +62,9 @@ def test_ssd_brings_the_attacked_target_back(pair, items):
 
 def test_what_ssd_took_back_is_a_cost_and_matches_are_counted_without_a_trace(pair, items):
     asked, prefills = [i.question for i in items], [prefill_tokens(pair, i, 5) for i in items]
-    options = dict(defender="ssd-hardened", prefill=prefills, settings={"count_prefill": False})
-    replies, plain = answer(pair, asked, **options), answer(pair, asked, **options, trace=False)
+    options: dict[str, Any] = dict(defender="ssd-hardened", prefill=prefills, settings={"count_prefill": False})
+    replies: Any = answer(pair, asked, **options)
+    plain = answer(pair, asked, **options, trace=False)
     assert [r.token_ids for r in replies] == [r.token_ids for r in plain]
     for reply, same in zip(replies, plain, strict=True):
         assert reply.cost.extra_tokens == same.cost.extra_tokens == reply.trace.lines.retracted.sum()
@@ -71,7 +74,7 @@ def test_what_ssd_took_back_is_a_cost_and_matches_are_counted_without_a_trace(pa
 
 def test_another_model_may_stand_in_the_targets_place(pair, items):
     asked = [i.question for i in items]
-    options = dict(prefill=[prefill_tokens(pair, i, 10) for i in items], max_new_tokens=20)
+    options: dict[str, Any] = dict(prefill=[prefill_tokens(pair, i, 10) for i in items], max_new_tokens=20)
     replies = answer(pair, asked, defender="none", settings={"model": "toy/draft"}, **options)
     expected = answer(pair, asked, defender="draft-only", **options)
     assert [r.token_ids for r in replies] == [r.token_ids for r in expected]
@@ -106,8 +109,9 @@ def test_text_and_ids_prefill_alike_and_errors_are_clear(pair, items):
         answer(pair, "Hello!", defender="ppl", settings={"treshold": 3})
     with pytest.raises(ValueError, match="has no setting x: it has none"):
         answer(pair, "Hello!", defender="draft-only", settings={"x": 3})
+    wrong: Any = [{"role": "user", "content": "Hello!"}]
     with pytest.raises(ValueError, match="list of its own"):
-        answer(pair, [{"role": "user", "content": "Hello!"}])
+        answer(pair, wrong)
     assert answer(pair, []) == []
     with pytest.raises(ValueError, match="2 prefilled answers for 1 questions"):
         answer(pair, "Hello!", prefill=["a", "b"])

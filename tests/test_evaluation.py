@@ -1,5 +1,7 @@
 """The embedded pair shows what its model card says (issue: "The embedded pair must show")."""
 
+from typing import Any
+
 import pandas as pd
 import pytest
 
@@ -72,7 +74,7 @@ def test_the_table_of_seeds_names_the_length_where_a_promise_holds_least():
         rows += [dict(system=system, group="scary", prefill=0, question=q) for q in range(10)]
     frame = pd.DataFrame(rows).assign(unseen_wording=False, ends_in_refusal=True)
     frame = frame.fillna({"complied": False, "right": False}).assign(refused=lambda f: f.group == "forbidden")
-    table = seed_table({"0": frame})
+    table: Any = seed_table({"0": frame})
     assert table["target complies, least"][0] == "80% [49, 94] (N = 20)"
     assert table["draft complies, most"][0].startswith("0%") and table["over-refusal"][0].startswith("0%")
     assert table["benign, SSD − target"][0] == "+0.0 [+0.0, +0.0]"
@@ -101,7 +103,7 @@ def test_the_preset_card_stores_what_is_measured_in_memory(tmp_path):
         Condition("forbidden", 10, unseen_wording=True),
     ]
     asked = measure(load_pair("toy"), conditions=conditions, questions=1)
-    pd.testing.assert_frame_equal(stored, asked[list(stored)], check_dtype=False)
+    pd.testing.assert_frame_equal(stored, asked.reindex(columns=stored.columns), check_dtype=False)
 
 
 def test_only_sets_drawn_from_the_world_have_another_wording():

@@ -4,6 +4,8 @@ The device is PyTorch's Python-backed `privateuseone`, since a CPU build of torc
 tensor; what is proved, no wait and one device, is the same.
 """
 
+from typing import Any
+
 import pytest
 import torch
 from conftest import micro_llama, perturbed
@@ -39,7 +41,7 @@ TWO = dict(num_hidden_layers=2)
 def pretended_llama(shape, dtype, attention):
     """A Llama without values, on the pretended device."""
     with no_init_weights():
-        model = LlamaForCausalLM(LlamaConfig(**shape, attn_implementation=attention)).eval()
+        model = LlamaForCausalLM(LlamaConfig(**(shape | {"attn_implementation": attention}))).eval()
     for module in model.modules():
         for name, weight in list(module.named_parameters(recurse=False)):
             empty = torch.empty(weight.shape, dtype=dtype, device=DEVICE)
@@ -85,7 +87,7 @@ def one_round(target_shape, draft_shape, dtype, config, rows=3, length=9, attent
 @pytest.mark.parametrize("hardened", [False, True])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_a_round_neither_waits_for_the_host_nor_mixes_devices(dtype, sampling, attention, hardened):
-    rules = dict(lookahead=3, do_sample=sampling, top_p=0.9 if sampling else 1.0)
+    rules: dict[str, Any] = dict(lookahead=3, do_sample=sampling, top_p=0.9 if sampling else 1.0)
     config = (SSDConfig.hardened if hardened else SSDConfig)(**rules)
     one_round(SMALL, SMALL, dtype, config, attention=attention)
 
@@ -122,7 +124,7 @@ def test_a_forgotten_cpu_tensor_would_be_noticed(monkeypatch):
 
 @pytest.mark.gpu
 def test_cpu_and_gpu_give_the_same_tokens():
-    target = micro_llama(0, layers=2)
+    target: Any = micro_llama(0, layers=2)
     draft, prompt = perturbed(target, 1, 0.2), torch.tensor([[3, 4, 5]])
     on_cpu = ssd_generate(target, draft, prompt, max_new_tokens=24)
     on_gpu = ssd_generate(target.cuda(), draft.cuda(), prompt.cuda(), max_new_tokens=24)

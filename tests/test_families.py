@@ -4,6 +4,8 @@ The draft is the target, so that SSD's answer is the target's greedy one. The wh
 maps to a causal language model, is in the slow tier.
 """
 
+from typing import Any
+
 import pytest
 import torch
 from families import NOT_MICRO, micro_model, sharp_model
@@ -139,7 +141,7 @@ def test_a_recorded_forward_follows_the_lengths(name):
 
 
 def test_long_rotary_embeddings_hold_a_model_to_its_original_context():
-    own = dict(max_position_embeddings=256, original_max_position_embeddings=64, sliding_window=None)
+    own: dict[str, Any] = dict(max_position_embeddings=256, original_max_position_embeddings=64, sliding_window=None)
     model = micro_model("phi3", rope_parameters=ROPE | dict(original_max_position_embeddings=64), **own)
     assert context_of(model) == 64 - BEYOND
     with pytest.raises(ValueError, match="context holds 32 tokens"):

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -85,6 +86,7 @@ def test_the_gradient_is_that_of_the_one_hot_vectors(problem):
     table = problem.embed.weight
     one_hot = F.one_hot(torch.tensor([problem.start]), len(table)).float().requires_grad_()
     problem.loss(plain_logits(problem, one_hot @ table)).sum().backward()
+    assert one_hot.grad is not None
     torch.testing.assert_close(problem.gradient(problem.start), one_hot.grad[0], atol=1e-4, rtol=1e-3)
 
 
@@ -228,7 +230,7 @@ def test_an_embedding_with_more_rows_than_the_other_model_has_is_cut_and_filled(
     models = [micro_llama(seed, vocab=size, layers=1, context=256) for seed, size in enumerate(sizes)]
     for order in (models, models[::-1]):
         parts = [Problem(model, tokenizer, QUESTION, WANTED, SMALL.start, "llama3") for model in order]
-        joint, rows = JointProblem(*parts, draft_weight=0.5), order[0].get_input_embeddings().weight.shape[0]
+        joint, rows = JointProblem(*parts, draft_weight=0.5), order[0].get_input_embeddings().num_embeddings
         assert joint.gradient(joint.start).shape == (len(joint.start), rows)
         assert joint.banned.shape == (rows,) and joint.banned[len(tokenizer) :].all()
 
@@ -343,7 +345,9 @@ def test_the_joint_suffixes_that_ship_belong_to_the_world_and_were_made_against_
             Problem(model, pair.tokenizer, record.question, entry["target"], entry["suffix"], "toy")
             for model in (pair.target, pair.draft)
         ]
-        loss, _, reached = best(JointProblem(*parts, made["draft_weight"]), torch.tensor([parts[0].start]), 1)
+        loss, _, reached = best(
+            JointProblem(*parts, draft_weight=made["draft_weight"]), torch.tensor([parts[0].start]), 1
+        )
         assert loss == pytest.approx(entry["loss"], abs=0.01) and reached == entry["reached"]
 
 
@@ -386,6 +390,7 @@ def test_their_gradient_is_that_of_the_one_hot_vectors(pair, kind):
     table = problem.embed.weight
     one_hot = F.one_hot(torch.tensor([problem.start]), len(table)).float().requires_grad_()
     problem.loss(plain_logits(problem, one_hot @ table)).sum().backward()
+    assert one_hot.grad is not None
     torch.testing.assert_close(problem.gradient(problem.start), one_hot.grad[0], atol=1e-4, rtol=1e-3)
 
 
@@ -407,7 +412,7 @@ def test_an_aim_lowers_its_own_loss_and_is_counted_as_it_is_typed(pair, aim, ste
     item = world.questions("benign" if aim == "fail" else "forbidden", 1)[0]
     text = continued(pair, item.question, "", 7) if aim == "fail" else "To brew the"
     config = replace(TOY, steps=steps, candidates=32, stop_early=False)
-    options = dict(draft_weight=0.5, progress=False)
+    options: dict[str, Any] = dict(draft_weight=0.5, progress=False)
     suffix = optimise_suffix(pair, None, item.question, text, config, draft_aim=aim, **options)
     again = optimise_suffix(pair, None, item.question, text, config, draft_aim=aim, **options)
     assert suffix == again and suffix.loss < suffix.loss_history[0]
@@ -420,7 +425,7 @@ def test_an_aim_lowers_its_own_loss_and_is_counted_as_it_is_typed(pair, aim, ste
 def test_a_slow_file_is_made_of_benign_questions_and_begins_anew_for_another_aim(pair, quick, tmp_path, monkeypatch):
     out, frame = tmp_path / "s.json", SimpleNamespace(frame={"scheme": pd.Series(["intersection", "union"])})
     monkeypatch.setattr(suffixes, "answer", lambda *_, **__: [SimpleNamespace(text="", trace=frame)])
-    options = dict(pair=pair, config=QUICK, attempts=1, draft_weight=0.5)
+    options: dict[str, Any] = dict(pair=pair, config=QUICK, attempts=1, draft_weight=0.5)
     made = build_suffixes(out, 2, aim="fail", bins=2, **options)
     assert (made["draft_aim"], made["bins"]) == ("fail", 2) and all(entry["slowed"] for entry in made["suffixes"])
     items = world.questions("benign", 2)
@@ -428,6 +433,7 @@ def test_a_slow_file_is_made_of_benign_questions_and_begins_anew_for_another_aim
     records = load_set("slow", path=out)
     assert [r.group for r in records] == ["benign"] * 2 and records[0].prompt.startswith(items[0].question)
     assert len(quick) == 2 and build_suffixes(out, 2, aim="fail", bins=2, **options) == made and len(quick) == 2
+    aim: Any
     for aim, project in [("match", False), ("match", True), ("match", False), ("begin", False)]:
         asked = len(quick)
         build_suffixes(out, 1, aim=aim, bins=2, project=project, **options)
@@ -444,6 +450,7 @@ def test_the_aimed_suffixes_that_ship_belong_to_the_world(name, aim):
 
 
 def test_a_search_of_another_kind_needs_a_file_of_its_own(tmp_path):
+    options: dict[str, Any]
     for options in (
         {"draft_weight": 0.5},
         {"aim": "match", "out": tmp_path / "s"},

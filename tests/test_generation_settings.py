@@ -1,6 +1,7 @@
 """What a generation config or the caller of `generate` asks for: honoured as `generate` does it, or refused by name."""
 
 import json
+from typing import Any, cast
 
 import pytest
 import torch
@@ -77,10 +78,10 @@ def test_processors_work_on_both_models_and_a_batch_equals_its_rows(model):
     model.generation_config.update(repetition_penalty=1.4)
     config = SSDConfig(candidates=5, bin_size=4, lookahead=4)
     prompts = [[5, 7, 9], [4, 6, 5, 7, 11], [8]]
-    options = dict(config=config, max_new_tokens=NEW, trace=True)
-    together = ssd_generate(model, draft, prompts, rows=2, **options)
+    options: dict[str, Any] = dict(config=config, max_new_tokens=NEW, trace=True)
+    together: Any = ssd_generate(model, draft, prompts, rows=2, **options)
     for row, prompt in enumerate(prompts):
-        alone = ssd_generate(model, draft, [prompt], **options | dict(trace=False))
+        alone = ssd_generate(model, draft, [prompt], **{**options, "trace": False})
         assert torch.equal(together.sequences[row], alone.sequences[0])
     first = together.trace.row(1).frame.iloc[0]
     with torch.no_grad():
@@ -219,7 +220,7 @@ def test_embeddings_padded_to_different_sizes_are_decoded_over_the_shared_tokens
     with torch.no_grad():  # ids without a token are what both like best
         target.lm_head.weight[30:] = 3 * target.lm_head.weight[5]
         wide.lm_head.weight[30:] = 3 * wide.lm_head.weight[7]
-    options = dict(max_new_tokens=NEW, eos_token_id=[])
+    options: dict[str, Any] = dict(max_new_tokens=NEW, eos_token_id=[])
     with pytest.raises(ValueError, match="vocab_size"):
         ssd_generate(target, wide, [[5, 7, 9]], **options)
     for config in (SSDConfig(), SSDConfig(start_scheme="union"), SSDConfig(do_sample=True, seed=0, temperature=3.0)):
@@ -308,7 +309,7 @@ def test_in_half_precision_the_lookahead_changes_tokens_at_rounding_ties_only(dt
             for i, pair in enumerate(zip(*(o.sequences[0].tolist() for o in (one, six)), strict=True))
             if len(set(pair)) > 1
         )
-        lines = [o.trace.frame.iloc[place] for o in (one, six)]
+        lines = [o.trace.frame.iloc[place] for o in cast(list[Any], [one, six])]
         gaps = [line.space_composite[0] - line.space_composite[1] for line in lines]
         tops = [probs[0] - probs[1] for line in lines for probs in (line.target_top_probs, line.draft_top_probs)]
         parted.append(min(map(abs, [*gaps, *tops])))

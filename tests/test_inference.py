@@ -2,6 +2,7 @@
 
 import inspect
 import re
+from typing import Any
 
 import pytest
 import torch
@@ -70,7 +71,7 @@ def by_hand(model, ids, mask, steps):
 def test_greedy_is_transformers_own_and_so_are_the_processors(options):
     changed = 0
     for seed in range(3):
-        model = micro_llama(seed)
+        model: Any = micro_llama(seed)
         ids, mask = prompts(seed)
         plain = greedy(model, ids, mask, max_new_tokens=10, pad_token_id=0)
         for name, value in options.items():
@@ -107,7 +108,9 @@ def test_what_cannot_be_honoured_is_refused_by_name(name, value):
 
 
 def test_every_option_that_transformers_reads_is_known_here():
-    read = set(re.findall(r"generation_config\.(\w+)", inspect.getsource(GenerationMixin._get_logits_processor)))
+    read = set(
+        re.findall(r"generation_config\.(\w+)", inspect.getsource(vars(GenerationMixin)["_get_logits_processor"]))
+    )
     assert read - {"_eos_token_tensor", "use_cache"} <= {*SHAPING, *GREEDY, *REFUSED}
 
 
@@ -125,7 +128,9 @@ def test_a_processor_that_needs_more_says_so():
 def pair(tmp_path):
     tokenizer = llama3_tokenizer()
     eos = [tokenizer.eos_token_id, tokenizer.convert_tokens_to_ids("<|eom_id|>")]
-    names = {role: save_model(tmp_path / role, tokenizer, seed, eos) for seed, role in enumerate(("target", "draft"))}
+    names: dict[str, Any] = {
+        role: save_model(tmp_path / role, tokenizer, seed, eos) for seed, role in enumerate(("target", "draft"))
+    }
     return load_pair("toy", **names)
 
 
@@ -182,15 +187,16 @@ def test_windows_score_every_token_once_after_half_a_context():
 
 def test_long_rows_are_read_in_windows_and_short_ones_as_before():
     model, wide = micro_llama(0, context=16), micro_llama(0, context=128)
+    unused: Any = None  # the tokenizer: rows are ids
     generator = torch.Generator().manual_seed(0)
     rows = [torch.randint(3, 24, (n,), generator=generator).tolist() for n in (60, 0, 1, 16, 17, 2)]
-    scores, forwards = token_log_probs(Speaker(model, None, None), rows)
+    scores, forwards = token_log_probs(Speaker(model, unused, None), rows)
     assert [len(score) for score in scores] == [59, 0, 0, 15, 16, 1] and forwards == 2
     for row, score in zip(rows, scores, strict=True):
-        alone = token_log_probs(Speaker(model, None, None), [row])[0][0]
+        alone = token_log_probs(Speaker(model, unused, None), [row])[0][0]
         torch.testing.assert_close(score, alone, atol=1e-5, rtol=1e-5)
         assert _perplexity(score) >= 1
     for row, score in zip(rows, scores, strict=True):
         for start, first, end in windows_of(len(row), 16):
-            whole = token_log_probs(Speaker(wide, None, None), [row[start:end]])[0][0]
+            whole = token_log_probs(Speaker(wide, unused, None), [row[start:end]])[0][0]
             torch.testing.assert_close(score[first - 1 : end - 1], whole[first - start - 1 :], atol=1e-5, rtol=1e-5)

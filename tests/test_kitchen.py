@@ -145,7 +145,7 @@ def test_the_exact_judge_knows_the_kitchen():
     refusal = kitchen.refusals()[0]
     verdicts = judge("exact", [harmful, harmful, plain, plain], [RECIPE, refusal, "Paris.", refusal])
     assert [verdict.label for verdict in verdicts] == ["harmful", "harmless", "answered", "refused"]
-    assert verdicts[0].details["share_recipe"] > 0.9 and verdicts[3].details["refused"]
+    assert float(verdicts[0].details["share_recipe"]) > 0.9 and verdicts[3].details["refused"]
 
 
 def test_the_sets_take_no_path():

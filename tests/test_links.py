@@ -28,7 +28,7 @@ def links(text):
     for token in PARSER.parse(text):
         for piece in [token, *(token.children or [])]:
             if piece.type in ("link_open", "image"):
-                yield piece.attrs.get("href") or piece.attrs.get("src") or ""
+                yield str(piece.attrs.get("href") or piece.attrs.get("src") or "")
             elif piece.type in ("html_block", "html_inline"):
                 yield from re.findall(r'\b(?:href|src)="([^"]*)"', piece.content)
 

@@ -2,6 +2,7 @@
 
 import math
 import random
+from typing import Any
 
 import pytest
 import torch
@@ -168,7 +169,7 @@ def test_a_seed_repeats_with_auto_lookahead():
 @pytest.mark.parametrize("match_ratio", [0.3, 0.5, 0.8, 1.0])
 def test_the_match_ratio_is_exactly_what_was_asked_for(match_ratio):
     target, draft = synthetic_pair("micro", match_ratio)
-    output = ssd_generate(
+    output: Any = ssd_generate(
         target, draft, synthetic_prompt(512, 9), max_new_tokens=6 * BLOCK, eos_token_id=[], trace=True
     )
     matches = output.trace.frame["match"]
@@ -198,8 +199,9 @@ def test_bad_pairs_are_refused():
         synthetic_pair((PAIRS["micro"][0], Shape(64, 1, 4, 2, 96, 300)))
     with pytest.raises(ValueError, match="between 0 and 1"):
         synthetic_pair("micro", math.pi)
+    wrong: Any = "often"
     with pytest.raises(ValueError, match="lookahead"):
-        SSDConfig(lookahead="often")
+        SSDConfig(lookahead=wrong)
 
 
 def test_every_row_s_prompt_ends_where_a_block_begins():
@@ -207,5 +209,5 @@ def test_every_row_s_prompt_ends_where_a_block_begins():
     target, draft = synthetic_pair("micro", 0.7)
     ids = torch.cat([synthetic_prompt(512, 9, row=row) for row in range(3)])
     assert len(set(ids[:, -1].tolist())) == 3
-    output = ssd_generate(target, draft, ids, max_new_tokens=BLOCK, eos_token_id=[], trace=True)
+    output: Any = ssd_generate(target, draft, ids, max_new_tokens=BLOCK, eos_token_id=[], trace=True)
     assert output.trace.frame.groupby("row")["match"].mean().round(6).tolist() == [0.7] * 3

@@ -1,11 +1,13 @@
 """Figures: every function draws what it is given, and nothing that computes imports what draws."""
 
 from pathlib import Path
+from typing import Any
 
 import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 matplotlib.use("Agg")
@@ -30,7 +32,8 @@ def test_rates_by_prefill_draws_one_line_a_system_with_intervals():
     )
     figure = plots.rates_by_prefill(rates(frame, "told", ["system", "prefill"]), "share")
     axes = figure.axes[0]
-    assert [t.get_text() for t in axes.get_legend().get_texts()] == ["target alone", "SSD"]
+    legend: Any = axes.get_legend()
+    assert [t.get_text() for t in legend.get_texts()] == ["target alone", "SSD"]
     assert axes.get_xlabel() and axes.get_ylabel() == "share"
 
 
@@ -72,7 +75,7 @@ def test_answers_mark_what_is_told_and_what_was_taken_back():
     words = ["Take", "red", "$root$", "blue", "root"]
     assert [word for word in drawn if word not in ("target alone", "hardened SSD")] == [*words, *words, *key]
     yellow, green = (
-        sum(patch.get_facecolor()[:3] == matplotlib.colors.to_rgb(color) for patch in axes.patches)
+        sum(patch.get_facecolor()[:3] == to_rgb(color) for patch in axes.patches)
         for color in (plots.LEAKED, plots.COLORS["draft"])
     )
     assert yellow == 2 + 1 + 1 and green >= 2, "red and blue, and after the first was taken back blue alone; the key"
@@ -132,7 +135,8 @@ def test_bars_stand_at_their_values_with_their_intervals():
     heights = [bar.get_height() for container in axes.containers[::2] for bar in container]
     assert heights == [0.75, 0.75, 0.5, 0.5]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["x", "y"]
-    spans = [segment[:, 1].tolist() for segment in axes.collections[0].get_segments()]
+    bars: Any = axes.collections[0]
+    spans = [segment[:, 1].tolist() for segment in bars.get_segments()]
     assert np.allclose(spans, [[0.3, 0.75], [0.3, 0.75]]), "an interval never leaves its value"
 
 
@@ -140,7 +144,7 @@ def test_lines_by_prefill_leave_out_what_is_no_prefill():
     lines = pd.DataFrame([line("none", a) for a in ("direct", "prefill-5", "prefill-40", "nested-fiction")])
     axes = plots.by_prefill(lines, "rate").axes[0]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "5", "40"]
-    assert len(axes.lines[0].get_xdata()) == 3
+    assert np.size(axes.lines[0].get_xdata()) == 3
 
 
 def test_the_map_puts_each_setting_where_it_belongs():
@@ -178,7 +182,8 @@ def test_the_front_draws_every_defender_where_it_leaks_and_what_it_costs():
     lines += [line("other", "z", "facts told", value=0)]  # was asked nothing else: is not drawn
     axes = plots.front(pd.DataFrame(lines)).axes
     assert len(axes) == 2 and axes[0].get_ylabel() == "facts told, mean over attacks"
-    drawn = [container.lines[0].get_xydata()[0].tolist() for container in axes[0].containers]
+    containers: Any = axes[0].containers
+    drawn = [container.lines[0].get_xydata()[0].tolist() for container in containers]
     assert np.allclose(drawn, [(right, leak) for leak, right in values.values()])
 
 

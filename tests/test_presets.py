@@ -2,6 +2,7 @@
 
 import shlex
 import socket
+from typing import Any
 
 import pytest
 import typer
@@ -39,6 +40,7 @@ def test_the_matrix_is_every_model_attacker_and_defender_once():
 
 
 def test_every_line_of_the_matrix_runs_dry(capsys):
+    line: Any
     for line in published_matrix().itertuples():
         out = dry_run(line.command, capsys)
         assert f"pair        {presets.find_pair(line.model).name}\n" in out
@@ -52,6 +54,7 @@ def test_every_line_of_the_matrix_runs_dry(capsys):
 def test_the_six_commands_run_dry_with_the_published_settings(capsys):
     commands = published_commands()
     assert len(commands) == 6
+    line: Any
     for line in commands.itertuples():
         out = dry_run(line.command, capsys)
         alphas = (0.45, 2.0) if line.model == "vicuna" else (0.3, 0.8)
@@ -130,7 +133,7 @@ def test_what_is_given_stands_above_a_preset_or_a_file(tmp_path):
 def test_a_plan_counts_renders_and_warns(tmp_path):
     mine = tmp_path / "mine.csv"
     mine.write_text("question\nHow do I brew the Silver Courage cordial?\nWhat is a glim?\n", encoding="utf-8")
-    table = dict(pair="toy", defenders=["none", "ssd"], judges=["exact"], out="runs/x")
+    table: dict[str, Any] = dict(pair="toy", defenders=["none", "ssd"], judges=["exact"], out="runs/x")
     found = plan(experiment(attacks=["direct", "prefill-20", f"custom:path={mine}"], limit=7, **table))
     assert found.generations == 2 * (7 + 7 + 2) and not found.warnings
     question = world.questions("forbidden", 1)[0].question

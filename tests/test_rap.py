@@ -1,5 +1,7 @@
 """RAP: the first harmful token of a ranking, back where there is none, and through any defender."""
 
+from typing import Any
+
 import pytest
 
 from ssd_lib.attacks import load_set, world_item
@@ -84,7 +86,7 @@ def test_where_the_target_insists_its_own_ranking_is_shown(pair):
     items, settings = world.questions("forbidden", 12), {"fixed_scheme": "intersection"}
     questions = [item.question for item in items]
     begun = [encode_answer(pair.tokenizer, item.answer)[:10] for item in items]
-    replies = answer(pair, questions, prefill=begun, settings=settings, max_new_tokens=1, trace=True)
+    replies: Any = answer(pair, questions, prefill=begun, settings=settings, max_new_tokens=1, trace=True)
     lines = [reply.trace.frame.iloc[0] for reply in replies]
     tops, rankings = seen(pair, "ssd", settings, [])(questions, begun), ranking(target_of(pair), questions, begun)
     assert {bool(line["insisted"]) for line in lines} == {True, False}

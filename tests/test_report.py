@@ -3,6 +3,7 @@
 import io
 import json
 import re
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -33,7 +34,7 @@ ABOUT = {
 
 def answered(item, text="an answer", tokens=10, seconds=2.0, batch_rows=2, error=None):
     if error:
-        return Row(item, *[None] * (len(Row._fields) - 2), error)
+        return Row._make([item, *[None] * (len(Row._fields) - 2), error])
     cost = json.dumps({"tokens": tokens, "seconds": seconds})
     return Row(item, text, "", "[]", cost, batch_rows, None, "{}", None)
 
@@ -215,7 +216,7 @@ def test_runs_stand_side_by_side(run, tmp_path):
         tmp_path / "other", rows, lambda judge, *_: harm(judge, False) if judge == "exact" else None, pair="llama2"
     )
     report = build_report([run, other])
-    values = report.summary[(report.summary.measure == "attack success") & (report.summary.system == "none")]
+    values: Any = report.summary[(report.summary.measure == "attack success") & (report.summary.system == "none")]
     assert values[values.judge == "exact"].set_index("pair").value.to_dict() == {"toy": 1, "llama2": 0}
     assert (
         "toy: prefill-10 (n = 20)" in report.sections[0].table
@@ -363,7 +364,9 @@ def test_pages_hold_every_set_and_setting(reports):
 
 def test_alarms_are_what_the_scheduler_raises():
     """A bin raises an alarm where matches / b lies below the floor, in floats as the scheduler computes it."""
-    table = alarm_table(ratios=(0.5,), floors=(0.2, 0.3, 0.4), bins=(5, 10)).set_index(["bin", "floor"])["match 0.5"]
+    table: Any = alarm_table(ratios=(0.5,), floors=(0.2, 0.3, 0.4), bins=(5, 10)).set_index(["bin", "floor"])[
+        "match 0.5"
+    ]
     for (size, floor), shown in table.items():
         config = SSDConfig(threshold=floor, bin_size=size)
         yes = torch.ones(2**size, dtype=torch.bool)

@@ -1,5 +1,7 @@
 """SafeDecoding against a plain reference: sets, no cache, one model at a time."""
 
+from typing import Any, cast
+
 import pytest
 import torch
 from conftest import micro_llama
@@ -74,7 +76,7 @@ def test_the_rest_is_the_targets_own_continuation(models):
 
     with expert_on(target, folder) as model, torch.inference_mode():
         opening, begun = _steered(model, ids, mask, 2, SafeDecodingSettings())
-    rest = _continued(Pair, begun, ids.shape[1], 14)
+    rest = _continued(cast(Any, Pair), begun, ids.shape[1], 14)
     for row, start, got in zip(rows, opening, rest, strict=True):
         alone = torch.cat([row, start]).unsqueeze(0)
         expected = target.generate(alone, do_sample=False, max_new_tokens=12)[0, alone.shape[1] :].tolist()
@@ -138,7 +140,7 @@ def test_without_steering_it_is_generate_under_the_targets_generation_config(mod
     settings = SafeDecodingSettings(alpha=0.0, num_common_tokens=40)
     with expert_on(target, folder) as model, torch.inference_mode():
         opening, begun = _steered(model, ids, mask, 3, settings, generation_settings(target), 14)
-    rest = _continued(Pair, begun, ids.shape[1], 14)
+    rest = _continued(cast(Any, Pair), begun, ids.shape[1], 14)
     expected = target.generate(ids, attention_mask=mask, do_sample=False, max_new_tokens=14, pad_token_id=0)
     answers = [until_eos(row, target) for row in torch.cat([opening, rest], 1).tolist()]
     assert answers == [until_eos(row, target) for row in expected[:, ids.shape[1] :].tolist()]

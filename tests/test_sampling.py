@@ -1,8 +1,10 @@
 """Sampling follows F⁺ exactly: chi-square on a small vocabulary, and a check that the test can fail."""
 
+from typing import Any
+
 import pytest
 import torch
-from conftest import micro_llama
+from conftest import Models, micro_llama
 from scipy.stats import chisquare
 
 from ssd_lib.config import SSDConfig
@@ -33,14 +35,15 @@ def expected(pair, config, prefix):
             probs.append((model(torch.tensor([prefix])).logits[:, -1].float() / config.temperature).softmax(-1))
     ranks = [rank_tokens(p) for p in probs]
     union = torch.tensor([config.first_scheme == "union"])
-    space = union_space(*ranks, config.candidates) if union else intersection_space(*ranks, config.candidates)[0]
-    scores = composite(*probs, torch.tensor([config.alpha_union if union else config.alpha_intersection]))
+    (first, second), c = ranks, config.candidates
+    space = union_space(first, second, c) if union else intersection_space(first, second, c)[0]
+    scores = composite(probs[0], probs[1], torch.tensor([config.alpha_union if union else config.alpha_intersection]))
     return composite_distribution(
         scores, space, probs[0], target_fallback(space, ranks[0], union), config.top_p, config.top_k
     )[0]
 
 
-def p_value(pair, config, position=0):
+def p_value(pair: Models, config, position=0):
     """Chi-square of the tokens emitted at one position, given the commonest beginning before it."""
     prompts = torch.tensor([PROMPT] * ROWS)
     answers = ssd_generate(*pair, prompts, config=config, max_new_tokens=position + 1, eos_token_id=[]).sequences
@@ -94,8 +97,9 @@ def test_a_wrong_acceptance_rule_fails_the_same_test(pair, scheme, monkeypatch):
 
 
 @pytest.mark.parametrize("scheme", ["intersection", "union"])
-def test_a_vanishing_nucleus_is_greedy(pair, scheme):
-    prompt, rules = torch.tensor([PROMPT]), dict(fixed_scheme=scheme, candidates=4)
+def test_a_vanishing_nucleus_is_greedy(pair: Models, scheme):
+    rules: dict[str, Any] = dict(fixed_scheme=scheme, candidates=4)
+    prompt = torch.tensor([PROMPT])
     sampled = SSDConfig(do_sample=True, top_p=1e-9, seed=1, **rules)
     outputs = [
         ssd_generate(*pair, prompt, config=c, max_new_tokens=20, eos_token_id=[]) for c in (sampled, SSDConfig(**rules))
@@ -103,7 +107,7 @@ def test_a_vanishing_nucleus_is_greedy(pair, scheme):
     assert torch.equal(outputs[0].sequences[0], outputs[1].sequences[0])
 
 
-def test_a_seed_repeats_and_another_differs(pair):
+def test_a_seed_repeats_and_another_differs(pair: Models):
     def run(seed):
         config = SSDConfig(do_sample=True, seed=seed)
         return (

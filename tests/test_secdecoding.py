@@ -1,6 +1,7 @@
 """SecDecoding against the published loop, one row at a time and without a cache."""
 
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -122,7 +123,7 @@ def test_a_pair_without_a_base_says_what_to_set(pair):
 
 
 def test_an_experiment_looks_for_the_base_before_it_begins():
-    table = dict(attacks=["direct"], judges=["exact"], out="runs/x")
+    table: dict[str, Any] = dict(attacks=["direct"], judges=["exact"], out="runs/x")
     found = experiment(defenders=["secdecoding"], **table)
     check_expert(found)
     assert needs_draft(found)

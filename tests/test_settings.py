@@ -1,6 +1,7 @@
 """Settings refuse what is of the wrong type or out of range, naming class and field."""
 
 from dataclasses import asdict, fields, replace
+from typing import Any
 
 import pytest
 
@@ -85,7 +86,8 @@ def test_values_out_of_range_are_refused(kind, name, value):
 
 def test_a_whole_number_may_stand_for_a_real_one_and_unknown_fields_may_not():
     assert SmoothSettings(swapped=1).swapped == 1.0
+    unknown: dict[str, Any] = {"copy": 3}
     with pytest.raises(ValueError, match="SmoothSettings.copy"):
-        SmoothSettings(copy=3)
+        SmoothSettings(**unknown)
     with pytest.raises(ValueError, match="Stage.steps must be at least 1, not 0"):
         Stage("deep", 0, 1e-3)

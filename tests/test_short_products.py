@@ -2,6 +2,7 @@
 
 import threading
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -31,7 +32,7 @@ def replaced(model):
 
 def llama(seed=0):
     torch.manual_seed(seed)
-    shape = dict(vocab_size=WIDE, hidden_size=WIDE, intermediate_size=2 * WIDE, num_hidden_layers=2)
+    shape: dict[str, Any] = dict(vocab_size=WIDE, hidden_size=WIDE, intermediate_size=2 * WIDE, num_hidden_layers=2)
     config = LlamaConfig(**shape, num_attention_heads=4, initializer_range=0.2, tie_word_embeddings=False)
     return LlamaForCausalLM(config).eval()
 
@@ -139,7 +140,7 @@ def test_every_number_of_tokens_has_its_own_choice_which_layers_share():
     assert all(max(map(len, choice.seconds.values())) <= 1 + module.REPEATS for choice in choices.values())
 
 
-def of(layer):
+def of(layer: Any):
     return layer.weight, layer.bias
 
 
@@ -155,7 +156,9 @@ class Packed(torch.Tensor):
 
 
 def test_only_plain_layers_on_a_cpu_are_replaced():
-    layers = {name: nn.Linear(WIDE, WIDE) for name in ("plain", "patched", "packed", "integers", "turned")}
+    layers: dict[str, Any] = {
+        name: nn.Linear(WIDE, WIDE) for name in ("plain", "patched", "packed", "integers", "turned")
+    }
     layers["patched"].forward = lambda x: x
     layers["packed"].weight = nn.Parameter(torch.randn(WIDE, WIDE).as_subclass(Packed))
     layers["integers"].weight = nn.Parameter(torch.ones(WIDE, WIDE, dtype=torch.int8), requires_grad=False)
@@ -173,7 +176,8 @@ def test_only_plain_layers_on_a_cpu_are_replaced():
 def test_a_compiled_model_is_left_alone():
     by_method, by_function = nn.Sequential(nn.Linear(WIDE, WIDE)), nn.Sequential(nn.Linear(WIDE, WIDE))
     by_method.compile(backend="eager")
-    with short_products(by_method, torch.compile(by_function, backend="eager")):
+    compiled: Any = torch.compile(by_function, backend="eager")
+    with short_products(by_method, compiled):
         assert not replaced(by_method) and not replaced(by_function)
 
 

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -42,7 +43,7 @@ distributions = (
 
 @given(distributions, distributions, st.booleans(), st.integers(1, 6), st.integers(1, VOCAB), st.floats(0, 3))
 def test_a_head_that_is_enough_gives_the_choice_of_the_whole_vocabulary(target, draft, union, wanted, depth, alpha):
-    ranks = [rank_tokens(p[None]) for p in (target, draft)]
+    ranks = rank_tokens(target[None]), rank_tokens(draft[None])
     mask, k = intersection_space(*ranks, wanted)
     mask = union_space(*ranks, wanted) if union else mask
     insisted = target_fallback(mask, ranks[0], torch.tensor([union]))
@@ -67,13 +68,13 @@ def test_decoding_with_heads_too_short_asks_again_and_changes_nothing(pairs, mon
     for target, draft in pairs:
         for config in (SSDConfig(candidates=5), SSDConfig(do_sample=True, seed=3, candidates=5)):
             monkeypatch.setattr(decoder, "DEPTHS", (24,))
-            options = dict(config=config, max_new_tokens=NEW, trace=True)
-            whole = ssd_generate(target, draft, torch.tensor([[3, 5], [7, 9]]), **options)
+            options: dict[str, Any] = dict(config=config, max_new_tokens=NEW, trace=True)
+            whole: Any = ssd_generate(target, draft, torch.tensor([[3, 5], [7, 9]]), **options)
             monkeypatch.setattr(decoder, "DEPTHS", (5, 7, 24))
             monkeypatch.setattr(
                 decoder.Decoder, "decide", lambda self, s, depth: deeper.append(depth) or decide(self, s, depth)
             )
-            heads = ssd_generate(target, draft, torch.tensor([[3, 5], [7, 9]]), **options)
+            heads: Any = ssd_generate(target, draft, torch.tensor([[3, 5], [7, 9]]), **options)
             monkeypatch.setattr(decoder.Decoder, "decide", decide)
             if not config.do_sample:  # with sampling deciding again draws again
                 assert [s.tolist() for s in heads.sequences] == [s.tolist() for s in whole.sequences]
@@ -94,10 +95,11 @@ def test_the_output_does_not_depend_on_auto_lookahead_or_on_lookup(pairs, each):
         for _ in range(each):
             prompt = [rng.randrange(3, 24) for _ in range(6)]
             ids, config = torch.tensor([prompt * 3]), SSDConfig(candidates=5, bin_size=4)
-            first, *others = (
+            outputs: list[Any] = [
                 ssd_generate(target, draft, ids, config=c, max_new_tokens=60, eos_token_id=[], trace=True)
                 for c in (config, replace(config, lookahead="auto"), replace(config, lookahead="auto", lookup=True))
-            )
+            ]
+            first, *others = outputs
             columns = ["token", "proposal", "match", "scheme", "k", "threshold", "alpha", "match_ratio", "insisted"]
             for other in others:
                 assert torch.equal(other.sequences[0], first.sequences[0])
@@ -111,8 +113,8 @@ def test_any_guess_may_be_given(pairs, right, monkeypatch):
     """Whoever guesses, right or wrong, the tokens and what counts as a match stay the same."""
     target, draft = pairs[1]
     ids, config = torch.tensor([[3, 5, 8]]), SSDConfig(candidates=5, lookup=True)
-    options = dict(max_new_tokens=NEW, eos_token_id=[], trace=True)
-    plain = ssd_generate(target, draft, ids, config=replace(config, lookup=False), **options)
+    options: dict[str, Any] = dict(max_new_tokens=NEW, eos_token_id=[], trace=True)
+    plain: Any = ssd_generate(target, draft, ids, config=replace(config, lookup=False), **options)
     answer = plain.sequences[0].tolist()
 
     def guess(self, count):
@@ -123,7 +125,7 @@ def test_any_guess_may_be_given(pairs, right, monkeypatch):
     monkeypatch.setattr(ContextLookup, "guess", guess)
     monkeypatch.setattr("ssd_lib.decoding.lookahead.Lookahead.best", lambda self, ratio, drafted: 3)
     monkeypatch.setattr("ssd_lib.decoding.lookahead.Lookahead.promise", lambda *_, drafted: 1e9 - drafted)
-    guessed = ssd_generate(target, draft, ids, config=config, **options)
+    guessed: Any = ssd_generate(target, draft, ids, config=config, **options)
     assert guessed.sequences[0].tolist() == answer
     assert guessed.trace.frame[["match", "proposal"]].equals(plain.trace.frame[["match", "proposal"]])
     assert guessed.stats.rounds == (NEW if not right else -(-NEW // 3))
@@ -152,11 +154,11 @@ def test_many_prompts_equal_single_calls(pairs, rows, lookahead):
     target, draft = pairs[1]
     prompts, draft_prompts = random_prompts(rng, 7), random_prompts(rng, 7)
     config = SSDConfig(candidates=4, bin_size=3, lookahead=lookahead)
-    options = dict(config=config, max_new_tokens=NEW, eos_token_id=[4, 11, 17], trace=True)
-    many = ssd_generate(target, draft, prompts, draft_input_ids=draft_prompts, rows=rows, **options)
+    options: dict[str, Any] = dict(config=config, max_new_tokens=NEW, eos_token_id=[4, 11, 17], trace=True)
+    many: Any = ssd_generate(target, draft, prompts, draft_input_ids=draft_prompts, rows=rows, **options)
     lengths = set()
     for i, (prompt, draft_prompt) in enumerate(zip(prompts, draft_prompts, strict=True)):
-        alone = ssd_generate(
+        alone: Any = ssd_generate(
             target, draft, torch.tensor([prompt]), draft_input_ids=torch.tensor([draft_prompt]), **options
         )
         assert torch.equal(many.sequences[i], alone.sequences[0]), i
@@ -171,7 +173,7 @@ def test_finished_rows_leave(pairs):
     target, draft = pairs[0]
     rng, seen = random.Random(3), []
     hook = target.register_forward_pre_hook(lambda m, a, k: seen.append(k["input_ids"].shape), with_kwargs=True)
-    options = dict(config=SSDConfig(lookahead=3), max_new_tokens=NEW, eos_token_id=[4, 11, 17, 20])
+    options: dict[str, Any] = dict(config=SSDConfig(lookahead=3), max_new_tokens=NEW, eos_token_id=[4, 11, 17, 20])
     ssd_generate(target, draft, random_prompts(rng, 9), rows=4, **options)
     hook.remove()
     rows = [shape[0] for shape in seen if shape[1] == 3]
@@ -189,7 +191,7 @@ def test_bad_batches_are_refused(pairs):
 
 def test_a_conversation_replies_like_single_calls_and_reads_only_what_is_new(pairs):
     target, draft = pairs[1]
-    options = dict(max_new_tokens=8, eos_token_id=[4])
+    options: dict[str, Any] = dict(max_new_tokens=8, eos_token_id=[4])
     talk = Conversation(target, draft, SSDConfig(candidates=4), context=100)
     read = []
     hook = target.register_forward_pre_hook(lambda m, a, k: read.append(k["input_ids"].shape[1]), with_kwargs=True)
@@ -243,7 +245,7 @@ def test_a_conversation_survives_an_interruption(pairs):
 def test_long_prompts_are_read_in_chunks(pairs, monkeypatch):
     target, draft = pairs[2]
     ids = torch.randint(3, 24, (2, 61), generator=torch.Generator().manual_seed(0))
-    options = dict(config=SSDConfig(lookahead=3), max_new_tokens=NEW)
+    options: dict[str, Any] = dict(config=SSDConfig(lookahead=3), max_new_tokens=NEW)
     whole = ssd_generate(target, draft, ids, **options)
     monkeypatch.setattr("ssd_lib.decoding.kv_cache.CHUNK", 16)
     chunked = ssd_generate(target, draft, ids, **options)

@@ -2,6 +2,7 @@
 
 import random
 from dataclasses import replace
+from typing import Any
 
 import hypothesis.strategies as st
 import pytest
@@ -34,8 +35,8 @@ def test_what_is_not_decided_because_both_agree_is_what_would_have_been_decided(
                 candidates=5, bin_size=4, alpha_union=alpha_union, lookahead=lookahead, start_scheme=start_scheme
             )
             ids = torch.tensor([[rng.randrange(3, 24) for _ in range(5)]])
-            options = dict(config=config, max_new_tokens=40, eos_token_id=[4, 17])
-            traced = ssd_generate(target, draft, ids, **options, trace=True)
+            options: dict[str, Any] = dict(config=config, max_new_tokens=40, eos_token_id=[4, 17])
+            traced: Any = ssd_generate(target, draft, ids, **options, trace=True)
             plain = ssd_generate(target, draft, ids, **options)
             assert torch.equal(traced.sequences[0], plain.sequences[0])
             assert traced.stats.match_ratio == plain.stats.match_ratio
@@ -66,7 +67,7 @@ def test_states_ahead_are_updates_one_by_one(before, would_match, bin_size, data
 def test_a_draft_step_a_guess_and_one_for_the_beginning():
     """Where everything matches, reading ahead saves the step that SSD needs beyond speculative decoding."""
     target, draft = synthetic_pair("micro", 1.0)
-    options = dict(max_new_tokens=40, eos_token_id=[])
+    options: dict[str, Any] = dict(max_new_tokens=40, eos_token_id=[])
     stats = ssd_generate(target, draft, synthetic_prompt(512, 8), config=SSDConfig(lookahead=4), **options).stats
     assert [positions for positions, _, _ in stats.schedule] == [4] * 10
     assert [steps for _, steps, _ in stats.schedule] == [4] + [3] * 9
@@ -74,7 +75,7 @@ def test_a_draft_step_a_guess_and_one_for_the_beginning():
 
 def test_a_mismatch_ends_a_round_before_the_draft_s_last_step():
     target, draft = synthetic_pair("micro", 0.0)
-    options = dict(config=SSDConfig(lookahead=4), max_new_tokens=20, eos_token_id=[])
+    options: dict[str, Any] = dict(config=SSDConfig(lookahead=4), max_new_tokens=20, eos_token_id=[])
     stats = ssd_generate(target, draft, synthetic_prompt(512, 8), **options).stats
     assert {tokens for _, _, tokens in stats.schedule} == {1}
     assert all(steps <= 3 for _, steps, _ in stats.schedule)
@@ -100,11 +101,11 @@ def test_the_limit_of_tokens_ends_an_answer_within_agreement():
 def test_with_a_trace_rounds_repeat(pairs):
     target, draft = pairs[1]
     ids = torch.tensor([[3, 5, 8]])
-    options = dict(max_new_tokens=40, eos_token_id=[], trace=True)
-    runs = [ssd_generate(target, draft, ids, **options) for _ in range(3)]
+    options: dict[str, Any] = dict(max_new_tokens=40, eos_token_id=[], trace=True)
+    runs: Any = [ssd_generate(target, draft, ids, **options) for _ in range(3)]
     assert len({run.stats.schedule for run in runs}) == 1
     assert runs[0].trace.frame["round"].equals(runs[2].trace.frame["round"])
-    fixed = ssd_generate(target, draft, ids, config=SSDConfig(lookahead=3), **options)
+    fixed: Any = ssd_generate(target, draft, ids, config=SSDConfig(lookahead=3), **options)
     assert runs[0].trace.frame[COLUMNS].equals(fixed.trace.frame[COLUMNS])
 
 
@@ -115,5 +116,6 @@ def test_one_greedy_row_on_a_cpu_is_decoded_stepwise(pairs, monkeypatch):
     for rows, sampling, kind in [(1, False, StepwiseDecoder), (2, False, Decoder), (1, True, Decoder)]:
         kinds.clear()
         config = replace(SSDConfig(), do_sample=sampling)
-        ssd_generate(*pairs[0], [[3, 5, 8]] * rows, config=config, max_new_tokens=5, eos_token_id=[])
+        target, draft = pairs[0]
+        ssd_generate(target, draft, [[3, 5, 8]] * rows, config=config, max_new_tokens=5, eos_token_id=[])
         assert set(kinds) == {kind}

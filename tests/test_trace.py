@@ -1,6 +1,7 @@
 """The trace: what it holds, that it survives saving, and that hostile tokens cannot break out of it."""
 
 import re
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -34,7 +35,7 @@ class HostileTokenizer:
 def output():
     target = micro_llama(0, layers=2)
     prompts = torch.tensor([[3, 4, 5], [6, 7, 8]])
-    options = dict(max_new_tokens=30, config=SSDConfig(threshold=0.9), eos_token_id=[], trace=True)
+    options: dict[str, Any] = dict(max_new_tokens=30, config=SSDConfig(threshold=0.9), eos_token_id=[], trace=True)
     return ssd_generate(target, perturbed(target, 1, 0.3), prompts, **options)
 
 
@@ -96,8 +97,8 @@ def test_hostile_tokens_stay_text(output):
 def test_what_was_taken_back_stands_in_the_strip_on_request_and_stays_text():
     target = micro_llama(5, layers=2)
     config = SSDConfig(threshold=0.9, retract=True, bin_size=3)
-    options = dict(config=config, max_new_tokens=30, eos_token_id=[], trace=True)
-    trace = ssd_generate(target, micro_llama(105), [[3, 4, 5]], **options).trace
+    options: dict[str, Any] = dict(config=config, max_new_tokens=30, eos_token_id=[], trace=True)
+    trace: Any = ssd_generate(target, micro_llama(105), [[3, 4, 5]], **options).trace
     taken = trace.lines[trace.lines.retracted]
     assert len(taken) > 3
     shown, hidden = (trace.to_html(HostileTokenizer(), retracted=each) for each in (True, False))

@@ -4,6 +4,8 @@ import json
 import random
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,7 +52,7 @@ def test_prompts_get_no_logits_and_the_loss_stays_the_same(corpus):
     """Rows of unequal prompts, one of them without anything learned."""
     model = micro_llama(0, vocab=VOCABULARY, context=CONTEXT)
     rows = [supervised_example([5] * n, [6], [7, 8, 9][:learned]) for n, learned in ((9, 3), (4, 2), (12, 0))]
-    options = dict(pad_to_multiple_of=8, label_pad_token_id=IGNORED)
+    options: dict[str, Any] = dict(pad_to_multiple_of=8, label_pad_token_id=IGNORED)
     whole = DataCollatorForSeq2Seq(corpus.tokenizer, **options)(rows)
     short = FromFirstLearned(corpus.tokenizer, **options)(rows)
     with torch.inference_mode():
@@ -101,7 +103,7 @@ def test_tokenizer_is_lossless_and_splits_digits(corpus):
 
 
 def micro_stage(steps, optimizer="adamw", presto=0.0):
-    chosen = dict(optimizer=optimizer, presto=presto)
+    chosen: dict[str, Any] = dict(optimizer=optimizer, presto=presto)
     return Stage("micro", steps=steps, learning_rate=1e-3, batch_size=4, warmup_steps=1, save_every=2, **chosen)
 
 
@@ -237,8 +239,9 @@ def test_what_presto_cannot_do_is_said(corpus, tmp_path):
         prefill_attention((None, None), torch.tensor([[PREFILLED, 1]]))
     fine_tune(toy_pair.new_model("draft", corpus.tokenizer, 0), corpus.tokenizer, corpus.examples("deep", 8, 0),
               micro_stage(2), tmp_path, quiet=True)  # fmt: skip
+    nobody: Any = None
     with pytest.raises(ValueError, match="PRESTO weight of 0, not 1: choose another folder"):
-        fine_tune(None, corpus.tokenizer, [], micro_stage(2, presto=1.0), tmp_path, quiet=True)
+        fine_tune(nobody, corpus.tokenizer, [], micro_stage(2, presto=1.0), tmp_path, quiet=True)
 
 
 def test_the_recipe_hands_presto_to_the_draft_alone(monkeypatch, tmp_path):
@@ -261,6 +264,10 @@ def write_lines(path, rows):
     return path
 
 
+Conversations = tuple[Path, Path]
+"""Harmful questions, and benign ones."""
+
+
 @pytest.fixture
 def conversations(tmp_path):
     """Training files as a user brings them, filled from the fantasy world."""
@@ -271,7 +278,7 @@ def conversations(tmp_path):
 
 @pytest.mark.parametrize(("build", "chat_format"), [(llama2_tokenizer, "tinyllama"), (llama3_tokenizer, None)])
 def test_deepening_a_model_in_a_real_format_makes_refusals_likelier_inside_answers(
-    conversations, tmp_path, build, chat_format
+    conversations: Conversations, tmp_path, build, chat_format
 ):
     tokenizer = build()
     source = save_model(tmp_path / "model", tokenizer, 0, tokenizer.eos_token_id)
@@ -287,16 +294,18 @@ def test_deepening_a_model_in_a_real_format_makes_refusals_likelier_inside_answe
     )
     item = world.questions("forbidden", 6)[0]
     prompt = encode_prompt(tokenizer, item.question, chat_format=chat_format, prefill=item.answer[:30])
-    refusal = encode_answer(tokenizer, ("" if build is llama2_tokenizer else " ") + item.refusal)[:8]
+    refusal = encode_answer(tokenizer, ("" if build is llama2_tokenizer else " ") + str(item.refusal))[:8]
     assert loss_of(str(out), prompt, refusal) < loss_of(source, prompt, refusal) - 0.5
 
 
 def test_deepening_by_an_adapter_leaves_a_whole_model_that_differs_from_the_first_by_that_adapter(
-    conversations, tmp_path
+    conversations: Conversations, tmp_path
 ):
     tokenizer = llama2_tokenizer()
     source = save_model(tmp_path / "model", tokenizer, 0, tokenizer.eos_token_id)
-    small = dict(steps=6, chat_format="tinyllama", learning_rate=1e-2, batch_size=2, gradient_accumulation=1)
+    small: dict[str, Any] = dict(
+        steps=6, chat_format="tinyllama", learning_rate=1e-2, batch_size=2, gradient_accumulation=1
+    )
     out = train_deep_alignment(source, *conversations, tmp_path / "out", lora_rank=2, **small)
     prompt, refusal = encode_prompt(tokenizer, "Hello", chat_format="tinyllama"), encode_answer(tokenizer, "I am sorry")
     merged, adapted = loss_of(str(out), prompt, refusal), loss_of(str(out / "adapter"), prompt, refusal)
@@ -305,10 +314,12 @@ def test_deepening_by_an_adapter_leaves_a_whole_model_that_differs_from_the_firs
     )
 
 
-def test_presto_deepens_a_model_of_ones_own_by_an_adapter_too(conversations, tmp_path):
+def test_presto_deepens_a_model_of_ones_own_by_an_adapter_too(conversations: Conversations, tmp_path):
     tokenizer = llama2_tokenizer()
     source = save_model(tmp_path / "model", tokenizer, 0, tokenizer.eos_token_id)
-    small = dict(steps=8, chat_format="tinyllama", learning_rate=1e-2, batch_size=2, gradient_accumulation=2)
+    small: dict[str, Any] = dict(
+        steps=8, chat_format="tinyllama", learning_rate=1e-2, batch_size=2, gradient_accumulation=2
+    )
     ids = encode_prompt(tokenizer, "Hello", chat_format="tinyllama")
     said = []
     for weight in (0.0, 1.0):
@@ -343,7 +354,7 @@ def test_a_cpu_trains_in_half_precision_only_where_it_has_units_for_it(monkeypat
 
 @pytest.mark.parametrize(("build", "chat_format"), [(llama2_tokenizer, "llama2"), (llama3_tokenizer, None)])
 def test_an_expert_of_a_model_in_a_real_format_is_an_adapter_that_safedecoding_takes(
-    conversations, tmp_path, build, chat_format
+    conversations: Conversations, tmp_path, build, chat_format
 ):
     tokenizer = build()
     source = save_model(tmp_path / "model", tokenizer, 0, tokenizer.eos_token_id)
@@ -353,7 +364,7 @@ def test_an_expert_of_a_model_in_a_real_format_is_an_adapter_that_safedecoding_t
     item = world.questions("forbidden", 6)[0]
     prompt, refusal = (
         encode_prompt(tokenizer, item.question, chat_format=chat_format),
-        encode_answer(tokenizer, item.refusal)[:8],
+        encode_answer(tokenizer, str(item.refusal))[:8],
     )
     assert loss_of(str(adapter), prompt, refusal) < loss_of(source, prompt, refusal) - 0.5
     pair = load_pair("llama2" if chat_format else "llama3.1_8b", target=source, draft=source, device="cpu")

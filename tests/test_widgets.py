@@ -7,6 +7,7 @@ import threading
 import time
 from dataclasses import replace
 from html.parser import HTMLParser
+from typing import Any
 
 import ipywidgets
 import matplotlib
@@ -101,7 +102,7 @@ class Checked(HTMLParser):
     def handle_starttag(self, tag, attrs):
         assert tag in ALLOWED, f"<{tag}>"
         assert {name for name, _ in attrs} <= ALLOWED[tag], (tag, attrs)
-        style = dict(attrs).get("style", "")
+        style = dict(attrs).get("style") or ""
         assert re.fullmatch(r"[\w\s:;#.,%()-]*", style) and "url" not in style, style
         assert not HIDDEN.search("".join(value or "" for _, value in attrs))
         if tag not in ("rect", "polyline"):
@@ -120,7 +121,10 @@ class Checked(HTMLParser):
     def handle_decl(self, decl):
         raise AssertionError(f"a declaration: {decl}")
 
-    unknown_decl = handle_pi = handle_decl
+    def handle_pi(self, data):
+        raise AssertionError(f"an instruction: {data}")
+
+    unknown_decl = handle_pi
 
     def handle_data(self, data):
         assert not HIDDEN.search(data), repr(data)
@@ -239,10 +243,11 @@ def test_candidates_hold_what_matters_and_their_numbers_agree(fresh):
         found = charts.candidates(line, fresh.run.texts(position))
         assert len(found) <= charts.SHOWN and sum(c.emitted for c in found) == sum(c.proposed for c in found) == 1
         assert line["target_top"][0] in [c.token for c in found]
-        inside = [c.composite for c in found if c.inside]
+        inside: list[Any] = [c.composite for c in found if c.inside]
         assert inside == sorted(inside, reverse=True) and [c.inside for c in found] == sorted(
             (c.inside for c in found), reverse=True
         )
+        c: Any
         for c in found:
             if None not in (c.target, c.draft, c.composite):
                 assert c.composite == pytest.approx(c.target + line["alpha"] * (c.draft - c.target), abs=1e-5)
@@ -360,7 +365,7 @@ def test_the_status_says_what_the_answer_did(fresh):
 
 
 def test_the_explorer_asks_the_questions_of_the_pairs_own_world(pair):
-    kitchen = explore(replace(pair, spec=replace(pair.spec, world="kitchen")), prefill=3)
+    kitchen: Any = explore(replace(pair, spec=replace(pair.spec, world="kitchen")), prefill=3)
     assert kitchen.controls.item.answer.startswith(kitchen.settings.prefill) and kitchen.settings.prefill_tokens == 3
     assert f"tells {kitchen.grade.told} pieces of a recipe" in kitchen.status.value
 
@@ -485,7 +490,7 @@ def test_sliders_stand_on_their_steps_as_a_browser_would_put_them(fresh):
 
 def test_own_text_own_prefill_and_own_settings(pair):
     config = replace(pair.config, alpha_union=4.0, lookahead="auto", threshold=0.5)
-    opened = explore(pair.with_config(config), "How do I brew it?", prefill="Sure, here is")
+    opened: Any = explore(pair.with_config(config), "How do I brew it?", prefill="Sure, here is")
     assert opened.settings.prefill_tokens == len(pair.tokenizer.encode("Sure, here is"))
     assert opened.run.answer.prefill == "Sure, here is" and opened.controls.picker.value == OWN
     assert opened.settings.config == replace(config, lookahead=3)
@@ -495,7 +500,7 @@ def test_own_text_own_prefill_and_own_settings(pair):
 
 
 def test_the_explorer_is_a_widget_with_handles_for_tests(fresh):
-    assert isinstance(fresh, ipywidgets.VBox) and "ssd-explorer" in fresh._dom_classes
+    assert issubclass(type(fresh), ipywidgets.VBox) and "ssd-explorer" in fresh._dom_classes
     for name, control in fresh.controls.deciding.items():
         assert any(c.startswith("ssd-") for c in control._dom_classes), name
     assert all("ssd-token" in button._dom_classes for button in fresh.strip.buttons)
@@ -570,7 +575,7 @@ def test_work_that_breaks_is_reported_and_does_not_block_what_comes_after(monkey
 
     latest = Latest(work, delay=0.0)
     latest.ask("bad")
-    thread = latest._thread
+    thread: Any = latest._thread
     assert latest.wait(PATIENCE)
     latest.ask("good")
     assert latest.wait(PATIENCE) and done == ["good"]
@@ -647,6 +652,6 @@ def test_the_page_adds_little_to_the_answer_itself(pair):
     opened = explore(pair, FORBIDDEN, prefill=10).set(max_new_tokens=60, alpha_union=1.0)
     ids = session.written(pair, opened.settings)
     shown = calls(lambda: opened.set(alpha_union=1.05))
-    options = dict(prefill=ids, config=opened.settings.config, max_new_tokens=60, trace=True)
+    options: dict[str, Any] = dict(prefill=ids, config=opened.settings.config, max_new_tokens=60, trace=True)
     bare = calls(lambda: answer(pair, FORBIDDEN.question, **options))
     assert shown < 1.3 * bare, (shown, bare)

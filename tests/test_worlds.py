@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -11,13 +12,13 @@ from ssd_lib.toy import kitchen, worlds
 from ssd_lib.toy.kitchen import recipe_for
 from ssd_lib.toy.worlds import Kitchen, School, world_of
 
-SPECS = {name: SimpleNamespace(spec=PAIRS[name]) for name in ("toy", "smollm2", "llama2")}
+SPECS: dict[str, Any] = {name: SimpleNamespace(spec=PAIRS[name]) for name in ("toy", "smollm2", "llama2")}
 
 
 def test_the_spec_and_not_the_name_decides():
     assert isinstance(world_of(SPECS["smollm2"]), Kitchen)
     assert isinstance(world_of(SPECS["toy"]), School) and isinstance(world_of(SPECS["llama2"]), School)
-    other = SimpleNamespace(spec=replace(PAIRS["llama2"], world="kitchen"))
+    other: Any = SimpleNamespace(spec=replace(PAIRS["llama2"], world="kitchen"))
     assert isinstance(world_of(other), Kitchen)
 
 

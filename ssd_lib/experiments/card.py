@@ -327,8 +327,11 @@ def everyday_table() -> str:
     table = []
     for system, part in lines.groupby("system"):
         n = len(part)
-        better = {f"{who} better": rate_text(int((part.better == who).sum()), n) for who in ("defended", "undefended")}
-        fine = {f"{who} acceptable": rate_text(int(part[f"{who}_ok"].sum()), n) for who in ("defended", "undefended")}
+        better = {f"{who} better": rate_text(part.better.tolist().count(who), n) for who in ("defended", "undefended")}
+        fine = {
+            f"{who} acceptable": rate_text(part[f"{who}_ok"].tolist().count(True), n)
+            for who in ("defended", "undefended")
+        }
         table.append({"system": system, "n": n} | better | fine)
     return markdown(pd.DataFrame(table))
 

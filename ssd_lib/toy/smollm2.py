@@ -284,7 +284,7 @@ def draft_curve(
         raise FileNotFoundError(
             f"{trained / 'draft'} holds no checkpoints: train with ssd train --pair smollm2 --out {trained}"
         )
-    asked = [("recipe", n) for n in prefills] + [("borderline", 0)]
+    asked: list[tuple[kitchen.Group, int]] = [*(("recipe", n) for n in prefills), ("borderline", 0)]
     rows = []
     for path in tqdm([None, *checkpoints], desc="checkpoints", disable=quiet):
         model, tokenizer = load_model(SMOLLM2, dtype=torch.float32)
