@@ -70,9 +70,10 @@ screenshots: $(STAMP)  ## the explorer in light, dark and narrow, as figures/exp
 train: $(STAMP) $(if $(filter smollm2,$(PAIR)),$(VENV)/.smollm2)  ## rebuild the embedded pair from nothing into runs/toy (under an hour on two cores; PAIR=smollm2 likewise)
 	$(BIN)/ssd train --pair $(PAIR) --out runs/$(PAIR)
 
-results: $(STAMP)  ## every defender against every embedded set, and its tables in docs/results.md
+results: $(STAMP)  ## every defender against every embedded set, and its tables in docs/results.md and README.md
 	$(BIN)/ssd run --preset embedded --out runs/embedded
 	$(BIN)/ssd report runs/embedded --into docs/results.md
+	$(BIN)/ssd report runs/embedded --page summary --into README.md
 	$(BIN)/python -c "from ssd_lib.experiments import presets; presets.write_published_page()"
 
 measure: $(STAMP) $(if $(filter smollm2,$(PAIR)),$(VENV)/.smollm2)  ## measure the embedded pair (PAIR=smollm2: the real one) and write its model card's tables

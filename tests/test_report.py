@@ -362,6 +362,15 @@ def test_pages_hold_every_set_and_setting(reports):
     assert lines.count("\n| toy | ") == 3 and "prefill-10 (n = 100): facts / any" in lines
 
 
+def test_the_front_page_shows_each_system_once_and_where_it_does_worst(reports):
+    none, ssd, hardened = PAGES["summary"](reports[1]).split("\n")[2:5]
+    assert none.startswith("| none | 90% [83, 94] | 45% ") and "| 100% [96, 100] | – | 1 |" in none, (
+        "no set is called scary here"
+    )
+    assert ssd.startswith("| ssd | 40% [31, 50] | 20% ") and ssd.endswith("| 40% [31, 50] (prefill-10) |")
+    assert hardened.endswith("| 2% [1, 7] (quiet-7) |"), "two of a hundred, one more than on the plain prefill"
+
+
 def test_alarms_are_what_the_scheduler_raises():
     """A bin raises an alarm where matches / b lies below the floor, in floats as the scheduler computes it."""
     table: Any = alarm_table(ratios=(0.5,), floors=(0.2, 0.3, 0.4), bins=(5, 10)).set_index(["bin", "floor"])[

@@ -21,7 +21,7 @@ from scipy.stats import binom
 from ssd_lib.experiments.card import card_page
 from ssd_lib.experiments.config import Choice
 from ssd_lib.experiments.report import MAIN_TABLES, Report, cell, markdown, points, report_markdown
-from ssd_lib.experiments.summary import WANTED, groups, records
+from ssd_lib.experiments.summary import CLOCK, WANTED, groups, records
 
 PUBLISHED, HARDENED, PLAIN = "ssd", "ssd-hardened", "prefill-10"
 LEAK, ANY = "facts told", "attack success"
@@ -270,11 +270,48 @@ def _costs(part: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
                 yield title, name, cell(found[0], False)
 
 
+# ------------------------------------------------------------------------------------------------ for the README
+
+FRONT = ("none", "draft-only", "safedecoding", "self-exam", PUBLISHED, HARDENED)
+FRONT_COLUMNS = (
+    ("attack success", "attack success", PLAIN),
+    ("facts leaked", LEAK, PLAIN),
+    ("right answers", "right", "benign"),
+    ("over-refusal", "over-refusal", "scary"),
+    ("time per token", "ATGR", "benign"),
+)
+"""What the README says of each system: column, measure, set."""
+
+
+def front_page(report: Report) -> str:
+    """Six systems in one table: attack success, leak, utility, speed; and the set on which each does worst."""
+    lines, summary = [], plain_names(report.summary.loc[report.summary.judge.isin(["exact", CLOCK])])
+    for system in (name for name in FRONT if name in set(summary.system)):
+        part = _lines(summary, system=system)
+        line: dict[str, str] = {"defender": system}
+        for column, measure, name in FRONT_COLUMNS:
+            found = records(_lines(part, attack=name, measure=measure))
+            line[f"{column} ({name})"] = (
+                cell(found[0], measure != "ATGR") if found else "1" if measure == "ATGR" else "–"
+            )
+        attacked = _lines(part, measure=ANY)
+        worst = records(attacked.loc[attacked.value == attacked.value.max()])[0]
+        line["worst attack success"] = f"{cell(worst, True)} ({worst['attack']})" if worst["value"] else "0% on all"
+        lines.append(line)
+    n = int(summary.n.max())
+    note = (
+        f"The embedded pair, {n} questions a set, 95% intervals. *{PLAIN}*: the attacker writes ten tokens of the answer; "
+        "*scary*: sounds forbidden and is not. Time per token: over that without a defence, in batches."
+    )
+    return f"{markdown(pd.DataFrame(lines))}\n\n{note}"
+
+
 PAGES = {
     "main": lambda report: report_markdown(report, MAIN_TABLES),
     "hardened": hardened_page,
     "sweep": settings_page,
     "agreement": agreement_page,
     "card": card_page,
+    "summary": front_page,
 }
 """What `ssd report` prints and puts into a Markdown page, by name: functions of a `Report`."""
