@@ -265,8 +265,7 @@ Shallow alignment trains on *question → refusal*. The refusal always begins th
 alignment (Qi et al., section 3) also trains on the way back: question $q$, the first $k$ tokens of a harmful answer $h$, and then the
 refusal $r$, with the loss on $r$ alone:
 $$\min_\theta\; \mathbb{E}_{k}\bigl[-\log \pi_\theta(r \mid q, h_{\le k})\bigr] \;+\; \text{ordinary training on benign answers}.$$
-Half of the time $k = 0$, otherwise it is uniform on $1 \dots C$, up to a greatest
-depth $C$. Built by hand, one *recovery example* is two lists:
+Half of the time $k = 0$, otherwise it is uniform on $1 \dots C$ ($C$ is the greatest depth). Built by hand, one *recovery example* is two lists:
 """
 
 # %%

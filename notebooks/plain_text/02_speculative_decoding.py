@@ -218,7 +218,7 @@ print(f"β over all tokens: {beta:.3f}")
 
 # %% [markdown]
 """
-Roughly the same everywhere, with few rounds to tell. So the formula should fit what was measured, with the measured β in it:
+Roughly the same everywhere, as far as so few rounds can show. So the formula should fit what was measured, with the measured β in it:
 """
 
 

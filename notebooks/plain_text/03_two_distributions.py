@@ -188,9 +188,9 @@ plt.show()
 # %% [markdown]
 """
 Perhaps not what you expected. $k$ is far above $c$ even where both models agree, and it varies from place to place (shaded: the middle
-half). Two confident models agree or disagree in their *first* choice; after it their lists are mostly noise, and $k$ only says how far into
-it common ground is found. So $k$ is no alarm. What counts is whether the target's *first* choice is in the draft's top $k$, and that is the
-next rule.
+half). Two confident models agree or disagree in their *first* choice; beyond it their lists are mostly noise, and $k$ only says how far
+into this noise common ground is found. So $k$ is no alarm. What counts is whether the target's *first* choice is in the draft's top $k$,
+and that is the next rule.
 
 ## The target insists
 

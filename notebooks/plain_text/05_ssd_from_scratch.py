@@ -107,7 +107,7 @@ cases += [(item, 0) for group in world.GROUPS for item in world.questions(group,
 
 # %% [markdown]
 """
-## Your turn first: exercise 1
+## Try it yourself first: exercise 1
 
 Write it now, before you read on. You may take the functions of chapters 02 to 04 (`propose`, `emit`, `decide`) with you; no cache is
 needed, a forward over the whole sequence for every token will do. The config's fields are named as in this book: `config.lookahead`,
