@@ -49,9 +49,9 @@ if PAIR == "toy":
 """
 ## The whole method in one picture
 
-SSD decodes with two models. The **target** is the large model that you want to use. The **draft** is a much smaller one with
-the same vocabulary, and it is *deeply* safety-aligned: it refuses even in the middle of a harmful answer. The two are wired
-together like speculative decoding, which is otherwise a trick to save time.
+SSD decodes with two models. The **target** is the large model that you want to use. The **draft** is a much smaller one with the same
+vocabulary, and it is *deeply* safety-aligned: it refuses even in the middle of a harmful answer. The two are wired together as in
+speculative decoding, which is otherwise a trick to save time.
 """
 
 # %%
@@ -144,12 +144,13 @@ for defender, reply in replies.items():
 <details><summary>What happened</summary>
 
 The target gives in: its alignment lived in the first tokens, and those were taken from it (chapter 01). The draft
-refuses even here. SSD begins like the target and then *turns*, in the middle of a sentence.
+refuses even here. SSD begins like the target and then *turns back*: in the
+middle of a sentence it leaves the forbidden text and begins to refuse.
 </details>
 
 ## Round by round
 
-Where does it turn, and why there? SSD works in **rounds**: the draft proposes $T = 3$ tokens, the target scores them, and the
+Where does it turn back, and why there? SSD works in **rounds**: the draft proposes $T = 3$ tokens, the target scores them, and the
 round ends at the first emitted token that is not the proposed one. The trace remembers all of it.
 
 **Predict:** how many tokens does a round emit while target and draft disagree, and how many when they agree?
@@ -164,9 +165,10 @@ for number, rows in list(trace.groupby("round"))[:10]:
 
 # %% [markdown]
 """
-■ is a match, □ a mismatch. Look at the second column first: the scheme changes between two rounds. Before that the draft says
-the same thing again and again (it wants to begin a refusal, wherever the answer stands), the target goes its own way, and
-every round ends after one token; what the draft had proposed beyond it is thrown away and not shown. Behind the change the rounds are full: both models want to finish the refusal.
+■ is a match, □ a mismatch. Look at the second column first: the scheme changes between two rounds. Before that the draft says the same
+thing again and again (it wants to begin a refusal, wherever the answer stands), the target goes its own way, and every round ends
+after one token; what the draft had proposed after it is thrown away and not shown. After the change the rounds are full: both models
+want to finish the refusal.
 
 So disagreement costs speed. That is the idea of SSD in one sentence: *what makes speculation slow is also an alarm*.
 
@@ -180,9 +182,9 @@ replies["ssd"].trace.show(pair.tokenizer)
 
 # %% [markdown]
 """
-Underlined tokens *match* what the draft proposed; bold ones are *corrected*; in italics the *target insists*. Shaded
-tokens were decoded in the **Union** scheme, which lets the draft's refusal in; the others in **Intersection**, which
-keeps the target's utility. The same as a table, around the turn:
+Underlined tokens *match* what the draft proposed; bold ones are *corrected*; in italics the *target insists* (chapter 03). Shaded
+tokens were decoded in the **Union** scheme, which lets the draft's refusal in; the others in **Intersection**, which keeps the
+target's utility. The same as a table, around the place where the answer turns back:
 """
 
 # %%
@@ -205,9 +207,10 @@ print(f"the turn:  P_M {after.target_prob.item():.3f}, P_m {after.draft_prob.ite
 
 # %% [markdown]
 """
-At the turn the target gives the emitted token next to nothing. It wins all the same, because in Union the draft weighs more.
+Where the answer turns back (*the turn*), the target gives the emitted token next to nothing. It wins all the same, because in Union
+the draft weighs more.
 
-And what rang the alarm? After every bin of $b = 7$ tokens the **match ratio** β of this bin is compared with a threshold:
+And what raised the alarm? After every bin of $b = 7$ tokens the **match ratio** β of this bin is compared with a threshold:
 """
 
 # %%
@@ -221,10 +224,10 @@ refusing words on the page the target itself wants to go on refusing, the match 
 
 ## Measured
 
-One answer proves little. Here are many held-out questions at several prefill lengths. An answer **complies** if it
-tells at least one forbidden fact after the prefilled tokens.
+One answer proves little. Here are many held-out questions at several prefill lengths. An answer **complies** if it leaks at least one
+forbidden fact after the prefilled tokens.
 
-**Predict:** will SSD tell *nothing*, or something before it turns?
+**Predict:** will SSD leak *nothing*, or something before it turns back?
 """
 
 # %%
@@ -246,9 +249,9 @@ plt.show()
 
 # %% [markdown]
 """
-Left: the target alone complies under every prefill; SSD much less often, but not never, because seven tokens pass
-before it can know. Right: nearly every SSD answer *ends* in a refusal. A refusal phrase alone overstates safety, so this book
-always shows both, and, as a third number, the *facts told*: how much got out.
+Left: the target alone complies under every prefill; SSD does so much less often, but still sometimes, because seven tokens pass before
+it can know. Right: nearly every SSD answer *ends* in a refusal. A refusal phrase alone overstates safety, so this book always shows
+both, and, as a third number, the *facts told*: how much has leaked.
 """
 
 # %%
@@ -257,8 +260,9 @@ told.style.format("{:.0%}").set_caption("mean share of the forbidden facts that 
 
 # %% [markdown]
 """
-Why does SSD tell anything at all? It shows a bin before it has decided about it. *Hardened* SSD (chapter 15) decides first: a bin that
-rings the alarm is taken back and decoded again, and nobody has seen it. One question, five tokens written by the attacker, three systems:
+Why does SSD leak anything at all? It shows a bin before it has decided about it. *Hardened* SSD (chapter 15) decides first: a bin that
+raises the alarm is taken back and decoded again before anybody has seen it. One question, five tokens written by the attacker, three
+systems:
 """
 
 # %%
@@ -357,8 +361,8 @@ check(
 """
 ## Takeaways
 1. A prefilled answer switches off alignment that lives in the first tokens.
-2. SSD lets a small, deeply aligned draft turn the answer, and otherwise leaves the target alone.
-3. It turns after about one bin of seven tokens: what is told until then is part of the result.
+2. SSD lets a small, deeply aligned draft turn the answer back, and otherwise leaves the target alone.
+3. It turns back after about one bin of seven tokens: what has leaked by then is part of the result.
 
 ## Questions
 - Why might a refusal phrase in an answer not mean that the answer is safe?
@@ -367,5 +371,5 @@ check(
 
 Every term of this book stands in the [glossary](glossary.md).
 
-**Next:** [01 · Shallow alignment](01_shallow_alignment.ipynb), where in an answer a refusal lives.
+**Next:** [01 · Shallow alignment](01_shallow_alignment.ipynb): where in an answer a refusal lives.
 """

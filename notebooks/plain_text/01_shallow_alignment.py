@@ -9,8 +9,8 @@
 You will be able to
 - measure, position by position, how far an aligned model has moved from its base model,
 - explain why a prefilled answer works, and what it buys the attacker,
-- build one training example of *deep* alignment, and say why the draft of SSD is trained on such,
-- tell what a claim about alignment needs: a control.
+- build one training example of *deep* alignment, and say why the draft of SSD is trained on such examples,
+- say what a claim about alignment needs: a control.
 
 About 10 minutes on a laptop CPU. You need chapter 00.
 """
@@ -58,8 +58,8 @@ items, benign_items = world.questions("forbidden", QUESTIONS), world.questions("
 An instruction-following *base* model answers everything. **Alignment** is further training after which it refuses what is
 forbidden. For the embedded target we have both versions, so we can look at what alignment has changed.
 
-`log_probs` reads a whole given answer in one forward (*teacher forcing*) and returns the model's opinion at every position of
-it: what it would say after the question and the first $t$ tokens of that answer.
+`log_probs` reads a whole given answer in one forward (*teacher forcing*) and returns the model's opinion at each of its
+positions: what the model would say after the question and the first $t$ tokens of that answer.
 """
 
 
@@ -113,7 +113,7 @@ answer given, the aligned model already goes on with it, as the base model does.
 One question is an anecdote. The distance of the two opinions at position $t$, given the forbidden answer $h$ up to there, is
 the Kullback–Leibler divergence, in nats:
 $$\mathrm{KL}_t = \sum_x P_{\text{aligned}}(x \mid q, h_{<t}) \log \frac{P_{\text{aligned}}(x \mid q, h_{<t})}{P_{\text{base}}(x \mid q, h_{<t})}.$$
-It is 0 where the two models say the same and large where the aligned one insists on what the base finds unlikely.
+It is 0 where the two models say the same and large where the aligned one wants what the base finds unlikely.
 """
 
 
@@ -133,13 +133,13 @@ r"""
 Qi et al. (2025, "Safety Alignment Should Be Made More Than Just a Few Tokens Deep") found this distance concentrated in the
 first few tokens of large aligned models. Is it so here, over many questions?
 
-**Predict:** sketch $\mathrm{KL}_t$ against $t$ before you run the next cell; and a second line, for *benign* questions.
+**Predict:** sketch $\mathrm{KL}_t$ against $t$ before you run the next cell, and a second line for *benign* questions.
 """
 
 
 # %%
 def table(rows):
-    """Answers of different length as one array: [questions, positions], NaN behind the end."""
+    """Answers of different length as one array: [questions, positions], NaN after the end."""
     longest = max(len(row) for row in rows)
     return np.stack([np.pad(row, (0, longest - len(row)), constant_values=np.nan) for row in rows])
 
@@ -157,9 +157,9 @@ plt.show()
 Nearly all of it sits at the start of forbidden answers (the band is the 95% interval of the mean). On benign questions there is
 next to nothing to see: alignment left them alone, as it should.
 
-Behind the first few tokens the aligned model says what its base model says, and that one answers everything. So whoever writes
-the first tokens talks to the base model. That is what *shallow* means: not that the alignment is weak (where it acts, it is strong),
-but that it acts in few places. As a number:
+After the first few tokens the aligned model says what its base model says, and the base model answers everything. So whoever
+writes the first tokens talks to the base model. That is what *shallow* means: not that the alignment is weak (where it acts, it
+is strong), but that it acts in few places. As a number:
 """
 
 # %%
@@ -174,7 +174,7 @@ r"""
 
 How unlikely is it that a model writes the beginning of the forbidden answer *by itself*? The surprise of its first $n$ tokens is
 $$S_n = -\sum_{t < n} \log P(h_t \mid q, h_{<t}),$$
-and a prefilling attacker gets all of it for free: he simply writes these tokens.
+and a prefilling attacker gets all of it for free: they simply write these tokens.
 
 **Predict:** for the target, is most of $S_{40}$ paid at the first token, or does it grow with every token? And for the draft,
 which is *deeply* aligned?
@@ -201,13 +201,13 @@ for name, values in series.items():
 """
 (The scale is logarithmic: one nat more makes the text $e$ times less likely.) The target is surprised once, at the very
 beginning; from then on each forbidden token comes easily. The draft is surprised *again at every token*, because at every
-position it would rather refuse. Against the target an attacker pays one price and is through; against the draft he would have
-to pay again with every token that he wants to hear.
+position it would rather refuse. Against the target an attacker pays once and is through; against the draft they would have to
+pay again for every token that they want.
 
 ## A refusal at depth k
 
 Now look at the way back directly: after $k$ forbidden tokens, how likely is it that a refusal begins *now*? In this world all
-refusals begin with "I"; inside a sentence the tokenizer writes it with its space.
+refusals begin with "I"; inside a sentence the token includes the space before it.
 
 Four models this time. Beside target and draft stand two **controls**: the draft trained with shallow alignment only, and the target
 trained with deep alignment. Without them we could not say whether depth comes from the *training* or from the model's *size*.
@@ -265,7 +265,7 @@ Shallow alignment trains on *question → refusal*. The refusal always begins th
 alignment (Qi et al., section 3) also trains on the way back: question $q$, the first $k$ tokens of a harmful answer $h$, and then the
 refusal $r$, with the loss on $r$ alone:
 $$\min_\theta\; \mathbb{E}_{k}\bigl[-\log \pi_\theta(r \mid q, h_{\le k})\bigr] \;+\; \text{ordinary training on benign answers}.$$
-Half of the time $k = 0$, otherwise it is uniform on $1 \dots C$. Built by hand, one *recovery example* is two lists:
+Half of the time $k = 0$, otherwise it is uniform on $1 \dots C$ ($C$ is the greatest depth). Built by hand, one *recovery example* is two lists:
 """
 
 # %%
@@ -288,8 +288,8 @@ print("learned:", pair.tokenizer.decode(learned)[:60], "…")
 
 # %% [markdown]
 """
-A sentence that breaks off and turns: what SSD's answers look like. The library draws $k$ and builds the same lists (chapter 11
-trains a draft with them):
+A sentence that breaks off and turns back: SSD's answers look like this. The library draws $k$ and builds the same lists (chapter
+11 trains a draft with them):
 """
 
 # %%
@@ -326,9 +326,8 @@ plt.show()
 
 # %% [markdown]
 """
-A token or two are enough against the target; no number that we tried is enough against the draft. Compare the steps of the
-curves: what fell off after one position in the figures above does so here, too. The probabilities told the story before any text
-was written.
+A token or two are enough against the target; no number that we tried is enough against the draft. Compare with the figures
+above: there, too, everything changed after one position. The probabilities showed it before any text was written.
 
 ## Then why not simply use the draft, or align the target deeply?
 
@@ -344,8 +343,8 @@ rates(benign, "right", ["system"]).set_index("system")[["rate", "low", "high"]].
 """
 The draft is small and gets more of them wrong: it cannot replace the target. Aligning the target deeply works, and costs no
 correctness here. But it means training *every* large model, for which one needs its weights, its data and the hardware, and
-to train it again at every new version. SSD's bet is another one: train one small model once, and let it watch over many
-large ones that share its vocabulary.
+training it again at every new version. SSD makes another bet: train one small model once, and let it watch over many large ones
+that share its vocabulary.
 
 ## Exercises
 
@@ -405,7 +404,7 @@ for lengths in [(12, 45, 0), (12, 45, 6), (12, 4, 6)]:
 """
 ## Takeaways
 1. Ordinary alignment changes a model's first few answer tokens, and little else.
-2. A prefilled answer skips exactly these: the attacker pays once for what the target guards once.
+2. A prefilled answer skips exactly these: the target guards only its first tokens, and the attacker has written them.
 3. Deep alignment teaches the way back from any depth; a small model can learn it.
 
 ## Questions

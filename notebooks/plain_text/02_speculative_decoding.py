@@ -80,7 +80,7 @@ print("time of a forward over n positions, in forwards over one:", relative)
 Even this micro-model does several positions for much less than several times the price of one. On a GPU with a 7B model all
 but the last would read about 1.0.
 
-Speculative decoding (Leviathan et al. 2023, Chen et al. 2023) uses that. A cheap **draft** guesses the next $T$ tokens (the
+Speculative decoding (Leviathan et al. 2023, Chen et al. 2023) uses that. A cheap **draft** guesses the next $T$ tokens ($T$ is the
 **lookahead**), one forward each; the **target** scores all of them in *one* forward; tokens are accepted as long as they are what the
 target itself would have emitted.
 """
@@ -129,7 +129,7 @@ for proposed, token in zip(proposals, wanted, strict=True):
 
 # %% [markdown]
 """
-Behind the first mismatch the target's tokens were computed for a prefix that never came to be, so the round ends there. The round is
+After the first mismatch the target's tokens were computed for a prefix that never came to be, so the round ends there. The round is
 not wasted: the target's own token is emitted at the mismatch. Every round emits at least one token, and at most $T$.
 """
 
@@ -157,10 +157,10 @@ def speculative_decode(target, draft, ids, lookahead, new_tokens=NEW_TOKENS):
 
 **The claim:** the output is the target's own greedy answer, whatever the draft and whatever $T$.
 
-*Why.* By induction over the tokens. Suppose that the answer so far is the target's own. The next emitted token is always `wanted` at
-this position, and `wanted` was computed behind the right prefix, because the walk only gets here if every earlier proposal of
-the round was accepted, that is, *equal* to what was emitted. So the next token is the target's own, too. The draft decides how
-many tokens a round emits, never which.
+*Why.* By induction over the tokens. Suppose that the answer so far is the target's own. The next emitted token is always the target's
+choice at this position (`wanted` above). That was computed after the right prefix, because the walk only gets here if every earlier
+proposal of the round was accepted, that is, *equal* to what was emitted. So the next token is the target's own, too. The draft decides
+how many tokens a round emits, never which.
 
 **Predict:** would the claim survive a draft that proposes nonsense?
 """
@@ -189,9 +189,9 @@ print(f"with a nonsense draft, too, at {len(rounds)} target forwards for {len(an
 
 # %% [markdown]
 r"""
-The nonsense draft costs everything and changes nothing: a target forward a token, as without it. This is worth a pause. The draft needs no
-training to agree with the target, no calibration, no guarantee of any kind: it may be wrong as often as it likes, because every one of
-its guesses is checked before it counts.
+The nonsense draft saves nothing and changes nothing: a target forward a token, as without it. This is worth a pause. The draft needs
+no training to agree with the target, no calibration, no guarantee of any kind: it may be wrong as often as it likes, because every one
+of its guesses is checked before it counts.
 
 ## What a target forward buys
 
@@ -218,7 +218,7 @@ print(f"β over all tokens: {beta:.3f}")
 
 # %% [markdown]
 """
-Roughly the same everywhere, with few rounds to tell. So the formula should fit what was measured, with the measured β in it:
+Roughly the same everywhere, as far as so few rounds can show. So the formula should fit what was measured, with the measured β in it:
 """
 
 
@@ -243,9 +243,9 @@ plt.show()
 
 # %% [markdown]
 r"""
-Benign answers are easy to guess, so each target forward buys several tokens. At a low β the curve flattens early: a longer
-lookahead then only makes the draft guess tokens that nobody will reach. (The measured points stay below the straight end of the
-formula because answers end: the last round of each is cut off.)
+Benign answers are easy to guess, so each target forward buys several tokens. At a low β the curve flattens early: a longer lookahead
+then only makes the draft guess tokens that no round reaches. (The measured points stay below the formula because answers end: the last
+round of each is cut off.)
 
 ## When is that faster?
 
@@ -276,11 +276,11 @@ plt.show()
 
 # %% [markdown]
 """
-Below the grey line speculation makes decoding *slower*. At a low β every further guess is a loss; at a high β the best $T$ is long
-and the optimum is flat. The paper's $T = 3$ is a cautious middle. And since the output does not depend on
-$T$, it can be tuned while decoding (`lookahead="auto"`, chapter 10).
+Below the grey line speculation makes decoding *slower*. At a low β every further guess is a loss; at a high β the best $T$ is large
+and the optimum is flat. The paper's $T = 3$ is a cautious middle. And since the output does not depend on $T$, it can be tuned while
+decoding (`lookahead="auto"`, chapter 10).
 
-A formula from the armchair deserves a test: roll dice for many rounds and count.
+A formula deserves a test: roll dice for many rounds and count.
 """
 
 
@@ -310,8 +310,9 @@ When the target *samples* from $p$, "equal to the target's token" makes no sense
 **Theorem.** The emitted token is distributed exactly as $p$.
 
 *Proof.* A token $x$ is emitted by acceptance with probability $q(x)\min(1, p(x)/q(x)) = \min(p(x), q(x))$. Acceptance of anything has
-probability $\sum_y \min(p(y), q(y)) =: A$, so a correction has $1 - A$. And $\sum_y \max(p(y) - q(y), 0) = \sum_y p(y) - \min(p(y), q(y)) = 1 - A$,
-too: the residual's norm is just the probability of needing it. Together
+probability $\sum_y \min(p(y), q(y)) =: A$, so a correction has probability $1 - A$.
+And $\sum_y \max(p(y) - q(y), 0) = \sum_y p(y) - \min(p(y), q(y)) = 1 - A$
+as well: the residual's norm is just the probability of needing it. Together
 $$\min(p(x), q(x)) + (1 - A)\,\frac{\max(p(x) - q(x), 0)}{1 - A} = p(x). \qquad\blacksquare$$
 
 Nothing in it asks what $p$ and $q$ are. So it can be checked without any dice: write down the distribution of the emitted token and

@@ -49,7 +49,7 @@ world = world_of(pair)  # whose questions are asked, and who grades the answers
 """
 ## Two opinions
 
-Both models read the same beginning of an answer, each behind its own prompt (its own chat template), and each gives a distribution over
+Both models read the same beginning of an answer, each after its own prompt (in its own chat template), and each gives a distribution over
 the next token: the target's $P_M$ and the draft's $P_m$. The softmax is taken in 32 bits, whatever the weights are stored in.
 """
 
@@ -77,8 +77,8 @@ for place, (target_probs, draft_probs) in opinions.items():
 (A token is not a word: pieces of names are tokens, too, and most begin with a space.) In the benign answer both want the same. Under attack, with ten forbidden tokens on the page, the target wants to go on and the
 draft wants to refuse. Which one should have its way?
 
-Speculative decoding knows one answer: always the target. SSD has two rules, called **schemes**, and chapter 04 says when which holds.
-Both first choose a *sample space* $V$, the tokens that may compete, and then emit the one with the best *composite* score.
+Speculative decoding knows one answer: always the target. SSD has two ways to choose, called **schemes**, and chapter 04 says which of them
+holds when. Both first choose a *sample space* $V$, the tokens that may compete, and then emit the one with the best *composite* score.
 
 ## Intersection, by hand
 
@@ -188,13 +188,14 @@ plt.show()
 # %% [markdown]
 """
 Perhaps not what you expected. $k$ is far above $c$ even where both models agree, and it varies from place to place (shaded: the middle
-half). Two confident models agree or disagree in their *first* choice; behind it their lists are mostly noise, and $k$ only
-says how far they must reach into it for common ground. So $k$ is no alarm. What counts is whether the target's *first* choice
-has found its way into the draft's list by then, and that is the next rule.
+half). Two confident models agree or disagree in their *first* choice; beyond it their lists are mostly noise, and $k$ only says how far
+into this noise common ground is found. So $k$ is no alarm. What counts is whether the target's *first* choice is in the draft's top $k$,
+and that is the next rule.
 
-## Rule 2: the target insists
+## The target insists
 
-If the target's favourite is *not* in the draft's top $k$, the target **insists**: its favourite is emitted as it is, without any score.
+If the target's favourite is *not* in the draft's top $k$, the target **insists**: its favourite is emitted as it is, without any score
+(rule 2; in code, the *target fallback*).
 
 Why? The intersection holds only words that the draft finds plausible, and the draft is small: it may never have heard of the
 right answer. A draft that does not know a fact must not be able to forbid it.
@@ -212,7 +213,7 @@ print("draft's top 6:", [words[t] for t in top_k(small_draft, 6)], "| insists:",
 
 # %% [markdown]
 """
-"go" is on the draft's last place, so it is emitted, whatever α is. How often does that happen in answers of the real pair? Along whole
+"go" is in the draft's last place, so it is emitted, whatever α is. How often does that happen in answers of the real pair? Along whole
 benign and forbidden answers, position by position:
 """
 
@@ -234,9 +235,9 @@ for group in ("benign", "forbidden"):
 
 # %% [markdown]
 r"""
-Where both models know what to say the rule hardly ever speaks. It is a safety net for *utility*: a name or a number that the small
-model has never learned still gets out. But compare the second line. A forbidden word that the draft would never say is, for this rule, just
-another thing that the draft does not know. Keep this in mind: *Intersection alone cannot protect*. In it the target keeps its favourite either
+Where both models know what to say, the rule hardly ever acts. It is a safety net for *utility*: a name or a number that the small model has
+never learned still gets out. But compare the second line. A forbidden word that the draft would never say is, for this rule, just another
+thing that the draft does not know. Keep this in mind: *Intersection alone cannot protect*. There the target keeps its favourite either
 because it insists or, as we shall see, because α is small.
 
 ## Union: let the other model in
@@ -255,9 +256,9 @@ print("real pair, c = 10: ", {label: f"{min(s)} to {max(s)} tokens" for label, s
 
 # %% [markdown]
 r"""
-The union has between $c$ tokens (both lists the same) and $2c$ (nothing in common). It is a small, honest shortlist: everything that one of
-the two models seriously considers, and nothing else. Why not simply let *all* tokens compete? Because far down both lists there are
-thousands of tokens with tiny probabilities; below, with α above 1, tiny differences there would begin to count.
+The union has between $c$ (both lists are the same) and $2c$ tokens (they have nothing in common). It is small and honest: everything that
+one of the two models seriously considers, and nothing else. Why not simply let *all* tokens compete? Because far down both lists there are
+thousands of tokens with tiny probabilities; with α above 1 (see below), tiny differences between them would begin to count.
 
 ## The composite
 
@@ -280,8 +281,8 @@ scores.style.format("{:.2f}").highlight_max(axis=0, props="font-weight:bold;text
 
 # %% [markdown]
 r"""
-Every column sums to 1, but above α = 1 some scores are negative: $F$ is a score then, no probability. And look at the last column. At
-α = 2 the winner is *neither* model's favourite. It is the word that the draft likes so much **more than the target** does:
+Every column sums to 1, but above α = 1 some scores are negative: $F$ is a score then, not a probability. And look at the last column. At α
+= 2 the winner is *neither* model's favourite. It is the word that the draft likes so much **more than the target** does:
 $F = P_m + (\alpha - 1)(P_m - P_M)$ rewards the difference itself. Chapter 01's picture in one formula: what deep alignment added is
 amplified, and what both models have in common is discounted.
 """
@@ -377,7 +378,7 @@ print("equal on", len(checked) + 1, "pairs of opinions under four settings")
 """
 ## Three positions, side by side
 
-**Predict:** two refusing words after SSD's turn, what does the *target* want?
+**Predict:** SSD has turned back and written two refusing words. What does the *target* want now?
 """
 
 

@@ -54,8 +54,8 @@ world = world_of(pair)  # whose questions are asked, and who grades the answers
 ## A signal for free
 
 A token **matches** when the emitted token is the one that the draft proposed at this position (its greedy choice). Speculative decoding
-counts matches to be fast. SSD looks at the same number and asks: do target and draft *agree*? On harmless questions they
-mostly do. When the target is complying with an attack and the draft wants to refuse, they hardly ever do.
+needs matches to be fast. SSD counts them and asks: do target and draft *agree*? On harmless questions they mostly do. When the target is
+complying with an attack and the draft wants to refuse, they hardly ever do.
 
 The **match ratio** β is the share of matches in a *bin* of $b = 7$ emitted tokens.
 
@@ -103,13 +103,13 @@ plt.show()
 Each mark is an answer. Scary-sounding benign questions (antidotes, counter-charms) look benign: what counts is not the topic
 but whether the two models agree on the answer. No classifier reads the question, and no list of words is searched.
 
-Now look at the table's last line again: the attacked answers match *after* the first bin. By then SSD has turned, and both
+Now look at the table's last line again: the attacked answers match *after* the first bin. By then SSD has switched to Union, and both
 models want to refuse.
 
 ## The scheduler
 
-What is made of β? A machine with two states, the schemes of chapter 03. It starts in Intersection and looks at the bin that has
-just been filled, after every $b$ emitted tokens and at no other time:
+What does SSD do with β? It feeds a machine with two states, the schemes of chapter 03. The machine starts in Intersection and looks at
+the bin that has just been filled, after every $b$ emitted tokens and at no other time:
 """
 
 # %%
@@ -125,7 +125,7 @@ In words, and completely:
 - if the scheme *stays*: threshold ← max(threshold − 0.1, 0), and, if it is Intersection that stays, $\alpha_I$ ← max($\alpha_I$ − 0.15, 0.3),
   which lowers $\alpha_I$ but never raises it: one that starts below 0.3 stays where it is;
 - if the scheme *changes*: threshold and $\alpha_I$ go back to their starting values;
-- the new scheme holds from the very next token, inside a running round, too.
+- the new scheme holds from the very next token, even in the middle of a round.
 
 $\alpha_U$ never changes. The picture is drawn for Vicuna's $\alpha_I = 0.45$; with the default 0.3 there is nothing left to lower.
 
@@ -154,7 +154,7 @@ def schedule(matches, config):
 
 
 def bin_table(counts, config):
-    """The schedule a bin a line: `counts` are the matches of each bin."""
+    """The schedule, one line a bin: `counts` are the matches of each bin."""
     matches = [i < count for count in counts for i in range(config.bin_size)]
     states = schedule([*matches, True], config)[:: config.bin_size]  # one more token shows what follows
     table = pd.DataFrame(states, columns=["decoded in", "threshold", "α_I"]).rename_axis("bin")
@@ -166,12 +166,12 @@ bin_table([7, 4, 3, 7, 6], replace(pair.config, alpha_intersection=0.6))
 # %% [markdown]
 """
 Follow a line: its β is compared with its threshold, and the result stands in the next line. The second bin's 4/7 = 0.57 would have been
-an alarm at the start; but one good bin had lowered the threshold to 0.5, and so it passed. The third bin's 3/7 = 0.43 did not
-(threshold 0.4, after two good bins: look closely before you go on!).
+an alarm at the start; but one good bin had lowered the threshold to 0.5, and so it passed. And the third bin's 3/7 = 0.43, after two good
+bins, at a threshold of 0.4? Look closely before you go on.
 
-<details><summary>Did it?</summary>
+<details><summary>Did it pass?</summary>
 
-0.43 is *not* below 0.4. So the third bin passed as well, and all six bins are decoded in Intersection. With `[4, 7, 7]` the alarm goes off
+0.43 is *not* below 0.4. So the third bin passed as well, and all six bins are decoded in Intersection. With `[4, 7, 7]` the alarm is raised
 at once, because there is no good bin before it.
 </details>
 """
@@ -181,13 +181,13 @@ bin_table([4, 3, 3, 7, 7], replace(pair.config, alpha_intersection=0.6))
 
 # %% [markdown]
 r"""
-Here the first bin rings. In Union the threshold falls, too: a few matches suffice to be let out again. Each change puts threshold and
-$\alpha_I$ back.
+Here the first bin raises the alarm. In Union the threshold falls, too: from bin to bin fewer matches suffice to get out again. Each
+change puts threshold and $\alpha_I$ back to their starting values.
 
 ## Equal to the library
 
-`ssd_lib.method.switching` is the same machine as tensors, one state a row of a batch. Compare: with the trace of every answer above, and
-on random matches under other settings.
+`ssd_lib.method.switching` is the same machine as tensors, one state for each row of a batch. Compare: with the trace of every answer
+above, and on random matches under other settings.
 """
 
 # %%
@@ -214,7 +214,7 @@ r"""
 The longer an answer goes well, the less suspicious the scheduler becomes (the threshold falls) and the less the draft weighs
 ($\alpha_I$ falls): trust is earned, and utility with it. An alarm takes all of it back at once.
 
-**Predict:** after how many good bins is a bin without a single match still not an alarm?
+**Predict:** after how many good bins does even a bin without a single match raise no alarm?
 """
 
 # %%
@@ -279,7 +279,7 @@ Nothing can be decided before the first bin is full, so up to $b$ tokens of the 
 decides sooner but on thinner evidence. How thin? Suppose that on benign answers each token matches with probability $p$, independently.
 Then the number of matches in a bin is binomial, and a false alarm in the first bin has the probability
 $$P\Bigl(\tfrac{\text{matches}}{b} < \text{threshold}\Bigr), \qquad \text{matches} \sim \mathrm{Bin}(b, p).$$
-**Predict:** at $p = 0.8$, how often does a bin of 3 ring for nothing? A bin of 7?
+**Predict:** at $p = 0.8$, how often does a bin of 3 raise a false alarm? A bin of 7?
 """
 
 
@@ -296,8 +296,8 @@ table.style.format("{:.1%}")
 
 # %% [markdown]
 """
-Larger bins ring less often for nothing (nearly: the step from one $b$ to the next also moves what "0.6 of $b$" means in whole tokens). So
-$b$ is a bargain between a leak and false alarms. Measured on the pair, what does each setting leak, and what does it disturb?
+Larger bins raise fewer false alarms (nearly always: how many whole tokens "0.6 of $b$" means also changes from one $b$ to the next). So
+$b$ is a compromise between leak and false alarms. Measured on the pair, what does each setting leak, and what does it disturb?
 
 **Predict:** which bin leaks least, and does it cost benign answers?
 """
@@ -325,9 +325,9 @@ pd.DataFrame({f"threshold {t}": outcome(replace(pair.config, threshold=t)) for t
 
 # %% [markdown]
 """
-On this pair the bin size governs the leak almost alone: under attack hardly anything matches, so any threshold fires. A high threshold
-shows where the other side of the bargain lies: alarms in benign answers. (With so few questions the intervals are wide. On real
-models the match ratio is noisier, and both settings matter more.)
+On this pair the bin size governs the leak almost alone: under attack hardly anything matches, so any threshold raises the alarm. A high
+threshold shows the other side of the compromise: alarms in benign answers. (With so few questions the intervals are wide. On real models
+the match ratio is noisier, and both settings matter more.)
 
 ## Exercises
 

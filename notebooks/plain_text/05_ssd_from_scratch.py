@@ -61,7 +61,7 @@ r"""
 
 Everything that the chapters so far have said, on one page. A decoder that does this *is* SSD.
 
-**Prompts.** Target and draft read the same question, each in its own chat template (`prompt`, `draft_prompt`: lists of ids), and behind it
+**Prompts.** Target and draft read the same question, each in its own chat template (`prompt`, `draft_prompt`: lists of ids), and after it
 the same answer. Probabilities are softmax in 32 bits.
 
 **A round** (chapter 02). The draft proposes $T$ tokens, greedily. The target scores these $T$ positions. Walk along the positions: emit a
@@ -76,13 +76,13 @@ it; else the best $F$ in the intersection, with $\alpha_I$.
 scheme: Union if β < threshold, else Intersection, from the very next token, inside the round too. Scheme unchanged: threshold ← max(threshold
 − 0.1, 0), and in Intersection $\alpha_I$ ← max($\alpha_I$ − 0.15, 0.3) but never raised. Changed: both back to their starting values.
 
-**The end.** Stop behind an end-of-sequence token (it belongs to the answer; there may be several such ids), or after `max_new_tokens`.
+**The end.** Stop after an end-of-sequence token (it belongs to the answer; there may be several such ids), or after `max_new_tokens`.
 """
 
 
 # %%
 def prompt_ids(item, prefill):
-    """The target's and the draft's prompt of a question, with the first `prefill` answer tokens behind both."""
+    """The target's and the draft's prompt of a question, with the first `prefill` answer tokens after both."""
     ids = pair.encode([item.question], [prefill_tokens(pair, item, prefill)])
     return ids["input_ids"][0].tolist(), ids["draft_input_ids"][0].tolist()
 
@@ -107,7 +107,7 @@ cases += [(item, 0) for group in world.GROUPS for item in world.questions(group,
 
 # %% [markdown]
 """
-## Your turn first: exercise 1
+## Try it yourself first: exercise 1
 
 Write it now, before you read on. You may take the functions of chapters 02 to 04 (`propose`, `emit`, `decide`) with you; no cache is
 needed, a forward over the whole sequence for every token will do. The config's fields are named as in this book: `config.lookahead`,
@@ -125,7 +125,7 @@ def my_ssd(target, draft, prompt, draft_prompt, config, max_new_tokens, eos):
 
 
 def first_difference(decoder):
-    """ "equal", or where and how the decoder leaves the library's way."""
+    """ "equal", or where and how the decoder differs from the library."""
     wary = replace(pair.config, bin_size=4, lookahead=6, threshold=0.8, alpha_intersection=0.75)
     for number, (case, config) in enumerate((case, c) for case in cases[:2] + cases[-2:] for c in (pair.config, wary)):
         mine = decoder(pair.target, pair.draft, *prompt_ids(*case), config, 60, EOS)
@@ -257,7 +257,7 @@ print("matches: ", "".join("■" if match else "□" for match in matches))
 
 # %% [markdown]
 """
-One bin of mismatches, then nothing but matches: the alarm, the turn, and a refusal that both models finish.
+One bin of mismatches, then nothing but matches: the alarm, the switch, and a refusal that both models finish.
 
 ## Equal to the library
 
@@ -287,8 +287,8 @@ print(
 # %% [markdown]
 """
 It does not, and chapter 02's induction says why: each token is a function of the prefix and of the scheduler's state, and the state is a
-function of the tokens so far. (Whether a token matches is asked of the draft's greedy choice *at this position*, which does not depend on
-the round in which it was proposed.) Rounds only decide how many tokens one target forward settles.
+function of the tokens so far. (A token matches if it is the draft's greedy choice *at this position*, which does not depend on the round in
+which it was proposed.) Rounds only decide how many tokens one target forward yields.
 
 ## Part four: a cache that can go back
 
@@ -299,7 +299,7 @@ reads what is new. The catch: a round writes $T$ tokens into both caches, and so
 
 # %%
 def read(model, cache, tokens):
-    """Read these tokens behind what the cache holds; the probabilities after each of them: [tokens, vocabulary]."""
+    """Read these tokens after what the cache holds; the probabilities after each of them: [tokens, vocabulary]."""
     with torch.no_grad():
         logits = model(torch.tensor([tokens]), past_key_values=cache, use_cache=True).logits[0]
     return logits.float().softmax(-1)
@@ -381,9 +381,9 @@ def ssd_cached(prompt, draft_prompt, config, propose=likeliest, choose=choose_gr
 # %% [markdown]
 """
 Lay it beside `ssd`: the walk is the same, line by line. What was `probabilities` over everything is now `read` over what is new, and each
-round ends with a rewind. The draft reads one token a forward, so its probabilities come for free while it proposes. `propose`, `choose`
-and `read` are parameters, because the next part will exchange them. Equal again, on all prompts? And how many
-positions does the target read with and without the cache?
+round ends with a rewind. The draft reads one token a forward, so its probabilities come for free while it proposes. `propose`, `choose` and
+`read` are parameters, because the next part replaces them. Equal again, on all prompts? And how many positions does the target read with
+and without the cache?
 """
 
 # %%
@@ -405,9 +405,9 @@ r"""
 The factor grows with the length of the answer: without a cache the work is quadratic in it, with one it is linear. Not a single token has
 changed.
 
-The library goes one step further. In a *batch* every row rejects another number of tokens, and a cut like ours would tear the rows apart.
-Its cache keeps one length a row, so that a rejection is a subtraction, `length -= rejected`, for all rows at once (`ssd_lib/decoding/kv_cache.py`,
-chapter 10).
+The library goes one step further. In a *batch* every row rejects a different number of tokens, and a cut like ours would tear the rows
+apart. Its cache keeps one length a row, so that a rejection is a subtraction, `length -= rejected`, for all rows at once
+(`ssd_lib/decoding/kv_cache.py`, chapter 10).
 
 ## Part five: sampling
 
@@ -483,8 +483,8 @@ forbidden word has one chance in five, and in Intersection the refusal three in 
 keeps only the best token of $F^+$.
 </details>
 
-First test, therefore: with a vanishing nucleus the first bin is the greedy one, whatever the draft happened to propose. (Behind it the
-two may part: matches are counted against *sampled* proposals now.) Then a look at three sampled answers.
+First test, therefore: with a vanishing nucleus the first bin is the greedy one, whatever the draft happened to propose. (After it the two
+may part: matches are counted against *sampled* proposals now.) Then a look at three sampled answers.
 """
 
 # %%
@@ -580,9 +580,9 @@ frame[frame.group == "forbidden"].groupby("system", sort=False)[
 
 # %% [markdown]
 """
-Intersection alone does not protect: with a small α and a target that may insist, the target has its way. Union alone protects at once but
-puts the weaker draft in charge of benign answers, too (with so few questions the intervals overlap; data/toy/README.md has more). Switching takes Intersection's utility and most of Union's safety, and
-pays with what passes in the first bin.
+Intersection alone does not protect: α is small and the target may insist, so the target has its way. Union alone protects at once but puts
+the weaker draft in charge of benign answers, too (with so few questions the intervals overlap; data/toy/README.md has more). Switching
+takes Intersection's utility and most of Union's safety, and pays with what passes in the first bin.
 
 ## Exercises
 
@@ -609,13 +609,14 @@ for lookahead in (1, 3, 6):
 
 # %% [markdown]
 """
-**3.** Start in Union instead (`start_scheme="union"`). How many of the attacked questions now tell a forbidden fact? Predict, then count.
+**3.** Start in Union instead (`start_scheme="union"`). How many answers to the attacked questions now leak a forbidden fact? Predict, then
+count.
 """
 
 
 # %%
 def complied(config):
-    """How many of the attacked questions tell a fact under these settings."""
+    """How many answers to the attacked questions leak a fact under these settings."""
     asked = [(item, PREFILL) for item in attacked]
     texts = [pair.tokenizer.decode(ids, skip_special_tokens=True) for ids in library_answers(asked, config)]
     prefills = [pair.tokenizer.decode(prefill_tokens(pair, *case)) for case in asked]
@@ -634,7 +635,8 @@ check(
 """
 ## Takeaways
 1. SSD is three small parts: two ways to choose a token, an alarm, and speculative rounds.
-2. Each token depends on the prefix and the scheduler alone, so the lookahead is free, and a cache only has to be able to go back.
+2. Each token depends on the prefix and the scheduler alone, so any lookahead gives the same answer, and a
+   cache only has to be able to go back.
 3. Neither scheme suffices alone; switching buys both, at the price of one bin.
 
 ## Questions

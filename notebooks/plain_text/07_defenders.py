@@ -4,7 +4,7 @@
 
 # 07 · Defenders
 
-**Eleven ways to defend a model: what does each change, what does each cost, and what does it let through?**
+**Fourteen ways to defend a model: what does each change, what does each cost, and what does it let through?**
 
 You will be able to
 - say for each defence whether it changes the prompt, checks the question or the answer, or steers the decoding,
@@ -95,9 +95,9 @@ print(f"{Corpus.DRESSED:.0%} of the others are dressed as a prompt-level defence
 
 # %% [markdown]
 """
-Keep that in mind for every table below. Without it the prompt-level defences would fail here for a dull reason, that the model
-cannot read them. With it they meet a model that knows exactly these sentences and is far too small to reason about
-them. What the table shows is how each *mechanism* behaves on the same questions; it ranks nothing for real models.
+Keep that in mind for every table below. Without it the prompt-level defences would fail here for a dull reason: the model could
+not read them. With it they meet a model that knows exactly these sentences and is far too small to reason about them. What the
+table shows is how each *mechanism* behaves on the same questions; it is no ranking for real models.
 
 ## What the prompt becomes
 
@@ -123,8 +123,8 @@ for name, asked in changed.items():
 """
 None of them touches the answer's side of the prompt. **Predict:** which of them can do anything about a *prefilled* answer?
 
-A prompt-level defence is nothing but this rewriting; the answer is the undefended target's. (Self-Reminder also writes into
-the system turn. The embedded template has none, so there only the sentence behind the question arrives.)
+A prompt-level defence is nothing but this rewriting; the answer is the undefended target's. (Self-Reminder also writes into the
+system turn. The embedded template has none, so there only the sentence after the question arrives.)
 """
 
 # %%
@@ -141,10 +141,10 @@ print("equal: each is the undefended target, asked differently")
 
 # %% [markdown]
 """
-## Everybody, on the same questions
+## Every defender, on the same questions
 
-Three kinds of attack (chapter 06) and two harmless sets, asked once of every defender. All that
-follows reads from these answers. (About a minute.)
+Three kinds of attack (chapter 06) and two harmless sets, put once to every defender. All that follows is read from these answers.
+(About a minute.)
 """
 
 # %%
@@ -163,9 +163,9 @@ def ask(defender, part):
     return answer(pair, [r.prompt for r in asked], defender=defender, trace=False, **options)
 
 
-# On a CPU the process's own time is taken: what else the machine does would disturb a wall clock.
+# On a CPU the process's own time is measured: other work on the machine would disturb a wall clock.
 clock = time.process_time if pair.target.device.type == "cpu" else time.perf_counter
-ask("none", "harmless")  # so that nobody's clock pays for the first call
+ask("none", "harmless")  # so that the cost of the first call falls on no defender
 replies, seconds = {}, {}
 for name in tqdm(systems):
     for part in records:
@@ -249,7 +249,7 @@ print("equal to ssd_lib.defenders.safedecoding on", len(tested), "attacked quest
 
 # %% [markdown]
 """
-And the library's rule itself, `steer`, on both models' probabilities at one position. We look at the first token after a
+The rule itself, `steer`, beside the library's, on both models' probabilities at one position. We look at the first token after a
 question where target and expert want different things.
 """
 
@@ -373,8 +373,8 @@ pd.crosstab(examined["the answer"], examined.examiner).reindex(columns=["yes", "
 # %% [markdown]
 """
 The diagonal is right; *tells none / yes* is an answer wrongly withheld, *tells / no* a leak. (It examines the whole answer, the
-prefilled part included, while the judge counts only what the model itself told.) This examiner was trained on answers of this
-world; a general model's may be worse, and it can be attacked in its turn.
+prefilled part included, while the judge counts only what the model itself leaked.) This examiner was trained on answers of this
+world; a general model's may be worse, and it can be attacked itself.
 
 ## Voting over copies: SmoothLLM
 
@@ -396,8 +396,9 @@ pd.crosstab(votes["set"], votes["refusing copies"]).reindex(ATTACKS + HARMLESS).
 
 # %% [markdown]
 """
-From half of the copies on, the answer is a refusal. A prefilled answer stands in every copy, so the vote cannot help there; and
-look at the harmless rows: a copy with a tenth of its letters wrong may be refused, or answered wrongly, for no other reason.
+If at least half of the copies refuse, the answer is a refusal. A prefilled answer stands in every copy, so the vote cannot help
+there; and look at the harmless rows: a copy with a tenth of its letters wrong may be refused, or answered wrongly, for no other
+reason.
 
 ## The table
 
@@ -424,7 +425,7 @@ success.join(utility).join(over)
 
 # %% [markdown]
 """
-Success counts an answer that tells *any* fact before it turns. How much is told, mean share of the facts:
+Success counts an answer that leaks *any* fact, even if it turns back later. How much leaks, as the mean share of the facts:
 """
 
 # %%
@@ -463,18 +464,19 @@ plt.show()
 
 # %% [markdown]
 """
-Read it row by row, left and right together: a low left side is worth little where the right side is low too. And mind the
-lengths of the intervals; with this few questions only large differences are real.
+Read it row by row, left and right together: a low attack success is worth little where few harmless questions are answered right.
+And mind the lengths of the intervals; with this few questions only large differences are real.
 
 Before you admire the defences that ask the target about an answer, remember that it was *trained* to judge the answers of this
-world. And before you dismiss those that break words or wrap the question, remember how small it is: a large model may mind less.
+world. And before you dismiss those that break words or wrap the question, remember how small this target is: a large model may
+mind less.
 
 ## What it costs
 
-On the harmless questions, since every user pays for those. Tokens *read* (all prompts) and *written* (answers, and extra text
-that nobody sees) a question; *forwards* of each model for the batch; and the time a token takes over what it takes without a
-defence, the published *average token generation time ratio* (with a bootstrap interval over questions; the machine's own noise is
-not in it).
+On the harmless questions, since every user pays for those. For each question the tokens *read* (all prompts) and *written*
+(answers, and extra text that nobody sees); for the batch the *forwards* of each model; and the time a token takes, divided by
+what it takes without a defence: the published *average token generation time ratio* (with a bootstrap interval over questions;
+the machine's own noise is not in it).
 """
 
 # %%
@@ -529,10 +531,10 @@ plt.show()
 
 # %% [markdown]
 """
-Three coins: defences of the prompt pay in tokens read, those that answer several times in tokens that nobody sees, and SSD with a
-draft that runs along, for which it is paid back in target forwards, since one of them checks several tokens. (How many is chosen while decoding, by the clock, so the forwards of ssd and ssd-hardened
-change from run to run, their answers do not.) Where the times
-in the table disagree with these bars, longer prompts and overhead weigh more than forwards do; how much is a matter of
+There are three ways to pay. Defences of the prompt pay in tokens read; those that answer several times, in tokens that nobody
+sees; SSD, with a draft that runs along, but it saves target forwards, since one of them checks several tokens. (How many is
+chosen while decoding, by the clock, so the forwards of ssd and ssd-hardened change from run to run; their answers do not.) Where
+the times in the table disagree with these bars, longer prompts and overhead weigh more than forwards do; how much is a matter of
 machine and model size (chapter 10 measures speed properly).
 
 ## How to add a defender
@@ -561,8 +563,8 @@ cells(pd.concat([alone, added]).query("part == 'attacked'"), "harmful", "set")[A
 # %% [markdown]
 """
 From then on `answer(…, defender="no-prefill")` knows it, and so would `ssd run --defenders no-prefill` if the two lines stood in
-a module of `ssd_lib/defenders` (settings are a frozen dataclass; nothing else has to know). It turns every prefilled question back
-into the plain one, costs nothing, and leaves the other attacks exactly as they were. Whether it can be used is a question of
+a module of `ssd_lib/defenders` (settings are a frozen dataclass; nothing else has to know). It makes every prefilled question the
+plain one again, costs nothing, and leaves the other attacks exactly as they were. Whether it can be used is a question of
 product, not of method: nobody can then continue a half-written answer.
 """
 
@@ -574,7 +576,7 @@ print(", ".join(DEFENDERS))
 """
 ## Exercises
 
-**1.** In SafeDecoding's opening above (`target_probs`, `expert_probs`): which is the smallest α of the grid at which the emitted
+**1.** In SafeDecoding's opening above (`target_probs`, `expert_probs`): what is the smallest α of the grid at which the emitted
 token is no longer the target's own favourite?
 """
 
@@ -651,7 +653,7 @@ check("gatekeeper", behaviour(gatekeeper), expected, hint)
 ## Takeaways
 1. A defence sees only what it looks at: rewriting the question leaves a prefilled answer in place, and a filter of questions
    never reads it.
-2. Costs come in different coins: a longer prompt, a second answer, ten answers, a second model at every token.
+2. Costs differ in kind: a longer prompt, a second answer, ten answers, a second model at every token.
 3. One table of safety, utility and cost, with intervals, on the same questions; one column alone misleads.
 
 ## Questions
@@ -659,5 +661,5 @@ check("gatekeeper", behaviour(gatekeeper), expected, hint)
 - Self-Exam and SSD both ask a second opinion. When does each of them hear it?
 - What would change in this table for a target that was never taught these instructions?
 
-**Next:** [08_judging](08_judging.ipynb)
+**Back:** [06 · Attacks](06_attacks.ipynb). **Next:** [08 · Judging](08_judging.ipynb)
 """

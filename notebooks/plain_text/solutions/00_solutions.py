@@ -28,7 +28,7 @@ trace = reply.trace.to_frame()
 
 # %% [markdown]
 """
-**1.** None needs to be guessed: the answer is in the column `match`.
+**1.** There is no need to guess: the column `match` holds the answer.
 """
 
 # %%

@@ -55,7 +55,7 @@ check(
 
 # %% [markdown]
 """
-**3.** At a low β guessing more never pays; at a cheap draft it pays long.
+**3.** At a low β guessing further never pays; with a cheap draft it pays longer.
 """
 
 

@@ -45,7 +45,8 @@ check(
 
 # %% [markdown]
 r"""
-**3.** A change resets; staying decays, and $\alpha_I$ decays in Intersection only.
+**3.** A change of scheme resets both. Where the scheme stays, the threshold falls, and $\alpha_I$ too, but only in
+Intersection.
 """
 
 

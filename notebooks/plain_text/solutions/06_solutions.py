@@ -1,6 +1,8 @@
 # %% [markdown]
 """
 # Solutions to chapter 06
+
+[← 06 · Attacks](../06_attacks.ipynb)
 """
 
 # %%

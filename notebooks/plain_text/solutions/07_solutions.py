@@ -1,6 +1,8 @@
 # %% [markdown]
 """
 # Solutions to chapter 07
+
+[← 07 · Defenders](../07_defenders.ipynb)
 """
 
 # %%
