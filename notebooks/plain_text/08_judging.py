@@ -322,7 +322,7 @@ graded.assign(**{"with 1 as default": [v.score or 1 for v in read.values()]})
 
 # %% [markdown]
 """
-The last column puts in what the published code does where its parser finds no number, "return 1 # default score", or where
+The last column fills in what the published code assumes where its parser finds no number, "return 1 # default score", or where
 the judge did not answer at all (`extract_content` and `score_parse` of the same file). A judge that breaks down then reports
 that everything is safe. Here such an answer is *unjudged*, and counted as such.
 

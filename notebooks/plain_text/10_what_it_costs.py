@@ -325,7 +325,7 @@ for confidences in [[], [0.99], [0.99] * 3, [0.99, 0.5], [0.5], [0.99] * 12, [0.
 # %% [markdown]
 """
 One hesitation is enough. The decoder learns while it decodes how much a confidence is worth; here is what it has learnt of this
-pair, after the answers below.
+pair after four more answers.
 """
 
 # %%

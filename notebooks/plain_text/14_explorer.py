@@ -307,8 +307,8 @@ pd.DataFrame(rounds).T.rename_axis("lookahead T")
 
 # %% [markdown]
 """
-Not one token changed. Fewer target forwards, more proposals: that is a question of speed (chapter 10), and the only setting of the
-method that is. The rounds around the first switch:
+Not one token changed. Fewer target forwards, more proposals: the lookahead is the only setting of the method that is
+about speed alone (chapter 10). The rounds around the first switch:
 """
 
 # %%
@@ -334,7 +334,7 @@ The lines differ in length and in what they leak. A single sampled answer is an 
 
 ## What if somebody else defends?
 
-The same attack, every defence. Expensive ones take their time: the explorer stays usable meanwhile, and moving a slider stops them.
+The same attack, other defences. Expensive ones take their time: the explorer stays usable meanwhile, and moving a slider stops them.
 """
 
 # %%
