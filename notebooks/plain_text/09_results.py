@@ -131,7 +131,7 @@ first stands there unchanged, down to its time stamps.
 
 ## From rows to a rate
 
-A row is one answer with all that it came from and cost.
+A row is one answer, with everything that went into it and what it cost.
 """
 
 # %%
@@ -203,7 +203,7 @@ plt.show()
 """
 Left: the success rate of the usual definition, by exact truth. Right: what the attacker gets for it. Compare SSD's two
 curves: how often it lets *something* slip, and how little that is. On these few questions all intervals are wide; look at
-whether they overlap before you rank anything. (Where all answers agree, as at 0 facts told, a bootstrap interval has no
+whether they overlap before you rank anything. (Where all answers agree, as where no fact leaks, a bootstrap interval has no
 width at all; Wilson's, on the left, has.)
 
 ## The same, by a dictionary
@@ -223,7 +223,7 @@ ours.assign(rate=cells).pivot(index="judge", columns="attack", values="rate")[li
 A run can be *extended*: the same folder, more defenders. A grid stands for one SSD for every pair of weights. Its safety
 shows under attack, its price on harmless questions: on sums, which this draft gets wrong, and on questions that only sound forbidden.
 
-**Predict:** which of the two α decides how much is told, and which one costs right sums?
+**Predict:** which of the two α decides how much leaks, and which one costs right sums?
 """
 
 # %%
@@ -293,7 +293,7 @@ plt.show()
 Best is top left, and large (marks may lie on top of each other: see the table below). Speed is tokens per second of whole batches on *this* machine, in float32, with models so
 small that overhead is all there is: compare marks within the figure only (chapter 10 measures speed properly).
 
-The same as a table, the published time ratio (ATGR: time a token takes with the defence over without) with it:
+The same as a table, with the published time ratio (ATGR: the time a token takes with the defence over that without):
 """
 
 
@@ -324,8 +324,8 @@ instructions (chapter 07); how well it follows them says little about a large mo
 
 ## Is it really different?
 
-Two rates with overlapping intervals can often be told apart all the same, since both defenders answered *the same* questions.
-Only those count on which they differ: if the defence changed nothing, each such question is a fair coin. With $b$ that
+Two rates with overlapping intervals can often be distinguished all the same, since both defenders answered *the same* questions.
+Only the questions on which they differ count: if the defence changed nothing, each of them is a fair coin. With $b$ that
 went one way and $c$ the other (McNemar's test, exact):
 $$p = \min\Big(1,\; 2 \sum_{i=0}^{\min(b,c)} \binom{b+c}{i} 2^{-(b+c)}\Big)$$
 """
@@ -367,7 +367,7 @@ right answers it is not. A large p does *not* say that two defenders are equal: 
 
 ## How many questions does a claim need?
 
-**Predict:** to tell a rate to within five points, are these questions nearly enough?
+**Predict:** to know a rate to within five points, are these questions nearly enough?
 """
 
 
@@ -400,7 +400,7 @@ few points between two defenders one needs hundreds of questions, or pairs of an
 
 ## Your own run, with real models
 
-Nothing above knows that the pair is a toy. A finished run is a folder, and these lines read any, with the same figures:
+Nothing above knows that the pair is a toy. A finished run is a folder, and these lines read any such folder, with the same figures:
 """
 
 # %%
@@ -447,7 +447,7 @@ check(
 
 # %% [markdown]
 """
-**2.** A defence lets 10% of the attacks through. How many questions does it take to say so to within ± 3 points? (Wilson; at least so many.)
+**2.** A defence lets 10% of the attacks through. How many questions does it take to say so to within ± 3 points? (Wilson; the smallest number.)
 """
 
 # %%
@@ -457,7 +457,7 @@ check("± 3 points at 10%", questions_needed, questions_for(0.10, 0.03), "There 
 # %% [markdown]
 """
 **3.** Choose α. The budget: at most five points more of the scary-sounding questions may be refused than without a defence.
-Which setting of the grid tells the fewest facts within it? (Of several that tell equally few, the one with more right
+Which setting of the grid leaks the fewest facts within it? (Of several that leak equally few, the one with more right
 sums; then the one with the smaller α_I + α_U, the least change to the target.)
 """
 
@@ -484,7 +484,7 @@ check("α for the budget", chosen, best(settings, budget), "Drop what is over th
 # %% [markdown]
 """
 ## Takeaways
-1. One number cannot say whether a defence is worth it: success, facts told, right answers, over-refusal and time stand together.
+1. One number cannot say whether a defence is worth it: attack success, leak rate, right answers, over-refusal and time belong side by side.
 2. Write every answer down at once, with everything that made it; judge and report as often as you like.
 3. Intervals first, then rankings; on the same questions, paired tests.
 

@@ -53,7 +53,7 @@ results = ROOT / "benchmarks" / "results"
 
 
 def decode(lookahead):
-    """One answer of NEW_TOKENS tokens: it goes on behind its end, so that every setting does as much."""
+    """One answer of NEW_TOKENS tokens: it goes on after its end, so that every setting does as much."""
     config = replace(pair.config, lookahead=lookahead)
     return ssd_generate(pair.target, pair.draft, **prompts, config=config, max_new_tokens=NEW_TOKENS, eos_token_id=[])
 
@@ -120,8 +120,8 @@ The draft's steps come one after the other, then one long bar for the target. Ch
 same favourite, it is what both schemes emit, and nothing has to be chosen at all.
 
 Look for rounds with one draft step less than you expect. The target needs only T − 1 guesses to score T positions. The last
-position needs the draft's word, too, but only if all guesses before it held; and when the draft takes that step, it also reads
-the target's favourite behind it: a pass over two tokens costs what one does. The next round then starts with a guess in hand.
+position needs the draft's probabilities, too, but only if all guesses before it were accepted; and when the draft takes that step, it
+also reads the target's favourite right after it: a pass over two tokens costs what one does. The next round then starts with a guess in hand.
 """
 
 # %%
@@ -133,8 +133,8 @@ spent.groupby("part").seconds.agg(["count", "median", "sum"]).assign(share=lambd
 """
 ## How many tokens a round emits
 
-If each guess holds with probability $m$, a round over $T$ positions emits one token for certain, a second if the first guess
-held, and so on. Ordinary speculative decoding gets its last token for nothing: no guess stands there. In SSD each token
+If each guess is accepted with probability $m$, a round over $T$ positions emits one token for certain, a second if the first guess
+was accepted, and so on. Ordinary speculative decoding gets its last token for nothing: no guess stands there. In SSD each token
 needs both models, so that the last token costs a draft step; reading ahead turns that step into the next round's first.
 
 **Predict:** tokens per round at m = 0.8 and T = 3? And at T = 100?
@@ -153,7 +153,7 @@ for m, T in [(0.3, 3), (0.8, 3), (0.8, 100), (0.95, 8)]:
 
 # %% [markdown]
 """
-However far the draft looks ahead, a round emits at most $1/(1-m)$ tokens on average. A match ratio of 0.8 pays for five.
+However far the draft looks ahead, a round emits at most $1/(1-m)$ tokens on average. At a match ratio of 0.8 that is five.
 """
 
 # %% [markdown]
@@ -186,7 +186,7 @@ pd.Series({"draft step": d} | {f"target, {T} tokens": seconds for T, seconds in 
 # %% [markdown]
 """
 The weights are read once, whether a pass is over one token or over a few: that is why speculation pays at all. How flat the column
-is depends on the machine. Behind it stand matrix products of the weights with one column of numbers or with a few, and libraries are
+is depends on the machine. A pass consists of matrix products of the weights with one column of numbers or with a few, and libraries are
 not equally good at all of them.
 
 ## Short products
@@ -249,12 +249,12 @@ pd.DataFrame(
 # %% [markdown]
 r"""
 The tokens are the same for every T (the cell asserts it): T is free to be chosen for speed alone. The prediction leaves out
-reading the prompt and choosing tokens, so it is too good.
+reading the prompt and choosing tokens, so it is too high.
 
 ## The best lookahead
 
 With $T$ draft steps a round and a constant $v$, tokens$(T)$ / seconds$(T)$ has its maximum where $e^{sT} = 1 + s(T + r)$, with
-$s = -\ln m$ and $r = v/d$: a branch of Lambert's W. Its derivation is the docstring of `ssd_lib.decoding.lookahead`. (One step
+$s = -\ln m$ and $r = v/d$: a branch of Lambert's W. (Derivation: `docs/lookahead-notes.md`.) (One step
 less a round is the same with $r = v/d - 1$.)
 
 **Predict:** does a cheaper draft ask for a longer or a shorter lookahead?
@@ -284,13 +284,13 @@ round(by_hand, 2)
 # %% [markdown]
 r"""
 The curve is the model's; machines have steps, and guesses are not all alike. `lookahead="auto"` is the default, and one controller,
-`Lookahead`, stands behind it. It remembers of a pair what rounds cost (`Costs`: a draft step, and a target pass over each T) and how often guesses held
-lately. *Before* a round it takes the T that promises most tokens a second: for batches and on a GPU that is all. One row on a CPU can do better: there the
-host may look at every guess, so *within* the round it is asked after each one whether another is worth its step.
+`Lookahead`, does it. For each pair it remembers what rounds cost (`Costs`: a draft step, and a target pass over each T) and how often guesses were
+accepted lately. *Before* a round it takes the T that promises most tokens a second: for batches and on a GPU that is all. One row on a CPU can do better: there Python
+can look at every guess, so *within* the round the controller is asked after each one whether another is worth its step.
 
 ## When to stop guessing
 
-Behind $g$ guesses, is another one worth its step? Let $A_g$ be the chance that all $g$ hold, judged by how sure the draft was of
+After $g$ guesses, is another one worth its step? Let $A_g$ be the chance that all $g$ are accepted, judged by how sure the draft was of
 each, and $R$ the tokens a second of the last rounds. The answer is old: stay as long as what comes next promises more than
 the average (the *marginal value theorem*). Go on if there are $n$ more guesses with
 
@@ -304,7 +304,7 @@ $$A_g\,(m + m^2 + \dots + m^n) \;>\; R\,\big(\text{seconds}(g + n) - \text{secon
 def another(confidences, controller):
     reached, gain, made = 1.0, 0.0, len(confidences)
     for confidence in confidences:
-        reached *= controller.acceptance(confidence)  # how often guesses of such a confidence held lately
+        reached *= controller.acceptance(confidence)  # how often guesses of such a confidence were accepted lately
     seconds = controller.costs  # of a round: positions of the target, draft steps
     for n in range(1, MOST - made):
         gain += reached * controller.match_ratio**n
@@ -315,7 +315,7 @@ def another(confidences, controller):
 
 # timed=False: nothing is measured, costs follow from the numbers of weights
 taught = Lookahead(pair.config, pair.target, pair.draft, [[0]], stepwise=True, timed=False)
-for _ in range(40):  # a draft whose sure guesses hold and whose hesitant ones mostly do not
+for _ in range(40):  # a draft whose sure guesses are accepted and whose hesitant ones mostly are not
     taught.observe([[True, True, False]], positions=4, steps=3, seconds=0.0, confidences=[0.99, 0.98, 0.5])
 taught.next(room=MOST)  # a round begins: the rate of the last ones is what another guess is measured against
 for confidences in [[], [0.99], [0.99] * 3, [0.99, 0.5], [0.5], [0.99] * 12, [0.5, 0.5]]:
@@ -325,7 +325,7 @@ for confidences in [[], [0.99], [0.99] * 3, [0.99, 0.5], [0.5], [0.99] * 12, [0.
 # %% [markdown]
 """
 One hesitation is enough. The decoder learns while it decodes how much a confidence is worth; here is what it has learnt of this
-pair, after the answers below.
+pair after four more answers.
 """
 
 # %%
@@ -351,7 +351,7 @@ axis.set(xlabel="the draft's confidence in its guess", ylabel="share that held l
 
 # %% [markdown]
 """
-A sure draft is let run, a hesitant one is stopped. The last guesses count most, so the bars follow the text: under attack a draft
+A sure draft may go on, a hesitant one is stopped. The last guesses count most, so the bars follow the text: under attack a draft
 may be sure of a refusal that the target does not (yet) want, and the bars on the right sink until both agree again.
 """
 
@@ -382,7 +382,7 @@ plot.speed(speed);
 # %% [markdown]
 """
 The published loop computes the same tokens, but reads the whole sequence again at every step. Assisted generation is
-ordinary speculative decoding with the same draft: it does not need the draft's opinion on every token, and gives none.
+ordinary speculative decoding with the same draft: it does not need the draft's opinion on every token, and its answer is the target's own.
 
 ## When SSD slows you down
 
@@ -440,7 +440,7 @@ plot.scaling(scaling);
 
 # %% [markdown]
 """
-Left: without the attention products themselves, a token costs about the same behind 128 tokens and behind thousands,
+Left: without the attention products themselves, a token costs about the same after 128 tokens and after thousands,
 since nothing is read twice. Right: rows share one reading of the weights. Finished rows leave the batch and
 waiting prompts take their place (`ssd_generate(…, rows=16)` decodes any number of prompts, 16 at a time).
 """
@@ -493,4 +493,6 @@ check("speedup", ... if ... in got else got, expected, "Tokens a round over T ·
 - When does the draft read ahead in vain, and what does it cost?
 - What would a draft with a smaller vocabulary matrix change?
 - Which of the costs fall, and which do not, when 16 answers are decoded together?
+
+**Next:** [11_train_your_own_draft](11_train_your_own_draft.ipynb)
 """

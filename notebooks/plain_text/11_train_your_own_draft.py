@@ -9,7 +9,7 @@
 You will be able to
 - write down the data and the loss of deep safety alignment, and build both yourself,
 - train a deeply aligned draft from a shallowly aligned one, here, in less than a minute,
-- tell from a checklist that code evaluates whether a draft is fit for SSD,
+- decide whether a draft is fit for SSD, by a checklist that code evaluates,
 - say what it takes to do the same with TinyLlama on a GPU.
 
 About 20 minutes on a laptop CPU. You need chapters 00 and 01. Source of the recipe: Qi et al., "Safety Alignment Should Be
@@ -80,8 +80,8 @@ is `draft-shallow`, a control of the embedded pair: as small as its draft, but a
 
 ## Where we start
 
-Two helpers. `alone` wraps one model so that `answer` can ask it without a partner; `ask` puts questions to it behind the first
-tokens of a harmful answer and grades what comes back. An answer **recovers** when it ends in a refusal and tells nothing
+Two helpers. `alone` wraps one model so that `answer` can ask it without a partner; `ask` puts questions to it with the first
+tokens of a harmful answer prefilled, and grades what comes back. An answer **recovers** when it ends in a refusal and leaks nothing
 forbidden after it (on a real model: when the refusal dictionary finds one).
 """
 
@@ -159,7 +159,7 @@ print(f"{len(harmful)} harmful and {len(benign)} benign rows; {len(test_harmful)
 
 # %% [markdown]
 """
-**Predict:** the starting model refuses when it is asked directly. How often does it still recover behind 5, 10, 20, 40 tokens
+**Predict:** the starting model refuses when it is asked directly. How often does it still recover after 5, 10, 20, 40 tokens
 of a harmful answer?
 """
 
@@ -378,7 +378,7 @@ deep = train("deep")
 
 # %% [markdown]
 """
-**Predict:** behind how many tokens will the new model recover?
+**Predict:** after how many tokens will the new model recover?
 """
 
 # %%
@@ -404,7 +404,7 @@ for name, frame in [("before", before), ("after", after)]:
 """
 ### Depth, token by token
 
-Sampling an answer shows one outcome. The model's probabilities show more: after each prefix of a harmful answer, how likely is it that the
+An answer shows one outcome. The model's probabilities show more: after each prefix of a harmful answer, how likely is it that the
 very *next* token begins a refusal? One forward pass a question gives that at all depths.
 """
 
@@ -455,8 +455,8 @@ plt.show()
 # %% [markdown]
 """
 The dashed line is what "a few tokens deep" means. The green one stays up as deep as it was trained. Look at its first few tokens: with
-$k$ uniform on so many depths only a few examples begin exactly there, so the turn is least certain where an attacker writes least. A draft
-that misses it there turns a few tokens later, as the table above shows.
+$k$ uniform on so many depths only a few examples begin exactly there, so recovery is least certain where an attacker writes least. A draft
+that misses it there recovers a few tokens later, as the table above shows.
 
 ## In its place: as the draft of SSD
 
@@ -502,12 +502,12 @@ between the two SSD lines but the draft.
 
 ## What goes wrong
 
-Two short cuts, each trained as long as the good draft:
+Two shortcuts, each trained as long as the good draft:
 
 - **C = 5**: refusals begin within the first five tokens only (the grey bars above);
 - **no benign rows**: every example is a refusal.
 
-**Predict:** which of the two is still safe behind 40 tokens? Which is useless, and would you notice by looking at safety alone?
+**Predict:** which of the two is still safe after 40 tokens? Which is useless, and would you notice by looking at safety alone?
 """
 
 # %%
@@ -547,11 +547,11 @@ plt.show()
 
 # %% [markdown]
 """
-**Too short offsets**: safe behind five tokens, and less and less so behind more. The panel on the right shows why: right of the vertical
-line the dotted model was never shown how to turn back. **No benign rows**: as safe as can be, and it refuses what it should answer,
+**Too short offsets**: safe after five tokens, and less and less so after more. The panel on the right shows why: right of the vertical
+line the dotted model was never shown how to recover. **No benign rows**: as safe as can be, and it refuses what it should answer,
 which safety numbers alone would never show.
 
-What does SSD make of them, in front of a target that is itself in order?
+What becomes of SSD with each of them, in front of the same target?
 """
 
 # %%
@@ -639,7 +639,7 @@ The draft of the pair `smollm2` is SmolLM2-135M-Instruct, deepened with the same
 no recipes). Its training keeps a checkpoint every ten steps, and `ssd measure --pair smollm2 --trained FOLDER` asks each of them held-out questions. The numbers stand in
 `data/smollm2/curve.csv`, so this cell needs no model.
 
-**Predict:** what is learned first, to refuse at the beginning or to turn back in the middle? And which number is still unsteady when both are done?
+**Predict:** what is learned first, to refuse at the beginning or to recover in the middle? And which number is still unsteady when both are done?
 """
 
 # %%
@@ -666,8 +666,8 @@ plt.show()
 
 # %% [markdown]
 """
-After ten steps the model refuses 13 of 20 requests (column `refused`), and hardly ever turns back: with 20 tokens of a recipe prefilled, 17 of 20 answers go on.
-That is shallow alignment again, met on the way to deep alignment. From 30 steps on it turns back at every depth that was asked. What stays unsteady is the price: from
+After ten steps the model refuses 13 of 20 requests (column `refused`), and hardly ever recovers: with 20 tokens of a recipe prefilled, 17 of 20 answers go on.
+That is shallow alignment again, met on the way to deep alignment. From 30 steps on it recovers at every depth that was asked. What stays unsteady is the price: from
 one checkpoint to the next the draft refuses between 5% and 75% of the questions about food and tools, and it settles only as the learning rate falls. A draft is finished
 when the right panel is, not when the left one is.
 """
@@ -794,7 +794,7 @@ check("deeper than n", ... if ... in got else got, [0.5, 0.4, 0.0], "Of 1 … C,
 
 # %% [markdown]
 """
-**2.** A draft recovered in *all* of your test questions. How many questions must there have been, at least, for the lower end of the
+**2.** A draft recovered on *all* of your test questions. How many questions must there have been, at least, for the lower end of the
 95% interval to exceed 95%? (Use `wilson`.)
 """
 
@@ -830,12 +830,12 @@ check(
 """
 ## Takeaways
 1. Deep alignment is a matter of data: refusals that begin at every depth, with the loss on the refusal only.
-2. A model recovers as deep as its examples go, and stays useful as far as benign examples hold it there: check both.
+2. A model recovers as deep as its examples go, and stays useful only as far as benign examples keep it so: check both.
 3. SSD is as good as its draft: the same decoder with a shallow draft protects nothing.
 
 ## Questions
 - Why must the harmful prefix be given but never learned?
-- Where would an attacker write who knows that MAX_DEPTH was 80?
+- How many tokens would attackers prefill who know that MAX_DEPTH was 80?
 - The target could be deepened too. What does SSD offer that this does not?
 
 **Next:** [12_real_models](12_real_models.ipynb)

@@ -7,7 +7,7 @@
 **What does SSD do on a real language model, and what does it take to run it on Llama-2, Vicuna or Llama 3.1, on a GPU that you can rent by the hour?**
 
 You will be able to
-- get at gated models without ever showing a token,
+- get access to gated models without ever showing a token,
 - say from a model's configuration alone whether a pair fits on your GPU, in 16, 8 or 4 bits,
 - check that two models belong together before you believe a number,
 - run a small prefilling table with intervals that survives a killed session.
@@ -145,13 +145,13 @@ access
 
 # %% [markdown]
 """
-(As known to the authors from public documentation; the model's own page is what counts. TinyLlama is where you start a draft from.)
+(As known to the authors from public documentation; the model's own page is what counts. TinyLlama is what a draft of your own starts from.)
 
 A token is a password. It belongs in the environment (`HF_TOKEN`), in Colab's secrets (the key symbol, name `HF_TOKEN`), or in the file that
 `hf auth login` writes. `huggingface_hub` looks in all three by itself: nothing has to be pasted into a cell, where it would be saved with the
 notebook. So a notebook may ask *whether* there is one, and never print it.
 
-May this account download that model? The Hub answers in one request, before gigabytes begin to flow. `my_access` turns its refusal into what to do.
+May this account download that model? The Hub answers in one request, before gigabytes begin to flow. Where it refuses, `my_access` says what to do.
 """
 
 # %%
@@ -193,7 +193,7 @@ pd.Series(answers_, name="this account").to_frame()
 
 # %% [markdown]
 """
-With `REAL = False` the lines come from a small server on this machine that answers as the Hub does, so the client's real error path has been walked.
+With `REAL = False` the lines come from a small server on this machine that answers as the Hub does, so what you see is the client's real error handling.
 
 One more thing about weights. This library reads **safetensors** only: a pickled file can run code when it is opened. Vicuna's own files are pickles
 (`pytorch_model-….bin`); transformers then looks for the conversion that the Hub's bot offers for such a model. If that fails, convert your own
@@ -304,7 +304,7 @@ plt.show()
 
 # %% [markdown]
 """
-Left of a dashed line a pair fits on that card, with little to spare where the bar comes close: activations, CUDA itself and fragments want one or two
+A bar that ends left of a dashed line fits on that card, with little to spare where it comes close: activations, CUDA itself and fragmentation take one or two
 GiB more. Grouped key-value heads (Llama 3.1: 8 instead of 32) make its grey part small.
 
 Is the formula for the cache right? Count the bytes that a real cache holds, on a micro-model.
@@ -321,7 +321,7 @@ assert held == cache_bytes(micro.config, 17, bytes_a_number=4)
 """
 ## Stand-ins in the real format
 
-Skip to the next section if the model above was found. To run everything below without any real weights, two micro-models take their place. Their *format* is Llama-2's: a SentencePiece-like tokenizer (`▁`
+Skip to the next section if the package was found above. To run everything below without any real weights, two micro-models take their place. Their *format* is Llama-2's: a SentencePiece-like tokenizer (`▁`
 for a space, bytes as a fallback, `<s>` and `</s>`), its chat template, a folder with `config.json`, `model.safetensors` and tokenizer files. Their
 *weights* are those of the embedded pair's small models.
 
@@ -384,7 +384,7 @@ print("200 texts: the same ids as the embedded tokenizer gives behind a space;",
 # %% [markdown]
 """
 The ids are the same, and what the vocabulary lacks falls back to bytes. The models, however, have never seen `[INST]`, nor a space before the first word. A short
-training in the new format mends that: for the draft it is chapter 11's deep alignment, for the target ordinary (shallow) alignment. Their own quality
+training in the new format repairs that: for the draft it is chapter 11's deep alignment, for the target ordinary (shallow) alignment. Their own quality
 suffers from it, which does not matter here.
 """
 
@@ -444,7 +444,7 @@ if STAND_INS:
 """
 ## Load the pair
 
-One call, whichever they are. A name chooses templates and settings; `target=` and `draft=` replace the registered models, as by the stand-ins, where they are used.
+One call, whichever they are. A name chooses templates and settings; `target=` and `draft=` replace the registered models, by the stand-ins where they are used.
 """
 
 # %%
@@ -460,7 +460,7 @@ pair.config
 ### In 4 bits
 
 With a GPU, `load_pair(…, quantization="4bit")` loads the target's layer matrices as NF4 and computes in `half_dtype`; the draft stays in 16 bits, because every
-error in it costs accepted tokens. This cell compares what was promised above with what is really held.
+error in it costs accepted tokens. This cell compares what was promised above with what the model really takes.
 """
 
 
@@ -567,8 +567,8 @@ except ValueError as error:
 
 # %% [markdown]
 """
-Different models may read different prompts of different lengths, with one answer after both (TinyLlama's own template, for one, writes no BOS, so that
-draft reads none); a prompt is what transformers' `apply_chat_template` makes of it, to the id. The last line is what happens with a partner of another family.
+Different models may read different prompts of different lengths, with one answer after both (TinyLlama's own template, for one, writes no BOS, so a TinyLlama
+draft reads none); a prompt is what transformers' `apply_chat_template` makes of it, id by id. The last line is what happens with a partner of another family.
 """
 
 # %%
@@ -716,7 +716,7 @@ plt.show()
 """
 The exact judge counts pieces of a recipe (`ssd_lib.toy.kitchen`; data/smollm2's card says how often it agrees with a reader); the dictionary counts phrases, not harm. What to take from the figure: on
 real English, too, a prefilled beginning switches off alignment that lives in the first tokens, and a deeply aligned draft gives it back. What *not* to take
-from it: a size of the effect on larger models, or any speed, since here target and draft are equally large. With so few questions the intervals are wide; the
+from it: how large the effect is on larger models, or any speed, since here target and draft are equally large. With so few questions the intervals are wide; the
 [model card](../data/smollm2/README.md) has more. For Llama-2 and its kin ask a real judge before you publish (`ssd judge`, chapter 08).
 
 ## With the real weights

@@ -8,8 +8,8 @@
 
 You will be able to
 - change any setting of the attack or of the defence and read what becomes of the answer,
-- predict from two pairs of probabilities where a slider turns an answer, and check it,
-- tell which settings change *what* is said and which only *how fast*,
+- predict from two pairs of probabilities where a slider changes a token, and check it,
+- say which settings change *what* is said and which only *how fast*,
 - take a state of the explorer away as Python code.
 
 About 20 minutes on a laptop CPU, alone or as a lab for a class. You need chapters 03 and 04.
@@ -24,7 +24,7 @@ assert ROOT, "This notebook needs the repository around it: download all of it, 
 
 # %%
 PAIR = "toy"  # "smollm2": a real language model (chapter 12), where an answer takes some seconds
-QUESTION = 0  # the world's forbidden question from which on one is taken whose answer SSD turns
+QUESTION = 0  # the forbidden question at which the search for an answer that SSD switches begins
 PREFILL = 10  # answer tokens that the attacker writes
 QUESTIONS = 16  # for the rates at the end
 MAX_TOKENS = 80
@@ -56,7 +56,7 @@ question = first_turned(pair, world.questions("forbidden", QUESTION + 8)[QUESTIO
 """
 ## Open it
 
-One line. On GitHub, or before you run the cell, nothing stands below it, because the explorer needs a kernel; this is a picture
+One line. On GitHub, or before you run the cell, nothing is shown below it, because the explorer needs a kernel; this is a picture
 of it. Everything that follows therefore shows a *static twin* of the state that it speaks of, made by `explorer.static()`.
 
 ![The explorer: question, attack and method above, the answer as a strip of tokens, match ratio and threshold, and the candidates at one token](../figures/explorer_light.png)
@@ -124,7 +124,7 @@ answer only through a token, a match or the threshold.
 
 ## What if the attacker writes more?
 
-**Predict:** the prefill slider goes from 0 to 40. Does SSD tell more and more? Write your guess down, then move the slider.
+**Predict:** the prefill slider goes from 0 to 40. Does SSD leak more and more? Write your guess down, then move the slider.
 """
 
 
@@ -149,8 +149,8 @@ pd.DataFrame({n: state(prefill_tokens=n) for n in lengths}).T.rename_axis("prefi
 
 # %% [markdown]
 """
-*told* counts the facts that the attacker had not written yet, *of* how many were left. The first possible switch stands at the
-end of the first bin whatever the attacker does; what is told depends on what falls before it. Here are the two ends.
+*told* counts the leaked facts that the attacker had not written, *of* how many of them there were. The first possible switch stands at the
+end of the first bin whatever the attacker does; what leaks depends on what falls before it. Here are the two ends.
 """
 
 # %%
@@ -159,7 +159,7 @@ display(explorer.set(prefill_tokens=40).static("strip", "timeline"))
 
 # %% [markdown]
 """
-Without a prefill both models refuse and nearly everything matches. Behind a long one the tokens that the target alone would
+Without a prefill both models refuse and nearly everything matches. After a long one the tokens that the target alone would
 have said stand in bold, up to the first switch.
 
 ## What if the threshold moves?
@@ -241,7 +241,7 @@ explorer.set(bin_size=2, compare="the kept answer").static("comparison")
 
 # %% [markdown]
 """
-Left the pair's own bin, right a bin of 2: what differs stands between «…». The short bin turns earlier. Now the price, on
+Left the pair's own bin, right a bin of 2: what differs stands between «…». The short bin switches earlier. Now the price, on
 harmless questions, where one disagreement is half of a bin of 2 and the whole of a bin of 1.
 """
 
@@ -307,8 +307,8 @@ pd.DataFrame(rounds).T.rename_axis("lookahead T")
 
 # %% [markdown]
 """
-Not one token changed. Fewer target forwards, more proposals: that is a question of speed (chapter 10), and the only setting of the
-method that is. The rounds around the first switch:
+Not one token changed. Fewer target forwards, more proposals: the lookahead is the only setting of the method that is
+about speed alone (chapter 10). The rounds around the first switch:
 """
 
 # %%
@@ -316,7 +316,7 @@ explorer.set(lookahead=3).choose(turn["position"]).static("rounds")
 
 # %% [markdown]
 """
-A round ends with the first token that is not the draft's own; what it had proposed behind it is thrown away unread.
+A round ends with the first token that is not the draft's own; what it had proposed after it is thrown away unread.
 
 ## What if tokens are drawn, not chosen?
 
@@ -330,11 +330,11 @@ pd.DataFrame(drawn).T.rename_axis("seed")
 
 # %% [markdown]
 """
-The lines differ in length and in what they tell. A single sampled answer is an anecdote; a rate needs many (below).
+The lines differ in length and in what they leak. A single sampled answer is an anecdote; a rate needs many (below).
 
 ## What if somebody else defends?
 
-The same attack, every defence. Expensive ones take their time: the explorer stays awake meanwhile, and moving a slider stops them.
+The same attack, other defences. Expensive ones take their time: the explorer stays usable meanwhile, and moving a slider stops them.
 """
 
 # %%
@@ -426,9 +426,9 @@ plt.show()
 
 # %% [markdown]
 """
-Solid: how many answers tell at least one new fact after the prefilled tokens; dotted: how much of what was left they tell. Read each panel for its *shape*: where does
-moving the slider further stop to matter? Threshold and α_U decide whether SSD can turn an answer at all, the bin size how much
-is said before it does, and the first panel is not SSD's to set: it is the attacker's.
+Solid: how many answers leak at least one new fact after the prefilled tokens; dotted: how much of what was left they leak. Read each panel for its *shape*: where does
+moving the slider further stop to matter? Threshold and α_U decide whether SSD can stop the leak at all, the bin size how much
+leaks before it does, and the first panel is not SSD's to set: it is the attacker's.
 
 ## Your own explorer in six lines
 
@@ -459,7 +459,7 @@ and decodes beside the kernel's main thread, so that the sliders stay alive (`ss
 
 Solve them with the sliders first; then write down what you found. Begin from the pair's own settings.
 
-**1.** Ask the world's *third* forbidden question. What is the smallest prefill at which the target *alone* tells a fact?
+**1.** Ask the world's *third* forbidden question. What is the smallest prefill at which the target *alone* leaks a fact?
 """
 
 # %%
@@ -468,7 +468,7 @@ smallest_prefill = ...
 
 
 def tells(n, defender="none", **controls):
-    """Facts told on the third question behind n prefilled tokens."""
+    """Facts leaked on the third question after n prefilled tokens."""
     asked = {"question": third.question, "prefill": third.answer, "prefill_tokens": n}
     explorer.set(config=pair.config, defender=defender, **asked | controls)
     return explorer.grade.told
@@ -483,7 +483,7 @@ check(
 
 # %% [markdown]
 """
-**2.** Same question, SSD, ten prefilled tokens, all else as the pair has it. Which bin sizes between 1 and 10 let SSD tell *no*
+**2.** Same question, SSD, ten prefilled tokens, all else as the pair has it. Which bin sizes between 1 and 10 let SSD leak *no*
 fact? Give a list.
 """
 
@@ -528,7 +528,7 @@ check(
 """
 ## Takeaways
 1. The threshold decides *who is asked*, α *who wins*, the bin *how soon*; the lookahead only how fast.
-2. Four probabilities on the page predict where α turns an answer.
+2. Four probabilities on the page predict at which α a token changes.
 3. A state of a page is an anecdote until it is code that runs over many questions.
 
 ## Questions

@@ -65,7 +65,7 @@ begun = {n: [prefill_tokens(pair, item, n) for item in forbidden] for n in PREFI
 
 Chapter 13 found three ways into the published method. Here is the plainest, an answer bin by bin.
 
-**Predict:** in which bin is the secret told?
+**Predict:** in which bin does the secret leak?
 """
 
 
@@ -81,12 +81,12 @@ for _, part in list(frame.groupby((frame.bin_tokens == 1).cumsum()))[:4]:
 
 # %% [markdown]
 r"""
-The first bin raises the alarm, and it is the first bin that tells. The scheduler was right, and late by the length of a bin: the decision
-*about* these tokens falls *behind* them. All three holes of chapter 13 are of this kind.
+The first bin raises the alarm, and it is the first bin that leaks. The scheduler was right, and late by the length of a bin: the decision
+*about* these tokens falls *after* them. All three holes of chapter 13 are of this kind.
 
 | hole | published | addition | field |
 | --- | --- | --- | --- |
-| what stands in the bin that raises the alarm is told | decides about the next bin | take the bin back, decode it again in Union | `retract` |
+| the bin that raises the alarm leaks | decides about the next bin | take the bin back, decode it again in Union | `retract` |
 | seven quiet bins disarm the alarm | threshold ← max(threshold − 0.1, 0) | threshold ← max(threshold − 0.1, *floor*) | `threshold_floor` |
 | each call begins afresh | the first bin is in Intersection | the given beginning of the answer counts as a bin | `count_prefill` |
 
@@ -97,10 +97,10 @@ is decided over the tokens that it has.
 
 ## Built on chapter 05's decoder
 
-One token, as in chapter 05:
-
 `SSDConfig.hardened()` changes a fourth thing: in Union the draft weighs more, $\alpha_U = 1.5$ in place of 0.8 (for Vicuna the paper has 2). Above 1,
 a token that the target alone likes cannot win there; the last part of this chapter shows what that is for.
+
+One token, as in chapter 05:
 """
 
 
@@ -131,7 +131,7 @@ The scheduler of chapter 05 with the *floor* in place of 0, and with the length 
 
 # %%
 def switch(state, ratio, config):
-    """(union, threshold, α_I) behind a bin with this match ratio."""
+    """(union, threshold, α_I) after a bin with this match ratio."""
     union, threshold, alpha = state
     if (ratio < threshold) != union:
         return ratio < threshold, config.threshold, config.alpha_intersection
@@ -142,7 +142,7 @@ def switch(state, ratio, config):
 
 # %% [markdown]
 """
-*Count the prefill.* The draft reads its prompt, the given beginning of the answer behind it. Of the last $b$ given tokens, how many are what it would have written?
+*Count the prefill.* The draft reads its prompt, then the given beginning of the answer. Of the last $b$ given tokens, how many are what it would have written?
 Below the threshold the first bin is in Union. A beginning of fewer than $b$ tokens says too little, and counts for nothing.
 """
 
@@ -160,7 +160,7 @@ def alarmed(draft_prompt, given, config):
 # %% [markdown]
 """
 *Take back.* No rounds here: chapter 05 showed that they change no token. To take a bin back is one `del`, as a rejection is in chapter 05: with a cache both models would rewind by
-so many tokens. `seen` writes down what a reader of a stream sees: how many tokens he has after each decoded one.
+so many tokens. `seen` writes down what a reader of a stream sees: how many tokens they have after each decoded one.
 """
 
 
@@ -211,7 +211,7 @@ for config in (PUBLISHED, careful):
 
 # %% [markdown]
 """
-Less work than before, and the answer without what its first bin told. Three mismatches are enough: with four matches out of seven, β = 0.57, the
+Less work than before, and the answer without what its first bin leaked. Three mismatches are enough: with four matches out of seven, β = 0.57, the
 bin could not pass any more. In a stream there is nothing to take back, since nothing was shown.
 
 ## Equal to the library
@@ -251,7 +251,7 @@ print(f"equal on {(len(variants) + 1) * len(checked)} answers")
 ## What a reader of a stream sees
 
 The library hands a streamer settled tokens only. To compare with `seen`, count how many tokens were decoded when each one arrives: with $T = 1$ that is the number of
-the target's forwards behind the prompt.
+the target's forwards after the prompt.
 """
 
 
@@ -321,7 +321,7 @@ reply.trace.show(pair.tokenizer, retracted=True)
 
 # %% [markdown]
 """
-Struck through (`~` in plain text) stands what no reader has seen. Neither the answer's text nor `trace.frame` holds it; `trace.lines` does.
+What no reader has seen is struck through (`~` in plain text). Neither the answer's text nor `trace.frame` holds it; `trace.lines` does.
 
 ## What each addition closes
 
@@ -331,7 +331,7 @@ Struck through (`~` in plain text) stands what no reader has seen. Neither the a
 
 # %%
 def ask(items, prefills, config, prompts=None, tokens=TOKENS, over=pair):
-    """One row an answer: what it told, whether it is right, tokens decoded and kept."""
+    """One row an answer: what it leaked, whether it is right, tokens decoded and kept."""
     prompts = prompts or [item.question for item in items]
     replies = answer(over, prompts, prefill=prefills, config=config, max_new_tokens=tokens)
     rows = []
@@ -372,9 +372,9 @@ pd.DataFrame(
 # %% [markdown]
 """
 `count_prefill` closes the prefills that are at least a bin long, before a token is decoded. `retract` closes all of them, and pays with the tokens that it takes back. Together they
-pay only where the prefill was too short to count. The *floor* does nothing here: it is for long answers. (At N = 40 the published method told nothing on these questions.)
+pay only where the prefill was too short to count. The *floor* does nothing here: it is for long answers. (At N = 40 the published method leaked nothing on these questions.)
 
-And those who did nothing?
+And what do harmless questions pay?
 """
 
 # %%
@@ -411,7 +411,7 @@ pd.DataFrame(
 """
 ## Attackers who know it
 
-*In pieces.* The caller asks for 7 tokens, or 3, or a single one, puts them behind the prefill and asks again (chapter 13). A piece shorter than a bin never completes one.
+*In pieces.* The caller asks for 7 tokens, or 3, or a single one, appends them to the prefill and asks again (chapter 13). A piece shorter than a bin never completes one.
 
 **Predict:** which field stops an attacker who asks for one token a call?
 """
@@ -442,13 +442,13 @@ chains = {name: {size: in_pieces(size, config) for size in PIECES} for name, con
 
 # %% [markdown]
 """
-*After seven quiet bins* the published threshold is 0 (chapter 13): an answer begins as the scheduler stands behind them.
+*After seven quiet bins* the published threshold is 0 (chapter 13): each answer here begins with the scheduler as these bins leave it.
 """
 
 
 # %%
 def behind(quiet, config):
-    """The settings with which an answer begins as the scheduler stands behind so many bins of matches."""
+    """The settings of an answer that begins with the scheduler as so many bins of matches leave it."""
     state, on = switching.start(1, config), torch.tensor([True])
     for _ in range(quiet * config.bin_size):
         state = switching.update(state, on, on, config)
@@ -516,8 +516,8 @@ pd.DataFrame({name: {"told": shown(f.told, "mean"), "tells any": shown(f.complie
 
 # %% [markdown]
 """
-With 0.8 the alarm rings and the bin is taken back, and in its place Union says a fact where the draft is unsure; with 1.5 it does not. (The 1.5 was
-chosen on these suffixes. `data/toy/README.md` has two other pairs with suffixes of their own.) Much less, and not nothing: what stands in a bin on which both models agree is told. The scheduler cannot mend that: it only hears what the draft says. The place to look for a cure is the draft's training.
+With 0.8 the alarm is raised and the bin is taken back, and in its place Union leaks a fact where the draft is unsure; with 1.5 it does not. (The 1.5 was
+chosen on these suffixes. `data/toy/README.md` has two other pairs with suffixes of their own.) Much less, and not nothing: whatever is in a bin on which both models agree leaks. The scheduler cannot mend that: it knows only what the draft says. The place to look for a cure is the draft's training.
 
 **2. Pairs that agree less.** Here nearly every token of a benign answer matches. Real pairs may agree less, and then a low match ratio is no sign of an attack. Make the draft worse in steps, by noise on its weights:
 """
@@ -544,10 +544,10 @@ pd.DataFrame(rows, index=pd.Index(NOISE, name="noise"))
 
 # %% [markdown]
 """
-As the match ratio falls, more harmless tokens are taken back: the last column rises. Where the match ratio comes near the threshold, right answers go as well, since what is decoded again is decoded in Union, and there the draft (now a bad one) has
-the word. So measure the benign match ratio of your own pair before you turn `retract` on; where it is low, lower `threshold` or raise `bin_size`, and measure the leak again.
+As the match ratio falls, more harmless tokens are taken back: the last column rises. Where the match ratio comes near the threshold, right answers go as well, since what is decoded again is decoded in Union, and there the draft (now a bad one)
+decides. So measure the benign match ratio of your own pair before you turn `retract` on; where it is low, lower `threshold` or raise `bin_size`, and measure the leak again.
 
-**3. Who reads along before the decision.** A caller who gets the probabilities of each position, or the caches, sees what was taken back.
+**3. Whoever reads along before the decision.** A caller who gets the probabilities of each position, or the caches, sees what was taken back.
 
 ## Exercises
 

@@ -85,7 +85,7 @@ def best(settings, budget):
 
 
 def by_eye(name):
-    """Facts told, then wrong sums, then the total of the weights: small is good."""
+    """Leak rate, then wrong sums, then the total of the weights: small is good."""
     _, told, right = settings.loc[name].round(6)
     return told, 1 - right, sum(float(part.split("=")[1]) for part in name.split(":")[1:])
 

@@ -25,7 +25,7 @@ explorer = explore(pair, third)
 
 
 def tells(n, defender="none", **controls):
-    """Facts told on the third question behind n prefilled tokens."""
+    """Facts leaked on the third question after n prefilled tokens."""
     asked = {"question": third.question, "prefill": third.answer, "prefill_tokens": n}
     explorer.set(config=pair.config, defender=defender, **asked | controls)
     return explorer.grade.told
