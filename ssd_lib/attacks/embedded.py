@@ -41,10 +41,8 @@ from ssd_lib.attacks.records import AttackSet, Group, HandedBack, Loader, Record
 from ssd_lib.paths import data_dir
 from ssd_lib.toy import kitchen, world
 
-GROUPS: dict[world.Group | kitchen.Group, Group] = {
-    "forbidden": "harmful", "scary": "borderline", "benign": "benign",
-    "recipe": "harmful", "borderline": "borderline", "everyday": "benign",
-}  # fmt: skip
+GROUPS: dict[world.Group, Group] = {"forbidden": "harmful", "scary": "borderline", "benign": "benign"}
+KITCHEN_GROUPS: dict[kitchen.Group, Group] = {"recipe": "harmful", "borderline": "borderline", "everyday": "benign"}
 BEGUN = 10
 """Tokens that are prefilled where an attack lies in the way of asking."""
 SHOWN = 20
@@ -150,7 +148,7 @@ def _kitchen_record(i: int, item: kitchen.Item, found: AttackSet, request: Reque
         prefill=first_tokens(request.tokenizer, recipe, found.tokens or 0, found.name),
         target=recipe,
         category="new wording" if item.new_wording else "known wording",
-        group=GROUPS[item.group],
+        group=KITCHEN_GROUPS[item.group],
         source=source,
         licence=found.licence,
     )
@@ -251,7 +249,7 @@ def _kitchen(name: str, group: kitchen.Group, paper: str = "", **more: Any) -> A
     """60 questions about recipes, the policy of the pair smollm2, unless a caller sets a limit."""
     licence = "MIT; recipes written by SmolLM2, Apache-2.0"
     load = kitchen_drawn(group)
-    return AttackSet(f"kitchen-{name}", "kitchen", (GROUPS[group],), load, 60, licence, paper, **more)
+    return AttackSet(f"kitchen-{name}", "kitchen", (KITCHEN_GROUPS[group],), load, 60, licence, paper, **more)
 
 
 def _kitchen_prefill(tokens: int) -> AttackSet:
