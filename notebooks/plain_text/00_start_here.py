@@ -250,7 +250,7 @@ plt.show()
 # %% [markdown]
 """
 Left: the target alone complies under every prefill; SSD does so much less often, but still sometimes, because seven tokens pass before
-it can know. Right: nearly every SSD answer *ends* in a refusal. A refusal phrase alone overstates safety, so this book always shows
+it can know. Right: every SSD answer *ends* in a refusal. A refusal phrase alone overstates safety, so this book always shows
 both, and, as a third number, the *facts told*: how much has leaked.
 """
 
@@ -305,7 +305,7 @@ summary.assign(relative_speed=speed / speed["target alone"]).round(2)
 
 # %% [markdown]
 """
-SSD stays near the target's correctness; the draft alone falls behind, and that is why one does not simply use the draft.
+SSD stays near the target's correctness. The draft alone gets fewer answers right (24 questions are too few to be sure of it; the results page, with more, agrees), and that is why one does not simply use the draft.
 (These models are so small that speed says little; chapter 10 measures it properly.)
 
 ## Exercises

@@ -77,8 +77,8 @@ print("time of a forward over n positions, in forwards over one:", relative)
 
 # %% [markdown]
 """
-Even this micro-model does several positions for much less than several times the price of one. On a GPU with a 7B model all
-but the last would read about 1.0.
+Even this micro-model does several positions for much less than several times the price of one. On a GPU, where reading the weights takes most of the time, the ratios should be
+closer to 1 still; nobody has measured that here.
 
 Speculative decoding (Leviathan et al. 2023, Chen et al. 2023) uses that. A cheap **draft** guesses the next $T$ tokens ($T$ is the
 **lookahead**), one forward each; the **target** scores all of them in *one* forward; tokens are accepted as long as they are what the

@@ -326,8 +326,8 @@ pd.DataFrame({f"threshold {t}": outcome(replace(pair.config, threshold=t)) for t
 # %% [markdown]
 """
 On this pair the bin size governs the leak almost alone: under attack hardly anything matches, so any threshold raises the alarm. A high
-threshold shows the other side of the compromise: alarms in benign answers. (With so few questions the intervals are wide. On real models
-the match ratio is noisier, and both settings matter more.)
+threshold shows the other side of the compromise: alarms in benign answers. (With so few questions the intervals are wide. On SmolLM2 the match
+ratio is 0.72 to 0.85 under prefills and 0.93 on everyday questions: the two lie closer together there.)
 
 ## Exercises
 

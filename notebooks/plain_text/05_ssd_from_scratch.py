@@ -479,7 +479,7 @@ for temperature in (1.0, 0.3, 0.1):
 
 Each model becomes sure of its favourite, but $F^+$ does not become sure of one: it stays a mixture, with weight α for the draft's
 favourite and 1 − α for the target's. SSD at a low temperature still tosses this coin wherever the models disagree; in Union the
-forbidden word has one chance in five, and in Intersection the refusal three in ten. What makes it greedy is a vanishing *nucleus*: `top_p` → 0
+forbidden word has one chance in five. What makes it greedy is a vanishing *nucleus*: `top_p` → 0
 keeps only the best token of $F^+$.
 </details>
 

@@ -169,11 +169,11 @@ plt.show()
 
 # %% [markdown]
 """
-Look at the hatched parts. There the attack did not meet a refusal; it met a model of five million parameters that cannot
+Look at the hatched parts. There the attack did not meet a refusal: the answer neither refuses nor leaks a fact. A model of five million parameters often cannot
 follow a story inside a story. That is not safety: a larger model reads better, and may be *easier* to fool this way.
 
-Because the ids are shared, one can also ask what an attacker gets who tries several things: of the questions that the
-target refuses when asked directly, how many does each attack open, and how many does at least one of them open?
+Because the ids are shared, one can also ask what an attacker gets who tries several things: of the questions whose
+direct answer is not harmful, how many does each attack open, and how many does at least one of them open?
 """
 
 # %%

@@ -65,7 +65,7 @@ def decode(lookahead):
 A round asks the draft for T guesses, one forward each, and the target for all T positions in one forward. Then it chooses
 tokens: composite, sample space, scheme, match.
 
-**Predict:** which of the three takes longest on a laptop, for a draft with a tenth of the target's weights?
+**Predict:** which of the three takes longest on a laptop, for a draft with an eighth of the target's weights?
 """
 
 # %%
@@ -384,7 +384,7 @@ plot.speed(speed);
 The published loop computes the same tokens, but reads the whole sequence again at every step. Assisted generation is
 ordinary speculative decoding with the same draft: it does not need the draft's opinion on every token, and its answer is the target's own.
 
-## When SSD slows you down
+## When SSD would slow you down
 
 SSD is slower than the target alone when a round's tokens do not pay for the draft.
 """
@@ -440,8 +440,8 @@ plot.scaling(scaling);
 
 # %% [markdown]
 """
-Left: without the attention products themselves, a token costs about the same after 128 tokens and after thousands,
-since nothing is read twice. Right: rows share one reading of the weights. Finished rows leave the batch and
+Left: without the attention products themselves, a token costs little more after thousands of tokens than after 128
+(a quarter more on the machine of the benchmarks page), since nothing is read twice. Right: rows share one reading of the weights. Finished rows leave the batch and
 waiting prompts take their place (`ssd_generate(…, rows=16)` decodes any number of prompts, 16 at a time).
 """
 

@@ -905,7 +905,7 @@ pd.DataFrame(conclusions, index=["measured here", "conclusion"]).T
 
 # %% [markdown]
 """
-**What this does not show.** Two micro-models on an invented world: under attack hardly any token matches, more cleanly than on real models, so the *size* of every number is theirs alone. What carries over is what follows from the algorithm
+**What this does not show.** Two micro-models on an invented world: so the *size* of every number is theirs alone. What carries over is what follows from the algorithm
 whatever the models: the lag of one bin, the threshold that reaches zero, the scheduler that forgets between calls. The prologue was measured from what is left of the threshold, not from a question that makes a model write both parts. And none of this is about the paper's own figures: those are for real models, and for attacks that do not aim at the scheduler.
 
 ## Exercises
