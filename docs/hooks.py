@@ -133,20 +133,20 @@ def on_config(config: MkDocsConfig) -> None:
             "Measured": [
                 {"Every defence against every attack": "results.md"},
                 *entries("benchmarks/*.md", "data/*/*.md", "data/*.md"),
+                {"Limits": "limits.md"},
             ]
         },
         {"Your own": "your_own.md"},
-        {"Limits": "limits.md"},
         {
             "The library": [
                 {"Architecture": "architecture.md"},
                 "api.md",
                 {"The contract": "contract.md"},
+                {"How far to guess": "lookahead.md"},
                 *({room: f"api/{room}.md"} for room in reversed(rooms())),
             ]
         },
-        {"Changes": "CHANGELOG.md"},
-        {"Contributing": "CONTRIBUTING.md"},
+        {"The project": [{"Contributing": "CONTRIBUTING.md"}, {"Changes": "CHANGELOG.md"}]},
     ]
 
 

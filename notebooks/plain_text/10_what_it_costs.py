@@ -254,7 +254,7 @@ reading the prompt and choosing tokens, so it is too high.
 ## The best lookahead
 
 With $T$ draft steps a round and a constant $v$, tokens$(T)$ / seconds$(T)$ has its maximum where $e^{sT} = 1 + s(T + r)$, with
-$s = -\ln m$ and $r = v/d$: a branch of Lambert's W. (Derivation: `docs/lookahead-notes.md`.) (One step
+$s = -\ln m$ and $r = v/d$: a branch of Lambert's W. (Derivation: `docs/lookahead.md`.) (One step
 less a round is the same with $r = v/d - 1$.)
 
 **Predict:** does a cheaper draft ask for a longer or a shorter lookahead?

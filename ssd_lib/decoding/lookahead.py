@@ -7,7 +7,7 @@ are measured (`Costs`), since every round ends with a transfer to the CPU anyway
 
 One row on a CPU is asked after each guess whether another one is worth its step (`another`): as long as there are n more
 guesses that promise more tokens a second than the last rounds gave (the marginal value theorem, Charnov 1976), with what is
-known of guesses of such a confidence. Derivations: docs/lookahead-notes.md.
+known of guesses of such a confidence. Derivations: docs/lookahead.md.
 
 With `lookup=True` guesses may come from the text so far (`ContextLookup`): they cost one draft pass however many they are.
 """
@@ -49,7 +49,7 @@ def tokens_per_round(match_ratio: float, lookahead: int) -> float:
 
 
 def best_lookahead(match_ratio: float, cost_ratio: float) -> float:
-    """The real-valued T* for 0 < m < 1 and r = v/d, target pass over draft step (docs/lookahead-notes.md)."""
+    """The real-valued T* for 0 < m < 1 and r = v/d, target pass over draft step (docs/lookahead.md)."""
     s = -math.log(match_ratio)
     exponent = 1 + s * cost_ratio
     # Below the smallest double W₋₁(−e^(−x)) is −x − ln x up to far less than a token.

@@ -7,7 +7,7 @@
 `config` is what an experiment is, `presets` names some, `plan` tells what one would do. `run` does it: `starting`, then
 `answering` batch by batch into the `store`, which `judging` reads and judges. `summary` makes numbers of it with `stats`,
 `report` tables and files, `pages` what Markdown pages show; `card` is the embedded pair's. The life of one answer, drawn:
-docs/answer.md.
+docs/architecture.md.
 """
 
 from ssd_lib.experiments.config import Choice, ExperimentConfig, PairSettings, config_from, read_config
