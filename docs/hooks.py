@@ -160,12 +160,14 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """A link to a folder goes to its first page, one into docs/ to the site's root; the library's front page lists the rooms."""
+    """A link to a folder goes to its first page, one into or out of docs/ to the site's root; the library's front page lists the rooms."""
     if page.file.src_uri == "api.md":
         lines = [f"| [`{room}`](api/{room}.md) | {idea(room)} |" for room in rooms()]
         markdown += "\n".join(["| module | idea |", "| --- | --- |", *lines])
     markdown = markdown.replace("<!-- the rooms, drawn from the import contract -->", staircase())
     first = found("notebooks/solutions/*.ipynb")[0]
+    if (ROOT / "docs" / page.file.src_uri).exists():
+        markdown = markdown.replace("](../", "](")
     return markdown.replace("](notebooks/solutions)", f"]({first})").replace("](docs/", "](")
 
 
