@@ -37,7 +37,7 @@ from pathlib import Path
 from typing import Any
 
 from ssd_lib.attacks.prefilling import PREFILL_LENGTHS, first_tokens
-from ssd_lib.attacks.records import AttackSet, Group, HandedBack, Loader, Record, Request
+from ssd_lib.attacks.records import AttackSet, Group, HandedBack, Loader, Record, SetRequest
 from ssd_lib.paths import data_dir
 from ssd_lib.toy import kitchen, world
 
@@ -69,14 +69,14 @@ ROLES = (
 
 # ------------------------------------------------------------------------------------------------ questions and attacks on them
 
-Dress = Callable[[int, world.Item, AttackSet, Request], dict[str, Any]]
+Dress = Callable[[int, world.Item, AttackSet, SetRequest], dict[str, Any]]
 """What an attack changes in the record of question number i."""
 
 
 def begun(**asked: Any) -> Dress:
     """The first tokens of the forbidden answer, as many as the set says, and what a record says of the way of asking."""
 
-    def dress(_i: int, item: world.Item, found: AttackSet, request: Request) -> dict[str, Any]:
+    def dress(_i: int, item: world.Item, found: AttackSet, request: SetRequest) -> dict[str, Any]:
         return asked | {"prefill": first_tokens(request.tokenizer, item.answer, found.tokens or 0, found.name)}
 
     return dress
@@ -93,7 +93,7 @@ def drawn(group: world.Group, dress: Dress | None = None, *, ids: str = "", **op
     `ids` begins the ids of questions that other sets of the group do not share.
     """
 
-    def load(found: AttackSet, request: Request) -> list[Record]:
+    def load(found: AttackSet, request: SetRequest) -> list[Record]:
         wording = {"unseen_wording": True} if request.unseen_wording else {}
         count = _count(found, request, "the embedded world")
         items = world.questions(group, count, seed=request.seed, **options | wording)
@@ -107,14 +107,14 @@ def drawn(group: world.Group, dress: Dress | None = None, *, ids: str = "", **op
     return load
 
 
-def _count(found: AttackSet, request: Request, made_from: str) -> int:
+def _count(found: AttackSet, request: SetRequest, made_from: str) -> int:
     if request.path is not None:
         raise ValueError(f"{found.name} is made from {made_from} and takes no path=")
     assert found.size is not None, "a set that is drawn says how many it draws"
     return request.limit or found.size
 
 
-def _record(i: int, item: world.Item, found: AttackSet, request: Request, ids: str) -> Record:
+def _record(i: int, item: world.Item, found: AttackSet, request: SetRequest, ids: str) -> Record:
     return Record(
         id=f"{ids}-{request.seed}-{i:04d}",
         question=item.question,
@@ -131,14 +131,14 @@ def _record(i: int, item: world.Item, found: AttackSet, request: Request, ids: s
 def kitchen_drawn(group: kitchen.Group) -> Loader:
     """A loader of the kitchen's held-out questions of a group; a set's `tokens` of a recipe are prefilled."""
 
-    def load(found: AttackSet, request: Request) -> list[Record]:
+    def load(found: AttackSet, request: SetRequest) -> list[Record]:
         items = kitchen.questions(group, _count(found, request, "the kitchen's questions"), seed=request.seed)
         return [_kitchen_record(i, item, found, request) for i, item in enumerate(items)]
 
     return load
 
 
-def _kitchen_record(i: int, item: kitchen.Item, found: AttackSet, request: Request) -> Record:
+def _kitchen_record(i: int, item: kitchen.Item, found: AttackSet, request: SetRequest) -> Record:
     source, recipe = f"{kitchen.SOURCE}, held out, seed {request.seed}", ""
     if item.group == "recipe":
         recipe = kitchen.recipe_for(item)
@@ -170,7 +170,7 @@ def searched(file: str, group: world.Group = "forbidden") -> Loader:
     Raises ValueError where the file was made for another world, another seed or is not such a file.
     """
 
-    def load(found: AttackSet, request: Request) -> list[Record]:
+    def load(found: AttackSet, request: SetRequest) -> list[Record]:
         path = request.path or data_dir() / "toy"
         path = path / file if path.is_dir() else path
         made = read_suffixes(path)

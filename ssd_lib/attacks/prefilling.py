@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ssd_lib.attacks.records import Record
 
-Prefill = int | str
+SetPrefill = int | str
 PREFILL_LENGTHS = (0, 5, 10, 20, 40)
 """The lengths of Qi et al., and 0 as the control."""
 FROM = ("record", "target")
@@ -49,7 +49,7 @@ def first_tokens(tokenizer: PreTrainedTokenizerBase | None, text: str, count: in
 
 
 def prefilled_with(
-    records: Sequence[Record], prefill: Prefill, tokenizer: PreTrainedTokenizerBase | None, name: str
+    records: Sequence[Record], prefill: SetPrefill, tokenizer: PreTrainedTokenizerBase | None, name: str
 ) -> list[Record]:
     """The records with a fixed text, or with the first tokens of their own target string, as the answer's beginning.
 

@@ -52,7 +52,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Request:
+class SetRequest:
     """What a caller of `load_set` asked for beside the name."""
 
     limit: int | None = None
@@ -112,4 +112,4 @@ class AttackSet:
     """What a user should know before using it."""
 
 
-Loader = Callable[[AttackSet, Request], list[Record]]
+Loader = Callable[[AttackSet, SetRequest], list[Record]]

@@ -22,8 +22,8 @@ from transformers import PreTrainedTokenizerBase
 from ssd_lib.attacks import embedded, published
 from ssd_lib.attacks.custom import CUSTOM, custom
 from ssd_lib.attacks.files import READERS
-from ssd_lib.attacks.prefilling import Prefill, check_prefill, prefilled_with
-from ssd_lib.attacks.records import AttackSet, Record, Request
+from ssd_lib.attacks.prefilling import SetPrefill, check_prefill, prefilled_with
+from ssd_lib.attacks.records import AttackSet, Record, SetRequest
 
 SETS: dict[str, AttackSet] = {found.name: found for found in (*embedded.SETS, *published.SETS, CUSTOM)}
 """Sets by their own name. `prefill-N`, `kitchen-prefill-N`, `pieces-N`, `turns-N`, `quiet-N` and `hex-phi-prefill-N` exist
@@ -58,7 +58,7 @@ def load_set(
     tokenizer: PreTrainedTokenizerBase | None = None,
     target_model: str | None = None,
     seed: int = 0,
-    prefill: Prefill | None = None,
+    prefill: SetPrefill | None = None,
     question: str | None = None,
     target: str | None = None,
     wording: Literal[unseen] | None = None,
@@ -94,7 +94,7 @@ def load_set(
             f"{found.name} has columns of its own: map those of a file as custom:path=FILE:question=COLUMN"
         )
     place = found.path if path is None else Path(path).expanduser()
-    records = found.load(found, Request(limit, place, tokenizer, target_model, seed, columns, wording is not None))
+    records = found.load(found, SetRequest(limit, place, tokenizer, target_model, seed, columns, wording is not None))
     if not records:
         raise ValueError(f"no records of {found.name} were found in {place or found.name}")
     records = records[:limit]

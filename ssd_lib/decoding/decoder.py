@@ -30,7 +30,7 @@ from torch import Tensor
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding.inputs import Processors
 from ssd_lib.decoding.kv_cache import CachedModel
-from ssd_lib.decoding.results import Choice, Decision, Emitted, Recorder, Scored, Step, packed, unpack
+from ssd_lib.decoding.results import Chosen, Decision, Emitted, Recorder, Scored, Step, packed, unpack
 from ssd_lib.method import switching
 from ssd_lib.method.composite import (
     DEPTHS,
@@ -220,7 +220,7 @@ class Decoder:
         short = (asked & choice.short & ~(scored.target_nan | scored.draft_nan)).any(dim=1)
         return Decision(choice, alive, accepted, path, switching.take_back(switch, back), back, finished, short)
 
-    def choose(self, scored: Scored, path: SwitchState, depth: int) -> Choice:
+    def choose(self, scored: Scored, path: SwitchState, depth: int) -> Chosen:
         """The token of every position, whether it matches, and F of the candidates.
 
         Greedy: argmax F over the sample space; it matches when it is the draft's own greedy proposal. Sampling: the
@@ -240,9 +240,9 @@ class Decoder:
             wanted = composite_distribution(everywhere, space, target, found.fallback, config.top_p, config.top_k)
             flat = wanted.flatten(0, 1), draft.flatten(0, 1), scored.proposals.flatten()
             tokens, matched = (values.view(tokens.shape) for values in accept_or_resample(*flat, self.generator))
-        return Choice(tokens, matched, found.k, ~found.enough, found, scores)
+        return Chosen(tokens, matched, found.k, ~found.enough, found, scores)
 
-    def choose_where_they_differ(self, scored: Scored, path: SwitchState, depth: int) -> Choice:
+    def choose_where_they_differ(self, scored: Scored, path: SwitchState, depth: int) -> Chosen:
         """The same, greedily and on a CPU, without a word about positions where both models' favourites agree.
 
         Nor about those that a walk does not reach: first each row's first difference, then the others of rows that go on.
@@ -259,7 +259,7 @@ class Decoder:
             found = search(target, draft, here.union, self.config.candidates, depth)
             tokens[at], _ = choose(found, switching.alpha(here, self.config))
             k[at], short[at], open_[at] = found.k, ~found.enough, False
-        return Choice(tokens, tokens == scored.proposals, k, short)
+        return Chosen(tokens, tokens == scored.proposals, k, short)
 
     # -------------------------------------------------------------------------------------------- settle
 

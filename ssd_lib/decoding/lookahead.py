@@ -76,7 +76,7 @@ def longest_lookahead(config: SSDConfig) -> int:
 
 
 @dataclass
-class Share:
+class AcceptedShare:
     """How often guesses were accepted lately; before anything is seen, as often as `prior` says."""
 
     seen: float = 0.0
@@ -152,9 +152,9 @@ class Known:
     """What is known of two models at a number of rows, from call to call: costs, and how often guesses were accepted."""
 
     costs: Costs
-    overall: Share = field(default_factory=Share)
-    looked_up: Share = field(default_factory=Share)
-    by_confidence: list[Share] = field(default_factory=lambda: [Share() for _ in range(len(EDGES) + 1)])
+    overall: AcceptedShare = field(default_factory=AcceptedShare)
+    looked_up: AcceptedShare = field(default_factory=AcceptedShare)
+    by_confidence: list[AcceptedShare] = field(default_factory=lambda: [AcceptedShare() for _ in range(len(EDGES) + 1)])
     rounds: deque[tuple[int, int]] = field(default_factory=lambda: deque([(3, 3)], maxlen=ROUNDS))
     """Positions and tokens of the last rounds; the first entry is a guess."""
 

@@ -45,7 +45,7 @@ class Scored(NamedTuple):
     draft_nan: Bool[Tensor, "rows T"]
 
 
-class Choice(NamedTuple):
+class Chosen(NamedTuple):
     """The token of every position, and how it was found; without a record only where the models disagree."""
 
     tokens: Int[Tensor, "rows T"]
@@ -60,7 +60,7 @@ class Choice(NamedTuple):
 class Decision(NamedTuple):
     """What a round emits; nothing has changed yet."""
 
-    choice: Choice
+    choice: Chosen
     alive: Bool[Tensor, "rows T"]
     """These positions count."""
     accepted: Bool[Tensor, "rows T"]

@@ -52,7 +52,7 @@ AS_IS = "as is"
 WAYS: dict[str, Way] = {AS_IS: F.linear, "flipped": flipped, "onednn": onednn}
 
 
-class Choice:
+class FastestWay:
     """Products of one kind: timed, one way after the other, until the best is known."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Choice:
             self.best = WAYS[quickest if least[quickest] < TIE * least[AS_IS] else AS_IS]
 
 
-_kinds: dict[tuple[object, ...], dict[int, Choice]] = {}
+_kinds: dict[tuple[object, ...], dict[int, FastestWay]] = {}
 """What is known in this process: a choice for every number of tokens, for products that are otherwise alike."""
 
 
@@ -135,7 +135,7 @@ def _forward(layer: nn.Linear) -> Any:
         short = 0 < tokens <= LONGEST and input.is_contiguous()
         if not short or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return F.linear(input, layer.weight, layer.bias)
-        choice = choices.get(tokens) or choices.setdefault(tokens, Choice())
+        choice = choices.get(tokens) or choices.setdefault(tokens, FastestWay())
         return (choice.best or choice)(input, layer.weight, layer.bias)
 
     return forward

@@ -31,7 +31,7 @@ from ssd_lib.models.inference import generation_settings
 from ssd_lib.models.loading import base_of_adapter, how_to_convert, local_source, tokenizer_source
 from ssd_lib.models.pairs import PairSpec, check_template, check_vocabularies, choose_pair
 
-Verdict = Literal["ok", "look", "fault"]
+Outcome = Literal["ok", "look", "fault"]
 """Holds; works, but know it; cannot work."""
 QUESTION, ANSWER = "How do I brew the cordial?", "Sure, here is how. First"
 BYTES = {"32 bits": 4.0, "16 bits": 2.0, "8 bits": 1.0, "4 bits": 0.5 + 4 / 64}
@@ -47,17 +47,17 @@ class Finding:
     check: str
     target: str
     draft: str
-    verdict: Verdict = "ok"
+    verdict: Outcome = "ok"
     advice: str = ""
 
 
-def _both(check: str, cells: Sequence[str], verdict: Verdict = "ok", advice: str = "") -> Finding:
+def _both(check: str, cells: Sequence[str], verdict: Outcome = "ok", advice: str = "") -> Finding:
     """A line about both models, the target's cell first."""
     target, draft = cells
     return Finding(check, target, draft, verdict, advice)
 
 
-def _of(check: str, role: str, cell: str, verdict: Verdict, advice: str) -> Finding:
+def _of(check: str, role: str, cell: str, verdict: Outcome, advice: str) -> Finding:
     """A line about one model."""
     return _both(check, (cell, "") if role == "target" else ("", cell), verdict, advice)
 

@@ -31,7 +31,7 @@ from ssd_lib.settings import Positive, settings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Finding = tuple[str, str, Details]
+Labelling = tuple[str, str, Details]
 """Label, reason, details."""
 
 
@@ -44,7 +44,7 @@ class Guard:
 
     prompt: str
     marks: str
-    read: Callable[[str], Finding]
+    read: Callable[[str], Labelling]
     own_template: bool = True
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> list[int]:
@@ -117,7 +117,7 @@ HAZARDS = dict(re.findall(r"(?m)^(S[0-9]+): (.+)\.$", PROMPTS["llama_guard"]["pr
 """Names of the categories, as the prompt gives them."""
 
 
-def _read_llama_guard(reply: str) -> Finding:
+def _read_llama_guard(reply: str) -> Labelling:
     lines = [line.strip() for line in reply.strip().splitlines() if line.strip()]
     if not lines or lines[0].lower() not in ("safe", "unsafe"):
         raise _not_in_form(reply)
@@ -147,7 +147,7 @@ class Qwen3GuardSettings(LocalSettings):
     """What Controversial counts as; the model card calls the two the strict and the loose mode."""
 
 
-def _read_qwen3_guard(reply: str, controversial: str = "harmless") -> Finding:
+def _read_qwen3_guard(reply: str, controversial: str = "harmless") -> Labelling:
     safety = re.findall(r"(?m)^Safety: (Safe|Unsafe|Controversial)\s*$", reply)
     if len(safety) != 1:
         raise _not_in_form(reply)
@@ -183,7 +183,7 @@ class HarmBenchSettings(LocalSettings):
     """As in HarmBench (section 4 of the paper)."""
 
 
-def _read_harmbench(reply: str) -> Finding:
+def _read_harmbench(reply: str) -> Labelling:
     said = reply.strip().lower().rstrip(".")
     if said not in ("yes", "no"):
         raise _not_in_form(reply)

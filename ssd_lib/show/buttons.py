@@ -13,7 +13,7 @@ from typing import Any
 import ipywidgets
 
 from ssd_lib.method.trace import STYLES, UNION
-from ssd_lib.show.strips import Line, Token, details, tokens
+from ssd_lib.show.strips import Token, TraceLine, details, tokens
 
 EDGE = {how: style.split(";")[0].removeprefix("border-bottom:") for how, style in STYLES.items()}
 SHADE = UNION.split(";")[0].removeprefix("background:")
@@ -69,7 +69,7 @@ class TokenButtons:
         """The buttons of the present answer."""
         return self._buttons[: len(self._tokens)]
 
-    def show(self, lines: Sequence[Line], chosen: int | None) -> None:
+    def show(self, lines: Sequence[TraceLine], chosen: int | None) -> None:
         """Show an answer, one of its tokens chosen."""
         self._tokens = tokens(lines)
         while len(self._buttons) < len(lines):

@@ -17,7 +17,7 @@ from ssd_lib.config import SSDConfig
 from ssd_lib.defenders import Answer, answer
 from ssd_lib.method.trace import pieces
 from ssd_lib.models.pairs import PAIRS, Pair, PairSpec, choose_pair
-from ssd_lib.show.strips import Line, Side
+from ssd_lib.show.strips import Side, TraceLine
 from ssd_lib.show.style import ALPHAS
 
 KEPT = 64
@@ -71,9 +71,9 @@ class Run:
 
     settings: Settings
     answer: Answer
-    lines: list[Line]
+    lines: list[TraceLine]
     """One a token: the trace's columns, `text` and `proposal_text`; without a trace position, token and text only."""
-    history: list[Line]
+    history: list[TraceLine]
     """The same with the tokens that were taken back, where they came."""
     prefill: list[str]
     """The visible text of the prefilled tokens."""
@@ -143,7 +143,7 @@ def decode(pair: Pair, settings: Settings, stop: Callable[[], bool] = lambda: Fa
     return Run(settings, found, lines, history, pieces(pair.tokenizer, prefill), pair)
 
 
-def _lines(pair: Pair, found: Answer, before: int | None) -> list[Line]:
+def _lines(pair: Pair, found: Answer, before: int | None) -> list[TraceLine]:
     """An answer's tokens with their texts, those that were taken back among them. `before`: the token in front of it."""
     if found.trace is not None:
         return found.trace.to_frame(pair.tokenizer, retracted=True, before=before).to_dict("records")

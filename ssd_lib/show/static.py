@@ -120,7 +120,7 @@ def _part(part: str, run: Run, chosen: int, other: Run | None) -> Strip:
     return Strip(strips.comparison(other.side, run.side), strips.comparison_text(other.side, run.side))
 
 
-def _strip(lines: Sequence[strips.Line], prefill: Sequence[str], legend: str, legend_text: str) -> Strip:
+def _strip(lines: Sequence[strips.TraceLine], prefill: Sequence[str], legend: str, legend_text: str) -> Strip:
     return Strip(strips.strip(lines, prefill) + legend, f"{strips.strip_text(lines, prefill)}\n{legend_text}")
 
 
