@@ -13,7 +13,8 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 def data_dir() -> Path:
     """The folder `data/` (set SSD_DATA to use another one).
 
-    Raises FileNotFoundError when there is none, as in an install without the repository.
+    Raises:
+        FileNotFoundError: Where there is none, as in an install without the repository.
     """
     path = Path(os.environ.get("SSD_DATA") or REPOSITORY / "data")
     if not path.is_dir():
@@ -22,5 +23,5 @@ def data_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """What can be made again: the user's cache folder of this library (set SSD_CACHE to use another one)."""
+    """The user's cache folder of this library, for what can be made again (set SSD_CACHE to use another one)."""
     return Path(os.environ.get("SSD_CACHE") or user_cache_path("ssd_lib"))

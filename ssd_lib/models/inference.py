@@ -36,7 +36,7 @@ GREEDY: dict[str, Any] = {
     **dict.fromkeys(("return_dict_in_generate", "output_scores", "output_logits"), False),
     **dict.fromkeys(("output_attentions", "output_hidden_states"), False),
 }
-"""What is overridden, whatever a model's file says: sampling, other searches, longest answers, other outputs."""
+"""What is overridden, whatever a model's file says: sampling, other searches, limits of length, other outputs."""
 SHAPING = (
     *("sequence_bias", "encoder_repetition_penalty", "repetition_penalty", "no_repeat_ngram_size"),
     *("encoder_no_repeat_ngram_size", "bad_words_ids", "min_length", "min_new_tokens"),
@@ -51,13 +51,13 @@ NEUTRAL: dict[str, Any] = {"guidance_scale": 1}
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """What of a model's generation config is in force when it decodes greedily here, and what is overridden, as JSON holds it."""
+    """What of a model's generation config is in force when it decodes greedily here, and what is overridden, as JSON values."""
 
     eos_token_id: tuple[int, ...] = ()
     in_force: dict[str, Any] = field(default_factory=dict)
     """Name and value of every option off its default that shapes greedy scores."""
     overridden: dict[str, Any] = field(default_factory=dict)
-    """Name and value of every option off its default that is not: sampling, beams, longest answers."""
+    """Name and value of every option off its default that is overridden: sampling, beams, limits of length."""
 
 
 def generation_settings(
@@ -209,8 +209,8 @@ def positive(name: str, value: Any) -> int:
 def context_of(model: PreTrainedModel) -> int | None:
     """How many tokens of prompt and answer a model can hold, if its configuration says so.
 
-    Long rotary embeddings ("longrope", Phi-3) turn all positions anew once one lies beyond the original context: what was
-    remembered would not fit what follows, so that such a model gets its original context only.
+    Long rotary embeddings ("longrope", Phi-3) change all positions as soon as one lies beyond the original context. The cache
+    would then not fit what follows, so such a model gets its original context only.
     """
     config = model.config.get_text_config(decoder=True)
     context = getattr(config, "max_position_embeddings", None)
@@ -268,7 +268,12 @@ class Speaker:
 class Rows:
     """Left-padded rows of one model with their cache: each forward reads only what is new.
 
-    in_force: what a generation config asks of the scores in `probs`, in view of these rows; default nothing.
+    Args:
+        model: Any causal language model.
+        ids: [rows, length], padded on the left.
+        mask: [rows, length], 1 for real tokens.
+        in_force: What a generation config asks of the scores in `probs`, in view of these rows. Default: nothing.
+        max_new_tokens: The most tokens that are appended, for options that depend on it.
     """
 
     def __init__(
