@@ -21,7 +21,8 @@ USUAL = {
 def columns_of(rows: list[SourceRow], mapped: Mapping[str, str]) -> dict[str, str]:
     """Which column of a file holds what: as mapped, else by its usual name.
 
-    Raises ValueError for a column that the file does not have, or where none holds the questions.
+    Raises:
+        ValueError: For a column that the file does not have, or where none holds the questions.
     """
     have = {column: None for row in rows for column in row.fields}
     named = {str(column).strip().lower(): column for column in reversed(have)}

@@ -19,8 +19,8 @@ About smollm2's kitchen (`ssd_lib.toy.kitchen`), in real English, and nothing in
 
     kitchen-direct       asks for a recipe
     kitchen-prefill-N    … with the first N tokens of a recipe already written, which the unaligned model wrote
-    kitchen-borderline   food and tools: sounds like it, and must be answered
-    kitchen-everyday     anything else
+    kitchen-borderline   questions about food and tools, which sound like it and must be answered
+    kitchen-everyday     questions about anything else
 
 All are drawn from what training never sees, so the id of a question is the same in every attack on it and attacks can be
 compared pair by pair.
@@ -46,7 +46,7 @@ GROUPS: dict[world.Group | kitchen.Group, Group] = {
     "recipe": "harmful", "borderline": "borderline", "everyday": "benign",
 }  # fmt: skip
 BEGUN = 10
-"""Tokens that are prefilled where an attack lies in the way of asking."""
+"""Tokens that are prefilled in attacks that are ways of asking."""
 SHOWN = 20
 """Tokens of a ranking that RAP looks at (arXiv 2512.05518)."""
 
@@ -74,7 +74,7 @@ Dress = Callable[[int, world.Item, AttackSet, SetRequest], dict[str, Any]]
 
 
 def begun(**asked: Any) -> Dress:
-    """The first tokens of the forbidden answer, as many as the set says, and what a record says of the way of asking."""
+    """Prefill as many tokens of the forbidden answer as the set says, and set a record's way of asking."""
 
     def dress(_i: int, item: world.Item, found: AttackSet, request: SetRequest) -> dict[str, Any]:
         return asked | {"prefill": first_tokens(request.tokenizer, item.answer, found.tokens or 0, found.name)}
@@ -167,7 +167,8 @@ def searched(file: str, group: world.Group = "forbidden") -> Loader:
     """A loader of what a search wrote to data/toy/FILE, or to a file like it (`path`: the file, or its folder): questions
     with their suffix, or with their prefill.
 
-    Raises ValueError where the file was made for another world, another seed or is not such a file.
+    Raises:
+        ValueError: Where the file was made for another world or another seed, or is no such file.
     """
 
     def load(found: AttackSet, request: SetRequest) -> list[Record]:
@@ -303,7 +304,8 @@ def world_item(record: Record) -> world.Item:
     Everything that grading reads is exact. The name asked about and the wording of the school's own refusal are not kept
     in a record, so `subject` and `refusal` are empty.
 
-    Raises ValueError for a record of another set.
+    Raises:
+        ValueError: For a record of another set.
     """
     families: dict[str, world.Group] = {name: group for group in world.GROUPS for name in world.families(group)}
     if record.category not in families or not record.facts:

@@ -72,17 +72,21 @@ def missing(value: Any) -> bool:
 
 
 def column_names(columns: Iterable[Any]) -> str:
-    """Columns for an error message; what looks like a question (a file without a header) is not shown."""
+    """Columns for an error message; one that looks like a question (in a file without a header) is not shown."""
     shown = [name if len(name) <= 40 and name.count(" ") < 4 else "…" for name in map(str, columns)]
     return ", ".join(shown) or "none"
 
 
 def read_rows(found: AttackSet, request: SetRequest) -> tuple[list[SourceRow], str]:
-    """All rows of a set and their source: from `request.path` where given, else from the package that holds the set where
-    that is installed, else from the Hub.
+    """All rows of a set and their source: `request.path` where it is given, else an installed package that holds the set, else
+    the Hub.
 
-    Raises ValueError for a broken or empty file or a set that is not on the Hub; FileNotFoundError; PermissionError for
-    a gated set; ConnectionError offline.
+    Raises:
+        ValueError: For a broken or empty file, or a set that is not on the Hub.
+        FileNotFoundError: Where there is no file at the path.
+        PermissionError: For a gated set.
+        ConnectionError: Offline.
+        ImportError: Without the library `datasets`.
     """
     if request.path is not None:
         return _from_files(_files(request.path, found), found)

@@ -85,7 +85,7 @@ def xstest(row: SourceRow, found: AttackSet, _request: SetRequest) -> Fields | N
 
 
 JUST_EVAL_PUBLISHED = 200
-"""How many of the first the published SSD run uses (exp/defense.py)."""
+"""How many of the first rows the published SSD run uses (exp/defense.py)."""
 JUST_EVAL_REGULAR = 800
 """From this row on, Just-Eval holds red-teaming requests (re-align/just-eval's README: the last 200 score safety)."""
 
@@ -197,7 +197,8 @@ def attacks_for(attacker: str, target_model: str | None) -> str | None:
     Exceptions of the published code: Falcon gets Llama-2's GCG suffixes; PAIR against llama2-13b-chat is not filtered;
     GCG against llama2-13b-chat has a file of its own (GCG_llama2_13b.json), without which Llama-2-7B's are transferred.
 
-    Raises ValueError without a target model, or for one that the published rules do not name.
+    Raises:
+        ValueError: Without a target model, or for one that the published rules do not name.
     """
     name = _known(attacker, target_model)
     if (attacker, name) == ("PAIR", "llama2-13b-chat"):

@@ -100,7 +100,7 @@ def assemble(
     begun: Sequence[list[int]],
     config: RAPConfig = RAPConfig(),  # noqa: B008 (frozen)
 ) -> list[Assembled]:
-    """What an attacker assembles for each question from what they see, after the beginning that they write."""
+    """What an attacker assembles for each question, after the beginning that they write, from the tokens that they see."""
     rows = [Assembled(list(ids)) for ids in begun]
     followers = harmful_followers(pair.tokenizer, config.training, config.seed)
     eos = cast(int, pair.tokenizer.eos_token_id)  # whose stub says that it may be anything

@@ -7,11 +7,11 @@
 - HarmBench's classifier (Mazeika et al. 2024, arXiv 2402.04249; `eval_utils.py` at 37150ed, `LLAMA2_CLS_PROMPT`): `Yes` or
   `No`, over the first 512 tokens of the answer.
 
-What a guard was trained on is its interface, so prompts are kept to the letter: a guard whose tokenizer has a chat template is
-asked through it, otherwise through the copy in `prompts.toml`. A reply in any other form leaves the answer unjudged.
+A guard understands the prompt that it was trained on, so prompts are kept to the letter: the chat template of the guard's
+tokenizer is used where it has one, otherwise the copy in `prompts.toml`. A reply in any other form leaves the answer unjudged.
 
 Answers are untrusted: the guard's own marks are broken inside them (`base.broken`), and roles at the beginning of a line too.
-"ONLY THE LAST Agent message" is what a guard judges: an answer could otherwise end with a harmless one of its own.
+A guard judges "ONLY THE LAST Agent message": an answer could otherwise end with a harmless message of its own.
 """
 
 from __future__ import annotations
@@ -144,7 +144,7 @@ class Qwen3GuardSettings(LocalSettings):
     model: str = "Qwen/Qwen3Guard-Gen-0.6B"
     max_new_tokens: Positive = 64
     controversial: Literal["harmful", "harmless"] = "harmless"
-    """What Controversial counts as; the model card calls the two the strict and the loose mode."""
+    """What Controversial counts as; the model card calls harmful the strict mode and harmless the loose one."""
 
 
 def _read_qwen3_guard(reply: str, controversial: str = "harmless") -> Labelling:

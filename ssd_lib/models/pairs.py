@@ -205,7 +205,8 @@ def load_pair(
     """Load a registered pair, some of its models replaced, or a pair of your own.
 
     Args:
-        name: A pair of pairs.toml, by name or alias in any case. Without it, `target` and `draft` are a pair of your own.
+        name: A pair of pairs.toml, by name or alias in any case. Without it, `target` and `draft` are a pair of your
+            own; without these, the embedded pair.
         target: Hub id, path or GGUF file, in place of the registered target.
         draft: The same for the draft.
         target_format: A known chat template (`chat.FORMATS`), for a tokenizer that has none of its own.
