@@ -1,4 +1,4 @@
-"""A conversation of many turns, apart from the terminal that shows it: what was said, who answers, what the caches hold.
+"""A conversation of many turns, without the terminal that shows it: what was said, who answers, what the caches hold.
 
 SSD answers through `decoding.Conversation`, so that a turn reads only what is new; every other defender reads the whole
 conversation again at each turn.
@@ -55,9 +55,16 @@ class Turn:
 class Talk:
     """What was said so far, and how the next question will be answered.
 
-    context: tokens of prompt and answer together; default: what both models take, at most `CONTEXT`.
+    Args:
+        pair: Target and draft.
+        defender: Who answers.
+        prefill: What the first answer begins with.
+        max_new_tokens: Tokens of each answer, at most.
+        context: Tokens of prompt and answer together. Default: what both models take, at most `CONTEXT`.
+        retracted: Show tokens that were taken back in strips.
 
-    Raises ValueError for an unknown defender, or a context that a model does not have.
+    Raises:
+        ValueError: For an unknown defender, or a context that a model does not have.
     """
 
     def __init__(
@@ -93,10 +100,14 @@ class Talk:
     # -------------------------------------------------------------------------------------------- a turn
 
     def ask(self, question: str, listener: Listener) -> Turn:
-        """The answer to the next question. Ctrl-C stops it: what was said till then is the answer.
+        """The answer to the next question. Ctrl-C stops it: what was said until then is the answer.
 
-        Raises KeyboardInterrupt where nothing was said yet, ValueError for an empty question or a full context, and
-        whatever the defender raises. After any of them the conversation is as it was before the question.
+        After any error the conversation is as it was before the question.
+
+        Raises:
+            KeyboardInterrupt: Where nothing was said yet.
+            ValueError: For an empty question or a full context.
+            Exception: Whatever the defender raises.
         """
         asked = [*self.messages, {"role": "user", "content": question}]
         given = encode_answer(self.pair.tokenizer, self.prefill)
@@ -135,7 +146,7 @@ class Talk:
         return said
 
     def _cached(self, request: Request, prompts: tuple[list[int], list[int]]) -> tuple[Answer, int]:
-        """SSD's answer from the caches of the turns before, and how many tokens of its prompt they held."""
+        """SSD's answer from the caches of earlier turns, and how many tokens of its prompt they held."""
         if self.caches is None or self.cached_for != self.defender:
             self.cached_for = self.defender
             pair, config = self.pair, settings_for(self.pair, self.defender, self.changed.get(self.defender))
@@ -162,10 +173,12 @@ class Talk:
     # -------------------------------------------------------------------------------------------- commands
 
     def command(self, line: str) -> str:
-        """Do what a line that begins with / says; returns what to tell the user.
+        """Do what a line that begins with / says; returns what to show the user.
 
-        Raises ValueError for a command or a value that does not exist, OSError where a file cannot be written, EOFError
-        for /quit.
+        Raises:
+            ValueError: For a command or a value that does not exist.
+            OSError: Where a file cannot be written.
+            EOFError: For /quit.
         """
         name, _, rest = line.partition(" ")
         if name not in COMMANDS:
@@ -241,7 +254,7 @@ COMMANDS: dict[str, tuple[Callable[[Talk, str], str], str, str]] = {
     "/retracted": (Talk.show_retracted, "/retracted", "show, struck through, what ssd-hardened took back; again: hide it"),
     "/quit": (Talk.quit, "/quit", "end, as Ctrl-D does"),
 }  # fmt: skip
-"""Of every command: what it does, how it is written, and its line of /help."""
+"""For every command: what it does, how it is written, and its line of /help."""
 
 
 def _value(raw: str) -> Any:
