@@ -24,7 +24,7 @@ PARTS: dict[str, Callable[[Plan], pd.DataFrame]] = {
     "hardened": hardened.hardened,
 }
 TRIED = REPOSITORY / "runs" / "bench"
-"""Where a run's results go that measured nothing of interest."""
+"""Where the results of a quick run go."""
 
 
 def main(quick: bool = False, only: str = "", brief: bool = False, out: Path | None = None) -> str:

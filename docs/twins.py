@@ -19,7 +19,7 @@ from jupytext.config import load_jupytext_config
 
 ROOT = Path(__file__).resolve().parent.parent
 MARGIN = 10
-"""Seconds. A checkout or a merge writes both files within them, in any order: then the notebook is right."""
+"""Seconds. A checkout or a merge writes both files within this time, in any order: then the notebook is right."""
 PERCENT = {"extension": ".py", "format_name": "percent"}
 
 

@@ -1,9 +1,9 @@
-"""What stood to choice at a token, and how the scheduler saw the answer.
+"""Which candidates a token was chosen from, and how the scheduler saw the answer.
 
     candidates   P_M, P_m and F = P_M + α (P_m − P_M) of both models' best tokens, the sample space V marked with ∈
     timeline     match ratio of the running bin against its threshold, Union shaded (arXiv 2508.17739, section 4.3)
 
-The table needs no styles to be read: every bar has its number. The timeline is inline SVG and for a living page;
+The table can be read without styles: every bar has its number. The timeline is inline SVG, for pages with a kernel;
 `plots.switching` draws the same as a PNG.
 """
 

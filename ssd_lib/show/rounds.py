@@ -1,7 +1,7 @@
 """The rounds of an answer, to be played: the draft proposes, the target verifies (arXiv 2508.17739, section 4).
 
-Two frames a round. A trace keeps what was looked at: after the first token that differs from its proposal the round ends, so
-proposals further on were thrown away unseen. Tokens that were taken back stand in their rounds, struck through.
+There are two frames a round. A trace keeps the tokens up to the first that differs from its proposal: there the round ends, and
+later proposals are dropped unseen. Tokens that were taken back stand in their rounds, struck through.
 """
 
 from __future__ import annotations
@@ -35,9 +35,13 @@ def frames(lines: Sequence[TraceLine]) -> int:
 
 
 def frame(lines: Sequence[TraceLine], index: int, lookahead: int, prefill: Sequence[str] = ()) -> str:
-    """Frame 2r: what the draft proposes in round r; frame 2r + 1: what became of it. `lookahead`: proposals of a round.
+    """Frame 2r: what the draft proposes in round r; frame 2r + 1: what became of it.
 
-    lines: those that were taken back among them.
+    Args:
+        lines: All of the answer, with those that were taken back.
+        index: Of the frame, from 0.
+        lookahead: Proposals of a round; 0 where the number differs from round to round.
+        prefill: The pieces of what the attacker wrote.
     """
     seen = _seen(lines, index)
     table = _table(seen.now, lookahead, seen.verified)
@@ -77,7 +81,7 @@ def _seen(lines: Sequence[TraceLine], index: int) -> _Seen:
 
 
 def _so_far(before: Sequence[TraceLine], prefill: Sequence[str]) -> str:
-    # what is taken back later stood there then
+    # also what is taken back later
     kept = tokens([line | {"retracted": False} for line in before[-SO_FAR:]])
     room = SO_FAR - len(before)
     written = isolated("".join(prefill[-room:])) if room > 0 else ""

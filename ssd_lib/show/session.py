@@ -33,7 +33,7 @@ SHORT = {
     "top_p": "top-p",
     "seed": "seed",
 }
-"""Settings that change tokens, in short."""
+"""Settings that change tokens, and their short names."""
 
 
 class Stopped(Exception):
@@ -56,7 +56,7 @@ class Settings:
     max_new_tokens: int = 80
 
     def normal(self) -> Settings:
-        """The same answer's settings with what does not matter to it put aside, so that it is decoded only once."""
+        """The same answer's settings without those that do not affect it, so that it is decoded only once."""
         config = self.config if self.defender in SSD else SSDConfig()
         return replace(self, config=config, prefill=self.prefill if self.prefill_tokens else "")
 
@@ -124,9 +124,16 @@ def written(pair: Pair, settings: Settings) -> list[int]:
 
 
 def decode(pair: Pair, settings: Settings, stop: Callable[[], bool] = lambda: False) -> Run:
-    """Decode one answer. `stop` is asked before every forward; when it says yes, Stopped is raised.
+    """Decode one answer.
 
-    Raises whatever the defender raises.
+    Args:
+        pair: Target and draft.
+        settings: What decides the answer.
+        stop: Asked before every forward.
+
+    Raises:
+        Stopped: Where `stop` says yes.
+        Exception: Whatever the defender raises.
     """
     prefill = written(pair, settings)
     with stoppable([pair.target, pair.draft], stop):
@@ -156,7 +163,7 @@ def _lines(pair: Pair, found: Answer, before: int | None) -> list[TraceLine]:
 def stoppable(models: Sequence[PreTrainedModel], stop: Callable[[], bool]) -> Iterator[None]:
     """Inside, each forward of these models in this thread raises Stopped once `stop()` is true.
 
-    A streamer would do for one answer; a defence that answers several times takes none, but it too reads its tokens.
+    For one answer a streamer would be enough; a defence that answers several times takes none, but also runs forwards.
     """
     here = threading.get_ident()
 

@@ -4,12 +4,12 @@ Every mark is made three times, so that it is seen in colour, in grey and withou
 
     matched      plain        blue line
     corrected    bold         double vermilion line      [in brackets] as text
-    insisted     italics      dotted amber line          {in braces} as text
+    insisted     italics      dotted amber line          {in braces} as text     (the target fallback)
     Union        ∪            shaded                     ∪: as text     (Intersection: ∩, not shaded)
     taken back   struck       faded                      ~tilde~ as text
     differs      «between»    dashed outline
 
-`tokens` finds the marks once for every strip: these, the explorer's buttons, the figure of answers, the terminal's.
+`tokens` finds the marks for every strip: these, the explorer's buttons, the figure of answers, the terminal.
 Texts are untrusted: tokens come through `trace.visible`, all of them are escaped, each stands in a `bdi` of its own.
 """
 
@@ -37,7 +37,7 @@ SCROLLS = "width:0;min-width:100%;overflow-x:auto"
 SMALL = "font-size:85%;line-height:1.5"
 DIFFERS = "outline:1px dashed rgba(128,128,128,.9)"
 SHARED = 3
-"""Tokens in a row that make two answers the same there."""
+"""How many equal tokens in a row make two answers the same there."""
 BOX = "font-family:monospace;line-height:2;white-space:pre-wrap;overflow-wrap:anywhere"
 
 
@@ -47,12 +47,12 @@ def escape(text: str) -> str:
 
 
 def isolated(piece: str) -> str:
-    """A piece that `trace.visible` made, escaped, in an element whose direction of writing ends with it."""
+    """A piece that `trace.visible` made, escaped, in an element that keeps its writing direction to itself."""
     return f"<bdi>{html.escape(piece, quote=True)}</bdi>"
 
 
 def clip(text: str, length: int = 72) -> str:
-    """The first characters only: prompts are never shown whole."""
+    """The beginning of a text: prompts are never shown whole."""
     return text if len(text) <= length else text[: length - 2].rstrip() + " …"
 
 
@@ -112,7 +112,7 @@ def details_html(line: TraceLine) -> str:
 
 
 def strip(lines: Sequence[TraceLine], prefill: Sequence[str] = (), differs: Sequence[bool] = ()) -> str:
-    """The answer as HTML, what the attacker wrote in front of it. `differs` marks tokens, one flag each."""
+    """The answer as HTML, after what the attacker wrote. `differs` marks tokens, one flag each."""
     written = f'<span style="{FADED}" title="written by the attacker">{isolated("".join(prefill))}</span> ‖ '
     parts = [written] * bool(prefill)
     for differ, run in _runs(lines, differs):
@@ -194,7 +194,7 @@ def page(trace: Trace, tokenizer: Decodes, opened: bool = False) -> str:
 def differing(left: Sequence[int], right: Sequence[int]) -> tuple[list[bool], list[bool]]:
     """Which tokens of each answer are not in the other one, in the order they stand in.
 
-    A word or two that both happen to use ("the") is no agreement: shorter runs than SHARED count as different.
+    A word or two that both happen to use ("the") do not count: runs shorter than SHARED are different.
     """
     flags = [True] * len(left), [True] * len(right)
     for block in SequenceMatcher(None, left, right, autojunk=False).get_matching_blocks():
