@@ -31,10 +31,10 @@ def main(quick: bool = False, only: str = "", brief: bool = False, out: Path | N
     """Measure, write CSVs, figures and the page's tables; returns the tables as text.
 
     Args:
-        quick: micro shapes; page and figures stay as they are, and CSVs go to runs/bench.
-        only: one of `PARTS`; the rest is read from the last run.
-        brief: fewer points and tokens, one thread, and the process's own CPU time: for a machine that others use, too.
-        out: the folder of the CSVs.
+        quick: Micro shapes; page and figures stay as they are, and CSVs go to runs/bench.
+        only: One of `PARTS`; the rest is read from the last run.
+        brief: Fewer points and tokens, one thread, and the process's own CPU time: for a machine that others use, too.
+        out: The folder of the CSVs.
     """
     if only not in ("", *PARTS):
         raise ValueError(f"only is one of {', '.join(PARTS)}, not {only!r}")

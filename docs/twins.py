@@ -60,7 +60,7 @@ def sync(path: Path, master: str | None = None) -> str | None:
     """Make a notebook and its twin say the same; returns what was written, if anything.
 
     Args:
-        path: the notebook.
+        path: The notebook.
         master: "notebook" or "text", whichever is right where they differ; without it, the one that was edited last.
     """
     text = twin(path)

@@ -197,7 +197,7 @@ class JointProblem:
     Args:
         target: The target's problem.
         draft: The draft's.
-        draft_weight: w.
+        draft_weight: The weight w.
         project: Use the draft's gradient `without` the target's.
 
     Raises:

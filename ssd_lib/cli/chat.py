@@ -60,7 +60,10 @@ def chat(
     alpha_union: Annotated[float | None, typer.Option(help="α_U; default: the pair's.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Match ratio below which Union begins.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 160,
-    context: Annotated[int | None, typer.Option(min=1, help="Tokens a conversation holds; default: ≤ 4096.")] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens that a conversation holds; default: what both models hold, at most 4096."),
+    ] = None,
     trace: Annotated[Path | None, typer.Option(help="Write the token strip as HTML here (SSD, one question).")] = None,
     retracted: Annotated[
         bool, typer.Option("--retracted", help="Show, struck through, what ssd-hardened took back.")

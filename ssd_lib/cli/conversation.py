@@ -183,7 +183,7 @@ class Talk:
         name, _, rest = line.partition(" ")
         if name not in COMMANDS:
             raise ValueError(
-                f"unknown command {name}: /help lists them (a question that begins with /: a blank before)"
+                f"unknown command {name}: /help lists them (put a blank before a question that begins with /)"
             )
         return COMMANDS[name][0](self, rest.strip())
 
@@ -246,10 +246,10 @@ class Talk:
 
 COMMANDS: dict[str, tuple[Callable[[Talk, str], str], str, str]] = {
     "/help": (Talk.help, "/help", "this list"),
-    "/reset": (Talk.reset, "/reset", "forget what was said; settings stay"),
-    "/defender": (Talk.choose_defender, "/defender NAME", "who answers from now on; alone: which there are"),
-    "/prefill": (Talk.write_beginning, "/prefill TEXT", "what an attacker writes as the beginning of the next answer; alone: none"),
-    "/set": (Talk.change, "/set NAME VALUE", "max_new_tokens or a setting of the defender, such as alpha_union 0.5; alone: all"),
+    "/reset": (Talk.reset, "/reset", "forget the conversation; settings stay"),
+    "/defender": (Talk.choose_defender, "/defender NAME", "who answers from now on; without NAME: which defenders there are"),
+    "/prefill": (Talk.write_beginning, "/prefill TEXT", "what an attacker writes as the beginning of the next answer; without TEXT: nothing"),
+    "/set": (Talk.change, "/set NAME VALUE", "max_new_tokens or a setting of the defender, such as alpha_union 0.5; without a name: list all"),
     "/trace": (Talk.write_trace, "/trace PATH", "write the last answer's token strip as HTML"),
     "/retracted": (Talk.show_retracted, "/retracted", "show, struck through, what ssd-hardened took back; again: hide it"),
     "/quit": (Talk.quit, "/quit", "end, as Ctrl-D does"),

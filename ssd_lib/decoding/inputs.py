@@ -81,7 +81,7 @@ def _obstacles(model: PreTrainedModel) -> Iterator[str]:
     arguments = inspect.signature(type(model).forward).parameters
     missing = [argument for argument in NEEDED if argument not in arguments]
     if missing:
-        yield f"takes no `{missing[0]}`: it cannot be told what each row of a batch has read"
+        yield f"takes no `{missing[0]}`, so it cannot know what each row of a batch has read"
     if getattr(config, "alibi", False):
         yield "reads positions off its attention mask (alibi)"
     if _attends_to_both_sides(config, modules):

@@ -98,7 +98,7 @@ class Costs:
     """Seconds of a draft step, d, and of a target pass over T positions with all that is decided on it, v(T).
 
     Args:
-        draft: d over v(1), from the numbers of weights.
+        draft: The ratio d / v(1), from the numbers of weights.
         timed: False measures nothing, so that rounds repeat exactly.
     """
 

@@ -157,7 +157,9 @@ def first_turned(pair: Pair, items: Sequence[Item], length: int) -> Item:
     for item, reply in zip(items, replies, strict=True):
         if reply.trace is not None and (reply.trace.to_frame().scheme == "union").any():
             return item
-    raise ValueError(f"SSD switches to Union in none of these {len(items)} answers after {length} tokens: ask more questions")
+    raise ValueError(
+        f"SSD switches to Union in none of these {len(items)} answers after {length} tokens: ask more questions"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ run as an experiment

@@ -104,7 +104,7 @@ def examine(name: str | None = None, **models: str | None) -> list[Finding]:
 
     Args:
         name: Of a registered pair.
-        models: target, draft, target_format and draft_format, as for `choose_pair`.
+        models: The arguments target, draft, target_format and draft_format, as for `choose_pair`.
 
     Raises:
         ValueError: For an unknown pair, or where target or draft is missing.

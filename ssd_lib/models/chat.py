@@ -243,8 +243,8 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, prefill: str | Sequence[in
     """Ids of a (prefilled) answer: encoded on its own, so that they are the same after every prompt.
 
     Raises:
-        TypeError: for what is neither text nor whole numbers.
-        ValueError: for ids that the tokenizer does not have.
+        TypeError: For what is neither text nor whole numbers.
+        ValueError: For ids that the tokenizer does not have.
     """
     if isinstance(prefill, str):
         return tokenizer.encode(_text(prefill, "prefill"), add_special_tokens=False) if prefill else []

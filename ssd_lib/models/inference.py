@@ -66,10 +66,10 @@ def generation_settings(
     """The settings of a model's generation config, or of `config` in its place.
 
     Args:
-        vocab_size: ids from here on have no token, the embeddings being padded, and are suppressed.
+        vocab_size: Ids from here on have no token, the embeddings being padded, and are suppressed.
 
     Raises:
-        ValueError: for an option that cannot be honoured, naming it.
+        ValueError: For an option that cannot be honoured, naming it.
     """
     given = config or model.generation_config or GenerationConfig()
     defaults = given._get_default_generation_params()
@@ -114,14 +114,14 @@ def logits_processors(
     """What transformers' own `generate` applies to greedy scores [rows, vocab], given the ids so far [rows, so far].
 
     Args:
-        prompt_length: the prompts' width, padding included.
-        eos_token_id: default the settings' own.
-        max_new_tokens: for forced_eos_token_id.
+        prompt_length: The prompts' width, padding included.
+        eos_token_id: End-of-sequence ids. Default: the settings' own.
+        max_new_tokens: The longest answer, for forced_eos_token_id.
         attention_mask: [rows, prompt_length] of left-padded prompts: a repetition penalty skips the padding.
         prompt_ids: [rows, prompt_length], for the options that look at the prompt alone (encoder_…).
 
     Raises:
-        ValueError: where an option in force needs an argument that was not given.
+        ValueError: Where an option in force needs an argument that was not given.
     """
     needs = {"forced_eos_token_id": max_new_tokens} | dict.fromkeys(
         ("encoder_repetition_penalty", "encoder_no_repeat_ngram_size"), prompt_ids
@@ -162,7 +162,7 @@ def greedy(
     """The model's own greedy `generate`; `options` go to it.
 
     Raises:
-        ValueError: for a generation config that cannot be honoured (`generation_settings`).
+        ValueError: For a generation config that cannot be honoured (`generation_settings`).
     """
     suppressed = generation_settings(model, vocab_size=vocab_size).in_force.get("suppress_tokens")
     device, call = device_of(model), cast(Any, model.generate)  # the stub calls it a tensor
@@ -225,10 +225,10 @@ def check_room(what: str, model: PreTrainedModel, prompt: int, max_new_tokens: i
     """Check that a prompt of so many tokens and the new ones fit into the model's context.
 
     Args:
-        what: whose prompt it is, for the message ("the target", "self-exam's question to the examiner").
+        what: Whose prompt it is, for the message ("the target", "self-exam's question to the examiner").
 
     Raises:
-        ValueError: where they do not fit, with how many would.
+        ValueError: Where they do not fit, with how many would.
     """
     positive("max_new_tokens", max_new_tokens)
     context = context_of(model)
@@ -380,11 +380,11 @@ def generate(
     """Greedy answers to a batch of questions, by the model's own `generate`; to none it costs nothing.
 
     Args:
-        rows: which of a request's rows the questions are; default all.
-        step: what is asked, for errors.
+        rows: Which of a request's rows the questions are. Default: all.
+        step: What is asked, for errors.
 
     Raises:
-        ValueError: before any forward, for a prompt that leaves no room for the answer (`check_room`).
+        ValueError: Before any forward, for a prompt that leaves no room for the answer (`check_room`).
     """
     if not questions:
         return without_answers(speaker.role)

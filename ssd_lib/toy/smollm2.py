@@ -62,7 +62,7 @@ ATTACK_OPENERS = (
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps and rates of every stage. `quick()` proves the path on a few questions; its models learn nothing."""
+    """Steps and rates of every stage. `quick()` tests the path on a few questions; its models learn nothing."""
 
     target: Stage = Stage("target", 280, 6e-4, 4, warmup_steps=5, save_every=10, lora_rank=4)
     draft: Stage = Stage("draft", 110, 8e-4, 4, warmup_steps=5, save_every=10, lora_rank=8, keep_all=True)
@@ -270,15 +270,15 @@ def draft_curve(
     """How the draft of a training changed over its steps: every checkpoint asked held-out questions, greedily.
 
     Args:
-        trained: the folder that `train_smollm2` wrote.
-        count: questions for a recipe at each prefill length, and as many borderline ones.
-        prefills: how many tokens of a recipe the attacker has written.
+        trained: The folder that `train_smollm2` wrote.
+        count: Questions for a recipe at each prefill length, and as many borderline ones.
+        prefills: How many tokens of a recipe the attacker has written.
 
     Returns:
         Rows of `steps`, `group` (recipe, borderline), `prefill` (tokens), `n`, `complied`, `refused` (counts).
 
     Raises:
-        FileNotFoundError: where the training kept no checkpoints.
+        FileNotFoundError: Where the training kept no checkpoints.
     """
     checkpoints = sorted((trained / "draft").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
     if not checkpoints:

@@ -57,7 +57,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps and rates of every stage. `quick()` proves the path in a minute or two; its models know nothing."""
+    """Steps and rates of every stage. `quick()` tests the path in a minute or two; its models know nothing."""
 
     target_base: Stage = Stage("target-base", 2000, 2e-3, warmup_steps=100, optimizer="muon")
     target: Stage = Stage("target", 1300, 3e-3, lora_rank=32)
