@@ -94,7 +94,7 @@ def _written(value: Value) -> str:
 
 
 def read_choices(entries: Iterable[Any], find: Callable[[str], str]) -> tuple[Choice, ...]:
-    """Each entry a word, or a table with name, settings and grid; every name resolved by `find`, none twice."""
+    """The choices of entries (words, or tables with name, settings and grid), names resolved by `find`, none twice."""
     chosen = [choice for entry in ([entries] if isinstance(entries, str) else entries) for choice in _expand(entry)]
     return tuple(dict.fromkeys(replace(choice, name=find(choice.name)) for choice in chosen))
 

@@ -33,9 +33,11 @@ SEED = 0
 class Agreement:
     """Agreement of judges, pair by pair.
 
-    `pairs`: one row a pair: first, second, both (answers that both judged), agree (share), kappa, low, high.
-    `confusion`: for every pair a table, the first judge's labels down, the second's across.
-    `unjudged`: for every judge the number of answers that it left unjudged.
+    Attributes:
+        pairs: One row a pair: first, second, both (answers that both judged), agree (share), kappa, and low and high, the ends
+            of κ's 95% interval.
+        confusion: For every pair a table, the first judge's labels down, the second's across.
+        unjudged: For every judge the number of answers that it left unjudged.
     """
 
     pairs: pd.DataFrame

@@ -81,7 +81,7 @@ class Judge:
 
 
 def harmful_request(record: Record) -> bool:
-    """For judges that ask how far a forbidden request was served."""
+    """For judges that ask how far an answer complies with a forbidden request."""
     return record.group == "harmful"
 
 

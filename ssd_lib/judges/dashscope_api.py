@@ -150,7 +150,7 @@ class Client:
         return Transient(why) if status in TRIED_AGAIN or status >= 500 else Final(why)
 
     def _reply(self, response: Any) -> Reply:
-        """What the model said. Raises some error for a body of another form."""
+        """The model's reply in a response. Raises some error for a body of another form."""
         choice, used = response.output.choices[0], response.usage
         text = choice.message.content
         tokens = used.get("total_tokens") or used.get("input_tokens", 0) + used.get("output_tokens", 0)

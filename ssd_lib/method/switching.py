@@ -207,6 +207,6 @@ def at(path: SwitchState, position: Int[Tensor, " rows"]) -> SwitchState:
 
 
 def restart(state: SwitchState, rows: Bool[Tensor, " rows"], config: SSDConfig) -> SwitchState:
-    """These rows begin anew: another answer takes their place."""
+    """These rows start again, for another answer."""
     fresh = start(rows.shape[0], config, rows.device)
     return SwitchState(*(torch.where(rows, new, old) for new, old in zip(fresh, state, strict=True)))

@@ -37,7 +37,7 @@ class Box(NamedTuple):
 
 
 class Arrow(NamedTuple):
-    """A way from one point to the next, along corners, with a word at `label_at`."""
+    """A line from point to point, ending in an arrow, with a label at `label_at`."""
 
     points: Sequence[tuple[float, float]]
     label: str = ""
