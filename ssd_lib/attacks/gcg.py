@@ -192,13 +192,7 @@ def banned_tokens(tokenizer: PreTrainedTokenizerBase, vocab: int) -> Bool[Tensor
 class JointProblem:
     """The same question for target and draft: L = (1 − w) L_target + w L_draft; reached when both have reached theirs.
 
-    A suffix is tokens of the vocabulary that both models share.
-
-    Args:
-        target: The target's problem.
-        draft: The draft's.
-        draft_weight: The weight w.
-        project: Use the draft's gradient `without` the target's.
+    A suffix is tokens of the vocabulary that both models share; `project` takes the draft's gradient `without` the target's.
 
     Raises:
         ValueError: For a weight outside 0 … 1, or where the two tokenizers encode the start differently.

@@ -182,13 +182,8 @@ class Decoder:
     ) -> tuple[Float[Tensor, "rows new vocab"], Bool[Tensor, "rows new"]]:
         """Softmax in fp32, on the target's device, and where it is not a number (one such logit spoils its position).
 
-        Such positions are made uniform for sampling: a draw from them would raise before the round can report them.
-
-        Args:
-            logits: Of one model, in view of the round's tokens.
-            guessed: All tokens of this round before the last position, for logits processors.
-            indices: As for `Processors`; default: all rows.
-            again: As for `Processors`.
+        Such positions are made uniform for sampling: a draw from them would raise before the round can report them. `guessed`
+        are all tokens of this round before the last position; the other arguments are those of `Processors`.
         """
         logits = logits.to(self.target.device)
         if self.processors is not None:

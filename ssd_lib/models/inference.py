@@ -269,9 +269,6 @@ class Rows:
     """Left-padded rows of one model with their cache: each forward reads only what is new.
 
     Args:
-        model: Any causal language model.
-        ids: [rows, length], padded on the left.
-        mask: [rows, length], 1 for real tokens.
         in_force: What a generation config asks of the scores in `probs`, in view of these rows. Default: nothing.
         max_new_tokens: The most tokens that are appended, for options that depend on it.
     """
