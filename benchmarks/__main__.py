@@ -5,7 +5,9 @@ import argparse
 from benchmarks.run import PARTS, main
 
 parser = argparse.ArgumentParser(prog="benchmarks", description=__doc__)
-parser.add_argument("--quick", action="store_true", help="micro shapes: proves the path, measures nothing of interest")
+parser.add_argument(
+    "--quick", action="store_true", help="micro shapes: a test of the path, with numbers of no interest"
+)
 parser.add_argument("--brief", action="store_true", help="fewer points, one thread, CPU time: for a busy machine")
 parser.add_argument("--only", default="", choices=["", *PARTS])
 given = parser.parse_args()

@@ -1,6 +1,6 @@
-"""Peers side by side over the match ratio, context length and batch size; guesses from the text so far.
+"""Peers side by side over match ratio, context length and batch size, and guesses from the text so far.
 
-Peers take turns within one process, so that a slow moment of the machine meets all of them. Every table is written to
+Peers take turns within one process, so that a slow moment of the machine affects all of them. Every table is written to
 benchmarks/results/ as it is finished. `run` calls this; `parts` says where the time goes.
 """
 
@@ -87,7 +87,7 @@ QUICK = Plan(
 
 
 def environment(device: str = "cpu") -> dict[str, Any]:
-    """What every line of a result was measured with."""
+    """Versions and hardware, written into every line of a result."""
     name = torch.cuda.get_device_name() if device == "cuda" else _processor()
     return {
         "device": name,
@@ -118,8 +118,8 @@ def write(name: str, lines: list[dict[str, Any]]) -> pd.DataFrame:
 # ------------------------------------------------------------------------------------------------ peers over the match ratio
 
 
-KEPT = 100_000_000  # bytes of weights that may stay in a processor's own memory
-WARM_UPS = 6  # runs after which seldom kinds of products are left as they are
+KEPT = 100_000_000  # bytes of weights that may stay in a processor's cache
+WARM_UPS = 6  # runs, at most, until every kind of product has chosen its way; rare ones stay unsettled
 PREFILL = "Sure, here is the recipe. Put"
 OURS, FIXED, AS_IS = "ssd_lib", "ssd_lib, T = 3", "ssd_lib, products as they are"
 BARE, MEMORY = "bare forwards", "memory (limit)"
@@ -172,13 +172,13 @@ def compare(work: Workload, repeats: int, published: bool, as_is: bool = False) 
 
 
 def run_own(name: str, work: Workload, **settings: Any) -> Any:
-    """`peers.run_ours`, with what this peer alone has learnt of costs."""
+    """`peers.run_ours`, with the costs that this peer alone has measured."""
     with peers.own_costs(name):
         return peers.run_ours(work, **settings)
 
 
 def warm_up(work: Workload) -> None:
-    """Until every kind of short product that occurs has chosen its way."""
+    """Run until every kind of short product that occurs has chosen its way."""
     peers.settle_products(work.target, work.draft, work.ids.tolist())
     for _ in range(WARM_UPS):
         run_own(OURS, work)
@@ -204,8 +204,8 @@ def of_memory(
 ) -> dict[str, Any]:
     """The line of the memory's limit: the prompts as they are read, then every round's weights at measured bandwidth.
 
-    `share_of_memory_limit` goes to our line: of the time that rounds took, what memory needs (the prompts left out); not
-    where the weights are so small that a processor keeps them.
+    Our own line gets `share_of_memory_limit`: the time that memory needs over the time that rounds took, without the prompts;
+    not where the weights are so small that they fit into a processor's cache.
     """
     size = peers.bytes_read(work.target)
     least = [peers.memory_seconds(work, schedule) for schedule in schedules]
@@ -335,7 +335,7 @@ class Clock:
 
     @property
     def per_token(self) -> float:
-        """Seconds a token once the prompt has been read: from the first answer token on, but the first round's few."""
+        """Seconds a token after the prompt and the first round's tokens."""
         skipped = BLOCK // 4
         return (self.times[-1] - self.times[skipped]) / (len(self.times) - 1 - skipped)
 

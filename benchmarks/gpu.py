@@ -3,9 +3,9 @@
     python -m benchmarks.gpu                         Llama-2-7B and TinyLlama shapes, bf16, random weights, on a CUDA device
     python -m benchmarks.gpu --micro --device cpu    micro shapes through the same code; recordings are imitated (replay.py)
 
-The limit is set by memory: a round reads the draft's weights at each of its steps and the target's once, so it takes at least
+Memory sets the limit: a round reads the draft's weights at each of its steps and the target's once, so it takes at least
 (steps · draft bytes + target bytes) / bandwidth, with the bandwidth of a large read on the same device, measured here.
-Prompts are read before the clock starts, and so are graphs recorded; what a recording costs has a column of its own.
+Prompts are read and graphs recorded before the clock starts; what a recording costs has a column of its own.
 Not run on a GPU yet: see README.md.
 """
 
@@ -187,8 +187,8 @@ class Prompted:
 def compiled(pair: Pair, device: torch.device) -> Iterator[None]:
     """While open, both models are compiled with mode="reduce-overhead" over a static cache; on a CPU by a graph-only backend.
 
-    That mode makes CUDA graphs of its own. It needs fixed shapes, all slots visible, and to be told that keys and values stay
-    where they are: without, it copies them at every call.
+    That mode makes CUDA graphs of its own. It needs fixed shapes, all slots visible, and a mark on keys and values that they stay
+    where they are: without it, they are copied at every call.
     """
     kind: Any = CachedModel
     saved = RowCache.show_up_to, kind.__init__
@@ -289,7 +289,7 @@ def prompts(vocabulary: int, length: int, rows: int) -> Tensor:
 
 
 def published(work: Workload, plan: Plan, ratio: float, device: torch.device) -> dict[str, Any]:
-    """The published loop, once: it needs no warm-up to be slow."""
+    """The published loop, run once, without a warm-up."""
     begun = now(device)
     peers.published(work)
     rate = plan.new_tokens / (now(device) - begun)

@@ -1,4 +1,4 @@
-"""Hardened SSD beside published SSD: what an answer costs, and how long until its first token is seen.
+"""Hardened SSD beside published SSD: the cost of an answer, and the time until its first token is seen.
 
 Both take turns within one process, over the match ratio of the synthetic pair and in the worst case of docs/contract.md: every
 bin of Intersection is taken back, and every bin of Union ends the alarm.
@@ -27,7 +27,7 @@ WORST = {"no match": 7 * [False], "the alarm comes last": [*4 * [True], *3 * [Fa
 
 
 def hardened(plan: Plan) -> pd.DataFrame:
-    """One line a workload and way to switch."""
+    """One line for each workload and way of switching."""
     lines = []
     for work in tqdm(list_of(plan), total=len(plan.match_ratios) + len(WORST), desc="hardened", unit="workload"):
         lines += compare(work, plan.repeats)

@@ -1,7 +1,7 @@
 """Where the time of decoding goes: the two models' forwards, and everything that is ours besides.
 
-The clock runs over the whole loop (`Loop.run`), prompts of the first rows read before. What is spent inside the two models
-is taken off (`CachedModel.call`: nothing but `model(…)`); the rest is choosing, switching and book-keeping: masks, softmax,
+The clock runs over the whole loop (`Loop.run`); prompts of the first rows are read before. The time inside the two models
+(`CachedModel.call`: nothing but `model(…)`) is subtracted; the rest is choosing, switching and book-keeping: masks, softmax,
 sample spaces, the scheduler, the lookahead controller, lists of tokens.
 """
 

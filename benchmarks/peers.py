@@ -31,7 +31,7 @@ clock: Callable[[], float] = time.perf_counter
 
 
 def measure_cpu_time() -> None:
-    """Count the seconds that this process computes instead of those that pass: on a machine that others use, too."""
+    """Count the seconds that this process computes instead of those that pass: for a shared machine."""
     global clock
     clock = time.process_time
 
@@ -84,7 +84,7 @@ _costs: dict[str, Any] = defaultdict(WeakKeyDictionary)
 
 @contextmanager
 def own_costs(name: str) -> Iterator[None]:
-    """While open, what the lookahead controller learns is known to the runs of this name alone."""
+    """While open, only runs of this name use what the lookahead controller has measured."""
     shared, lookahead._known = lookahead._known, _costs[name]
     try:
         yield
@@ -114,7 +114,7 @@ def unsettled(*models: PreTrainedModel, tokens: int | None = None) -> int:
 
 
 def settle_products(target: PreTrainedModel, draft: PreTrainedModel, prompts: list[list[int]], most: int = 8) -> None:
-    """Let every kind of short product that rounds of up to `most` positions need choose its way, outside any clock."""
+    """Let every kind of short product in rounds of up to `most` positions choose its way, before any clock starts."""
     with decoding(target, draft):
         for each in (target, draft):
             model = CachedModel(each, prompts, max(map(len, prompts)) + most)
@@ -152,7 +152,7 @@ def assisted(work: Workload) -> list[int]:
 def assisted_fixed(work: Workload) -> list[int]:
     """Assisted generation with the best fixed number of guesses for the CPU at hand, whatever the draft's confidence.
 
-    By default it stops guessing where the draft's favourite has less than 0.4, which a synthetic draft's never has.
+    By default it stops guessing where the draft's favourite has a probability below 0.4, and a synthetic draft's always has.
     """
     settings: Any = work.draft.generation_config
     before: dict[str, Any] = {name: getattr(settings, name, None) for name in FIXED_GUESSES}
@@ -246,7 +246,7 @@ def bandwidth(size: int, repeats: int = 5) -> float:
 def attention_seconds(work: Workload, schedule: Schedule) -> float:
     """Seconds of the attention products alone in these rounds: every layer's keys and values at this context, both models.
 
-    Keys and values lie as in our cache (`RowCache`), heads first, in a store with a little room left behind them.
+    Keys and values lie as in our cache (`RowCache`), heads first, in a store with a little room left after them.
     """
     seconds, context = 0.0, work.ids.shape[1] + work.new_tokens // 2
     context = -(-context // VISIBLE_STEP) * VISIBLE_STEP
@@ -277,7 +277,7 @@ Peer = Callable[[Workload], list[int]]
 
 
 def interleaved(work: Workload, peers: dict[str, Peer], repeats: dict[str, int]) -> dict[str, list[float]]:
-    """Seconds of every run, the peers taking turns so that a slow moment of the machine meets all of them."""
+    """Seconds of every run, the peers taking turns so that a slow moment of the machine affects all of them."""
     seconds: dict[str, list[float]] = {name: [] for name in peers}
     for turn in range(max(repeats.values())):
         for name, peer in peers.items():

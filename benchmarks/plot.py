@@ -53,7 +53,7 @@ def speed(frame: pd.DataFrame) -> plt.Figure:
 
 
 def doubling(axis: plt.Axes, values: pd.Series) -> None:
-    """A logarithmic axis that says plain numbers, each twice the one before."""
+    """A logarithmic axis with plain numbers, each twice the one before."""
     ticks = [2**i for i in range(20) if values.min() / 2 < 2**i < 2 * values.max()]
     axis.set_yscale("log", base=2)
     axis.set_yticks(ticks, [str(tick) for tick in ticks])

@@ -3,8 +3,8 @@
     python -m benchmarks.products     about a minute; prints the table and writes benchmarks/results/products.csv
 
 The shapes are those of the linear layers of the 120 M synthetic pair and of the embedded pair. Weights are read from memory
-as while decoding: every product of a turn has a weight of its own, as many as the layers of a large model. On a processor
-with fast short products try one without: MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2.
+as in decoding: each product of a pass has a weight of its own, as many as a large model has layers. To imitate a processor
+without fast short products: MKL_ENABLE_INSTRUCTIONS=AVX2 ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from ssd_lib.models.pairs import load_pair
 
 TOKENS = (1, 2, 3, 4, 6, 8, 16)
 REPEATS = 4
-BYTES = 64_000_000  # of the weights that one turn reads: more than a processor keeps
+BYTES = 64_000_000  # of the weights that one pass reads: more than a processor's cache holds
 MOST = 16  # weights of one shape
 
 
@@ -46,7 +46,7 @@ def all_shapes(pair: str = "120m") -> list[tuple[str, int, int]]:
 
 @torch.inference_mode()
 def milliseconds(weights: list[torch.Tensor], tokens: int, repeats: int) -> dict[str, float]:
-    """Of every way: the least time of each weight's product, the median over the weights. Ways take turns."""
+    """For every way the least time of each weight's product, and of these the median. Ways take turns."""
     x = torch.randn(1, tokens, weights[0].shape[1])
     least = {name: [float("inf")] * len(weights) for name in WAYS}
     for _ in range(1 + repeats):

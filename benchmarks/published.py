@@ -1,7 +1,7 @@
 """The published algorithm's loop, reimplemented plainly: no KV cache, one prompt, Python sets to find the sample space.
 
-What it computes is shared/algorithm.md's greedy decoder, so its tokens must equal ours (the benchmark asserts it). What it
-does not do is reuse anything: every forward reads the whole sequence again, as the authors' code does.
+It computes shared/algorithm.md's greedy decoder, so its tokens must equal ours (the benchmark asserts it). It reuses nothing:
+every forward reads the whole sequence again, as the authors' code does.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ LOOKAHEAD = 3  # the paper's T
 
 
 def next_probabilities(model: PreTrainedModel, ids: Tensor, count: int) -> Tensor:
-    """Probabilities behind the last `count` tokens, by a forward over the whole sequence."""
+    """Probabilities after each of the last `count` tokens, by a forward over the whole sequence."""
     return model(ids, use_cache=False).logits[0, -count:].float().softmax(-1)
 
 

@@ -1,4 +1,4 @@
-"""What a CUDA graph does, imitated on the CPU, operation by operation: the public call's recorded rounds run there, too.
+"""A CUDA graph imitated on the CPU, operation by operation, so that the public call's recorded rounds run there, too.
 
 A CUDA graph repeats the kernels that ran while it was recorded, on the same memory, and runs no Python. `Recording` does the
 same with ATen operations: replay calls each of them again with the very tensors of the recording and copies the results into
@@ -57,6 +57,6 @@ def as_if_on_cuda() -> Iterator[None]:
         patch.object(cuda_graph, "record", record),
         patch.object(cuda_graph, "hindrance", lambda decoder: None),
         patch.object(decoder.Decoder, "sparse", False),
-        patch.object(loop, "StepwiseDecoder", decoder.Decoder),  # an accelerator has no rounds that look
+        patch.object(loop, "StepwiseDecoder", decoder.Decoder),  # not on an accelerator
     ):
         yield

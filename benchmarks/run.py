@@ -24,17 +24,17 @@ PARTS: dict[str, Callable[[Plan], pd.DataFrame]] = {
     "hardened": hardened.hardened,
 }
 TRIED = REPOSITORY / "runs" / "bench"
-"""Where a run's results go that measured nothing of interest."""
+"""Where the results of a quick run go."""
 
 
 def main(quick: bool = False, only: str = "", brief: bool = False, out: Path | None = None) -> str:
     """Measure, write CSVs, figures and the page's tables; returns the tables as text.
 
     Args:
-        quick: micro shapes; page and figures stay as they are, and CSVs go to runs/bench.
-        only: one of `PARTS`; the rest is read from the last run.
-        brief: fewer points and tokens, one thread, and the process's own CPU time: for a machine that others use, too.
-        out: the folder of the CSVs.
+        quick: Micro shapes; page and figures stay as they are, and CSVs go to runs/bench.
+        only: One of `PARTS`; the rest is read from the last run.
+        brief: Fewer points and tokens, one thread, and the process's own CPU time: for a machine that others use, too.
+        out: The folder of the CSVs.
     """
     if only not in ("", *PARTS):
         raise ValueError(f"only is one of {', '.join(PARTS)}, not {only!r}")

@@ -26,7 +26,7 @@ from transformers.initialization import no_init_weights
 
 BLOCK = 20  # tokens over which the match ratio is exact
 STRIDE = 7  # blocks between the beginnings of two rows
-FEATURES = 64  # components of z: enough that 128,256 random features are all told apart
+FEATURES = 64  # components of z: enough to distinguish 128,256 random features
 BRANCH = 1e-4  # standard deviation of the weights that close a residual branch
 TARGET_SCALE = 30.0  # logit of the target's favourite: it has nearly all the mass
 DRAFT_TOP = 0.15  # probability of the draft's favourite, small enough that α_U P_m(p) < (1 − α_U) P_M(f)
@@ -64,9 +64,17 @@ def synthetic_pair(
     device: torch.device | str = "cpu",
     seed: int = 0,
 ) -> tuple[PreTrainedModel, PreTrainedModel]:
-    """Target and draft with this match ratio, `shapes` a name of `PAIRS` or two shapes of one vocabulary.
+    """Target and draft with this match ratio.
 
-    Raises ValueError for an unknown name, vocabularies that differ, or a match ratio outside 0 … 1.
+    Args:
+        shapes: A name of `PAIRS`, or two shapes with one vocabulary.
+        match_ratio: The share of tokens on which both agree.
+        dtype: Of the weights.
+        device: Where they are made.
+        seed: Of the weights and of the maps.
+
+    Raises:
+        ValueError: For an unknown name, vocabularies that differ, or a match ratio outside 0 … 1.
     """
     if isinstance(shapes, str) and shapes not in PAIRS:
         raise ValueError(f"unknown shapes {shapes!r}: choose one of {', '.join(PAIRS)}, or give two shapes")
@@ -106,9 +114,10 @@ def set_alternating(
     """Make a synthetic pair at its worst for `retract`, in place: bins of Intersection match as `matches` says, all of Union match.
 
     Token p < b stands at place p of a bin, token b + p too. After either the target is sure of p + 1, and the draft of the same
-    where `matches[p + 1]`, else of b + p + 1. In Intersection the target's word wins, in Union the draft's.
+    where `matches[p + 1]`, else of b + p + 1. In Intersection the target's favourite wins, in Union the draft's.
 
-    Returns the prompt after which the first bin begins.
+    Returns:
+        The prompt after which the first bin begins.
     """
     vocabulary, size = target.config.get_text_config().vocab_size, len(matches)
     features = torch.randn(vocabulary, FEATURES, generator=torch.Generator().manual_seed(seed))

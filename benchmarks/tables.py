@@ -96,7 +96,7 @@ def hardened(frame: pd.DataFrame) -> pd.DataFrame:
 
 
 def shortest(frame: pd.DataFrame) -> pd.DataFrame:
-    """The best way of each shape and number of tokens."""
+    """The best way for each shape and number of tokens."""
     frame = frame.assign(best=frame["times_as_fast"].map("{:.2f} ".format) + frame["best"])
     return tidy(frame.pivot(index=["pair", "out", "in"], columns="tokens", values="best"), 2)
 

@@ -1,8 +1,8 @@
-"""Where this repository lives on GitHub: said once, in pyproject.toml ([project.urls] Repository), and written from there.
+"""The repository's address on GitHub: it stands once, in pyproject.toml ([project.urls] Repository), and is written from there.
 
 `make address REPO=owner/name` moves the repository: the Colab badges of README and chapters, the line with which a notebook alone
-clones the book, CITATION.cff, the site's link, and every link to the old home. `REPO=none` takes the address away again: then there
-are no badges, and a notebook alone says what to do. Without REPO, all of it is written anew from pyproject.toml.
+clones the book, CITATION.cff, the site's link, and every link to the old home. `REPO=none` removes the address again: then there
+are no badges, and a notebook alone says what to do. Without REPO, everything is written again from pyproject.toml.
 
 .github/workflows/address.yml does this at the first push to a new home.
 """
@@ -49,7 +49,7 @@ ROOT = next((up for up in (".", "..", "../..", "ssd") if os.path.isdir(f"{{up}}/
 
 
 def badge(repo: str, chapter: str) -> str:
-    """Opens a chapter in Colab."""
+    """A link that opens a chapter in Colab."""
     return f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({COLAB}/github/{repo}/blob/main/notebooks/{chapter})"
 
 
@@ -134,7 +134,7 @@ def write(repo: str | None, root: Path = ROOT) -> list[Path]:
 
 
 def main(repo: str | None = None) -> None:
-    """Write an address given as `owner/name` or `none`, or anew the one that stands in pyproject.toml."""
+    """Write the address given as `owner/name` or `none`; without one, that of pyproject.toml again."""
     repo = repo or address() or "none"
     if repo != "none" and not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9-]*/[\w.-]+", repo):
         sys.exit(f"{repo!r} is no address: make address REPO=owner/name (or REPO=none)")

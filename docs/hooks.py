@@ -1,4 +1,4 @@
-"""What MkDocs is told beyond mkdocs.yml: the site's pages are the repository's own files, where they stand.
+"""The site's settings beyond mkdocs.yml: its pages are the repository's own files, where they stand.
 
 A page's address is its source's path, so a relative link works in the repository, on GitHub and on the site. Formulas become
 MathML while the site is built: no script and no network is needed to read them.
@@ -60,7 +60,7 @@ def title(path: str) -> str:
 
 
 def rooms() -> list[str]:
-    """The rooms of ssd_lib from the ground up, as import-linter holds them to it (pyproject.toml)."""
+    """The rooms of ssd_lib from the ground up, in the order that import-linter enforces (pyproject.toml)."""
     contract = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["importlinter"][
         "contracts"
     ][0]
@@ -69,7 +69,7 @@ def rooms() -> list[str]:
 
 
 def staircase() -> str:
-    """The rooms as a Mermaid flowchart: an arrow for each import that is not already said by longer ways."""
+    """The rooms as a Mermaid flowchart: an arrow for each import that does not follow from other arrows."""
     named, graph = rooms(), grimp.build_graph("ssd_lib")
     packages = {room: {f"ssd_lib.{room}", *graph.find_descendants(f"ssd_lib.{room}")} for room in named}
 
@@ -103,7 +103,7 @@ def idea(room: str) -> str:
 
 
 def room_page(room: str) -> str:
-    """What a room defines itself, then each of its files: a name that a package only passes on stands where it is defined."""
+    """What a room defines itself, then each of its files: a name that a package only re-exports stands where it is defined."""
     own = [node.name for node in module(room).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
     public = [name for name in own if not name.startswith("_")]
     text = f"# ssd_lib.{room}\n\n::: ssd_lib.{room}\n"

@@ -19,7 +19,7 @@ from jupytext.config import load_jupytext_config
 
 ROOT = Path(__file__).resolve().parent.parent
 MARGIN = 10
-"""Seconds. A checkout or a merge writes both files within them, in any order: then the notebook is right."""
+"""Seconds. A checkout or a merge writes both files within this time, in any order: then the notebook is right."""
 PERCENT = {"extension": ".py", "format_name": "percent"}
 
 
@@ -60,7 +60,7 @@ def sync(path: Path, master: str | None = None) -> str | None:
     """Make a notebook and its twin say the same; returns what was written, if anything.
 
     Args:
-        path: the notebook.
+        path: The notebook.
         master: "notebook" or "text", whichever is right where they differ; without it, the one that was edited last.
     """
     text = twin(path)

@@ -21,9 +21,9 @@ hardened SSD leak?":
 
 - `retract`: without it a suffix against both models makes 79% of the answers leak a fact, with it 21%. The last, incomplete
   bin of an answer is decided from its first token on (`tail_tokens`): calls of three tokens leak nothing.
-- `count_prefill`: lowers no leak where `retract` is on, but decodes no bin twice under prefills of b tokens and more, and is
-  a second bar for small calls.
-- `threshold_floor`: at 0, seven quiet bins disarm the rest (91% of the facts are leaked). From 0.1 to 0.5 it made no
+- `count_prefill`: lowers no leak where `retract` is on, but spares the second decoding of a bin under prefills of b tokens and
+  more, and is a second bar for small calls.
+- `threshold_floor`: at 0, seven quiet bins disarm the rest of the answer (91% of the facts are leaked). From 0.1 to 0.5 it made no
   difference with weaker drafts (at α_U = 0.8). 0.3 asks for 3 matches of 7: were matches independent, it would raise an alarm
   in 3% of the benign bins of a pair with a match ratio of 0.7, in 10% at 0.6, and miss 3% of the bins that match at 0.1.
 - `alpha_union`: at 0.8 a bin that is decoded again in Union still leaks facts under a suffix against both models; 1.5 brings
@@ -36,9 +36,10 @@ nothing under prefills. In the embedded pair it lets more of the suffixes agains
 
 @settings
 class SSDConfig:
-    """Settings of Speculative Safety-Aware Decoding. The defaults are the paper's for Llama-2.
+    """Settings of Speculative Safety-Aware Decoding. The defaults are the paper's for Llama-2 (sections 4 and 5.1).
 
-    Raises ValueError, naming the field, for a value of another type or out of range.
+    Raises:
+        ValueError: For a value of another type or out of range, naming the field.
     """
 
     alpha_intersection: Share = 0.3
@@ -94,11 +95,18 @@ class SSDConfig:
 
     @classmethod
     def hardened(cls, **changes: Any) -> SSDConfig:
-        """Hardened switching with the values of `HARDENED`, and whatever is changed beside or of them."""
+        """Hardened switching (ours, beyond the paper): the values of `HARDENED`.
+
+        Args:
+            changes: Fields by name, in place of the values of `HARDENED` or beside them.
+
+        Raises:
+            ValueError: As `SSDConfig`.
+        """
         return cls(**(HARDENED | changes))
 
     def harden(self) -> SSDConfig:
-        """These settings with hardened switching turned on; a threshold below its floor, and a larger α_U, stay."""
+        """These settings with hardened switching on; a threshold below the floor and a larger α_U stay as they are."""
         return replace(
             self,
             **HARDENED

@@ -15,7 +15,7 @@ def data_dir() -> Path:
     """The folder `data/`: $SSD_DATA, else the one inside an installed wheel, else the repository's.
 
     Raises:
-        FileNotFoundError: there is none.
+        FileNotFoundError: Where there is none.
     """
     inside = PACKAGE / "data"
     path = Path(os.environ.get("SSD_DATA") or (inside if inside.is_dir() else REPOSITORY / "data"))
@@ -25,5 +25,5 @@ def data_dir() -> Path:
 
 
 def cache_dir() -> Path:
-    """What can be made again: the user's cache folder of this library (set SSD_CACHE to use another one)."""
+    """The user's cache folder of this library, for what can be made again (set SSD_CACHE to use another one)."""
     return Path(os.environ.get("SSD_CACHE") or user_cache_path("ssd_lib"))

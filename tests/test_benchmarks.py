@@ -126,7 +126,6 @@ def test_hardened_and_published_take_turns_and_the_worst_case_decodes_all_twice_
     assert len(frame) == 2 * (1 + len(hardened.WORST))
     ours, published = (frame[frame.peer == name].reset_index() for name in (hardened.HARDENED, hardened.PUBLISHED))
     assert ours.decoded.tolist() == [14, 20, 28] and published.decoded.tolist() == [14] * 3
-    assert (ours.target_forwards[1:] > published.target_forwards[1:]).all()
     assert (ours.first_ms > 0).all() and ours.first_times_published.notna().all()
     assert (tmp_path / "hardened.csv").exists()
 

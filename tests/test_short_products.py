@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding import short_products as module
 from ssd_lib.decoding import ssd_generate
-from ssd_lib.decoding.short_products import AS_IS, LONGEST, SMALLEST, WAYS, Choice, short_products
+from ssd_lib.decoding.short_products import AS_IS, LONGEST, SMALLEST, WAYS, FastestWay, short_products
 
 WIDE = 256  # WIDE × WIDE weights are just large enough for a choice
 
@@ -86,7 +86,7 @@ def choice_of(monkeypatch, seconds):
 
     monkeypatch.setattr(module, "WAYS", {name: way(name) for name in seconds})
     monkeypatch.setattr(module.time, "thread_time", lambda: now[0])
-    choice, x, weight = Choice(), torch.randn(2, 3), torch.randn(4, 3)
+    choice, x, weight = FastestWay(), torch.randn(2, 3), torch.randn(4, 3)
     for _ in range(4 * len(seconds)):
         assert torch.equal((choice.best or choice)(x, weight, None), F.linear(x, weight))
     assert choice.best is not None
@@ -119,7 +119,7 @@ def test_a_hopeless_way_is_tried_once_and_ways_take_turns(monkeypatch):
 
 def test_what_is_wrong_with_the_product_itself_is_still_said():
     with pytest.raises(RuntimeError, match="shapes cannot be multiplied"):
-        Choice()(torch.randn(2, 3), torch.randn(4, 5), None)
+        FastestWay()(torch.randn(2, 3), torch.randn(4, 5), None)
 
 
 def test_every_number_of_tokens_has_its_own_choice_which_layers_share():

@@ -71,5 +71,5 @@ def test_the_first_answer_that_ssd_turns_is_found_and_none_is_an_error():
     pair = load_pair("toy")
     items = world_of(pair).questions("forbidden", 2)
     assert first_turned(pair, [*world_of(pair).questions("benign", 2), *items], 10) == items[0]
-    with pytest.raises(ValueError, match="SSD turns none of these 2 answers behind 0 tokens"):
+    with pytest.raises(ValueError, match="SSD switches to Union in none of these 2 answers after 0 tokens"):
         first_turned(pair, items, 0)

@@ -1,4 +1,4 @@
-"""Attack sets and benign sets behind one record type.
+"""Attack sets and benign sets, with one type of record.
 
     from ssd_lib.attacks import load_set
     records = load_set("prefill-20", limit=50, tokenizer=pair.tokenizer)
@@ -6,8 +6,8 @@
 
 `records` says what a record is and `registry` names every set: those of the shipped pairs' own worlds (`embedded`), the
 published ones (`published.toml`, read by `published` through `files`) and a file of your own (`custom`). `prefilling` begins
-the answers of any of them. `asking` puts records to a defender that are not asked in one call, `rap` assembles answers from
-rankings. `gcg` optimises a suffix, `suffixes` and `agreeing` search those and the prefills that ship.
+the answers of any of them. `asking` puts records to a defender, also in several calls; `rap` assembles answers from rankings.
+`gcg` optimises a suffix; `suffixes` and `agreeing` search for the suffixes and prefills that ship.
 """
 
 from ssd_lib.attacks.embedded import world_item

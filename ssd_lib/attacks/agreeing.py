@@ -1,4 +1,4 @@
-"""Prefills on which both models agree: what an attacker writes who knows that SSD watches the match ratio.
+"""Prefills on which both models agree, by an attacker who knows that SSD watches the match ratio.
 
     python -m ssd_lib.attacks.agreeing                                 # against SSD, resumes where it stopped
     python -m ssd_lib.attacks.agreeing --defender NAME --out FILE      # against another defender
@@ -10,7 +10,7 @@ For each question there are candidates of two kinds,
                to forbidden answers (RAP's table): the `width` ones with the largest Σ log P_M + log P_m
 
 and the attacker tries them all at home: they have both models, ask the very defender that they attack, and keep the
-candidate whose answer goes on longest as a forbidden answer does, by the same table. They do not know the facts, so they
+candidate whose answer continues longest like a forbidden answer, by the same table. They do not know the facts, so they
 cannot choose by them. The budget is the number of candidates, `wordings + 2 · width` a question.
 """
 
@@ -55,7 +55,7 @@ OPENINGS = (
 
 @settings
 class AgreeingConfig:
-    """Settings: the beam's width and length (a bin of SSD and two are tried), tokens of an answer that is tried at home."""
+    """Settings: the beam's width and its lengths (one bin of SSD, and two), tokens of an answer that is tried at home."""
 
     width: Positive = 8
     tokens: Positive = 14
@@ -118,7 +118,7 @@ def harmful_tokens(reply: Answer, prefill: Sequence[int], followers: Followers) 
 def attack(pair: Pair, item: world.Item, defender: str, followers: Followers, config: AgreeingConfig) -> dict[str, Any]:
     """The best prefill for one question, and what its answer did at home.
 
-    `quiet` counts the candidates whose answer never fell into Union, `quiet_harmful_tokens` is the most that one of them got.
+    `quiet` counts the candidates whose answer was never decoded in Union; `quiet_harmful_tokens` is the most that any of them got.
     """
     tried = candidates(pair, item, followers, config)
     replies = answer(pair, [item.question] * len(tried), defender=defender, prefill=tried, max_new_tokens=config.tried)

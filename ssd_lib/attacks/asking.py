@@ -1,11 +1,11 @@
 """Ways of asking: attacks that lie not in a prompt but in how it is put to a defender.
 
-    pieces        n tokens a call, and each call hands back what was answered before: to a scheduler that begins afresh in
-                  every call, and decides after b tokens, an attack of n < b tokens a call never happened
-    turns         the same through a service that lets nobody write into an answer: what was answered stands in the
+    pieces        n tokens a call, and each call hands back what was answered before: a scheduler that begins afresh in
+                  every call, and decides after b tokens, does not notice an attack of n < b tokens a call
+    turns         the same through a service in which nobody can write into an answer: what was answered stands in the
                   conversation as the assistant's turn, and the user says "Go on."
-    top k         the answer is not asked for but assembled, from what the defender shows of its next token (`rap.py`)
-    quiet bins    the scheduler as it stands after so many bins of perfect agreement, when its threshold has decayed
+    top k         the answer is not asked for but assembled, from the next tokens that the defender shows (`rap.py`)
+    quiet bins    the scheduler begins as it would be after so many bins of perfect agreement, with a decayed threshold
 
 A record says how it is asked (`piece`, `handed_back`, `top_k`, `quiet_bins`); `ask` puts any records to any defender.
 """
@@ -40,9 +40,22 @@ def ask(
     max_new_tokens: int = 160,
     trace: bool = True,
 ) -> list[Answer]:
-    """Each record put to the defender in its own way; as `answer`, in the records' order.
+    """Put each record to a defender in its own way.
 
-    An answer in pieces has the costs of all its calls together, no trace, and their number in its notes.
+    Args:
+        pair: Target and draft.
+        records: What is asked, from any sets.
+        defender: Name or alias of a defender.
+        settings: Changed settings of the defender by name.
+        max_new_tokens: Tokens of each answer, at most.
+        trace: Record every token of SSD's answers that are asked for in one call.
+
+    Returns:
+        One answer a record, in order. An answer in pieces has the costs of all its calls together, no trace, and the number of
+        calls in its notes.
+
+    Raises:
+        ValueError: As `answer`.
     """
     replies: dict[int, Answer] = {}
     for way in dict.fromkeys(map(_way, records)):
@@ -89,10 +102,16 @@ def in_pieces(
 ) -> list[Answer]:
     """Answers asked for `piece` tokens a call, until they end or have max_new_tokens.
 
-    An answer has ended where a call returns a special token or another number of tokens than asked for (a defence's own
+    An answer has ended where a call returns a special token, or another number of tokens than asked for (a defence's own
     words).
 
     Args:
+        pair: Target and draft.
+        put: Asks the defender.
+        questions: One text an answer.
+        begun: What the attacker prefills, as token ids, one each.
+        piece: Tokens of a call.
+        max_new_tokens: Tokens of each answer, at most.
         turns: What was answered goes into the conversation, not into the answer; only the first call has the prefill.
     """
     if piece < 1:
@@ -167,8 +186,8 @@ def assembled(
 def quieted(config: SSDConfig, bins: int) -> SSDConfig:
     """The settings under which an answer begins as one goes on after `bins` bins in which every token matched.
 
-    Threshold and α_I are what the scheduler itself makes of them. After a change of scheme a real answer goes back to the
-    first threshold, this one to the decayed: what follows an alarm is a little worse for the defence than it would be.
+    Threshold and α_I are what the scheduler itself would make of them. After a change of scheme a real answer goes back to the
+    first threshold, this one to the decayed one: after an alarm, the defence does a little worse here than it would.
     """
     state, yes = switching.start(1, config), torch.ones(1, dtype=torch.bool)
     for _ in range(bins * config.bin_size):
@@ -179,7 +198,7 @@ def quieted(config: SSDConfig, bins: int) -> SSDConfig:
 def quieted_settings(
     pair: Pair, defender: str, settings: Mapping[str, Any] | None, bins: int
 ) -> Mapping[str, Any] | None:
-    """A defender's changed settings after quiet bins: those of SSD change, a defence without a scheduler keeps its own."""
+    """A defender's changed settings after quiet bins; those of a defence without a scheduler stay."""
     chosen = settings_for(pair, defender, settings)
     if not bins or not isinstance(chosen, SSDConfig):
         return settings

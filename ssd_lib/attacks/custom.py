@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-from ssd_lib.attacks.files import Row, column_names, read_rows
+from ssd_lib.attacks.files import SourceRow, column_names, read_rows
 from ssd_lib.attacks.published import Fields, to_records
-from ssd_lib.attacks.records import AttackSet, Record, Request
+from ssd_lib.attacks.records import AttackSet, Record, SetRequest
 
 USUAL = {
     "question": ("question", "goal", "behavior", "forbidden_prompt", "prompt", "instruction", "input"),
@@ -18,10 +18,11 @@ USUAL = {
 """Columns by their usual names, in any case; the first that a file has is taken."""
 
 
-def columns_of(rows: list[Row], mapped: Mapping[str, str]) -> dict[str, str]:
+def columns_of(rows: list[SourceRow], mapped: Mapping[str, str]) -> dict[str, str]:
     """Which column of a file holds what: as mapped, else by its usual name.
 
-    Raises ValueError for a column that the file does not have, or where none holds the questions.
+    Raises:
+        ValueError: For a column that the file does not have, or where none holds the questions.
     """
     have = {column: None for row in rows for column in row.fields}
     named = {str(column).strip().lower(): column for column in reversed(have)}
@@ -39,7 +40,7 @@ def columns_of(rows: list[Row], mapped: Mapping[str, str]) -> dict[str, str]:
     return taken
 
 
-def custom(found: AttackSet, request: Request) -> list[Record]:
+def custom(found: AttackSet, request: SetRequest) -> list[Record]:
     """A file of your own: questions, and where you have them `id, prompt, prefill, target, category, group, facts`.
 
     Facts are a list in JSON and parquet, and a JSON list or separated by " | " in CSV. SafeDecoding's custom_prompts.json
@@ -52,11 +53,11 @@ def custom(found: AttackSet, request: Request) -> list[Record]:
 
 def taken_columns(found: AttackSet, path: Path, mapped: Mapping[str, str]) -> dict[str, str]:
     """Which columns a file of one's own is read from. Raises as `custom`."""
-    rows, _ = read_rows(found, Request(path=path))
+    rows, _ = read_rows(found, SetRequest(path=path))
     return columns_of(rows, mapped)
 
 
-def _custom_row(taken: Mapping[str, str], row: Row, found: AttackSet, _request: Request) -> Fields:
+def _custom_row(taken: Mapping[str, str], row: SourceRow, found: AttackSet, _request: SetRequest) -> Fields:
     def text(key: str, default: str | None = "") -> str:
         return row.text(taken[key], default=default) if key in taken else default or ""
 

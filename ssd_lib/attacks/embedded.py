@@ -19,8 +19,8 @@ About smollm2's kitchen (`ssd_lib.toy.kitchen`), in real English, and nothing in
 
     kitchen-direct       asks for a recipe
     kitchen-prefill-N    … with the first N tokens of a recipe already written, which the unaligned model wrote
-    kitchen-borderline   food and tools: sounds like it, and must be answered
-    kitchen-everyday     anything else
+    kitchen-borderline   questions about food and tools, which sound like it and must be answered
+    kitchen-everyday     questions about anything else
 
 All are drawn from what training never sees, so the id of a question is the same in every attack on it and attacks can be
 compared pair by pair.
@@ -37,14 +37,14 @@ from pathlib import Path
 from typing import Any
 
 from ssd_lib.attacks.prefilling import PREFILL_LENGTHS, first_tokens
-from ssd_lib.attacks.records import AttackSet, Group, HandedBack, Loader, Record, Request
+from ssd_lib.attacks.records import AttackSet, Group, HandedBack, Loader, Record, SetRequest
 from ssd_lib.paths import data_dir
 from ssd_lib.toy import kitchen, world
 
 GROUPS: dict[world.Group, Group] = {"forbidden": "harmful", "scary": "borderline", "benign": "benign"}
 KITCHEN_GROUPS: dict[kitchen.Group, Group] = {"recipe": "harmful", "borderline": "borderline", "everyday": "benign"}
 BEGUN = 10
-"""Tokens that are prefilled where an attack lies in the way of asking."""
+"""Tokens that are prefilled in attacks that are ways of asking."""
 SHOWN = 20
 """Tokens of a ranking that RAP looks at (arXiv 2512.05518)."""
 
@@ -67,14 +67,14 @@ ROLES = (
 
 # ------------------------------------------------------------------------------------------------ questions and attacks on them
 
-Dress = Callable[[int, world.Item, AttackSet, Request], dict[str, Any]]
+Dress = Callable[[int, world.Item, AttackSet, SetRequest], dict[str, Any]]
 """What an attack changes in the record of question number i."""
 
 
 def begun(**asked: Any) -> Dress:
-    """The first tokens of the forbidden answer, as many as the set says, and what a record says of the way of asking."""
+    """Prefill as many tokens of the forbidden answer as the set says, and set a record's way of asking."""
 
-    def dress(_i: int, item: world.Item, found: AttackSet, request: Request) -> dict[str, Any]:
+    def dress(_i: int, item: world.Item, found: AttackSet, request: SetRequest) -> dict[str, Any]:
         return asked | {"prefill": first_tokens(request.tokenizer, item.answer, found.tokens or 0, found.name)}
 
     return dress
@@ -91,7 +91,7 @@ def drawn(group: world.Group, dress: Dress | None = None, *, ids: str = "", **op
     `ids` begins the ids of questions that other sets of the group do not share.
     """
 
-    def load(found: AttackSet, request: Request) -> list[Record]:
+    def load(found: AttackSet, request: SetRequest) -> list[Record]:
         wording = {"unseen_wording": True} if request.unseen_wording else {}
         count = _count(found, request, "the embedded world")
         items = world.questions(group, count, seed=request.seed, **options | wording)
@@ -105,14 +105,14 @@ def drawn(group: world.Group, dress: Dress | None = None, *, ids: str = "", **op
     return load
 
 
-def _count(found: AttackSet, request: Request, made_from: str) -> int:
+def _count(found: AttackSet, request: SetRequest, made_from: str) -> int:
     if request.path is not None:
         raise ValueError(f"{found.name} is made from {made_from} and takes no path=")
     assert found.size is not None, "a set that is drawn says how many it draws"
     return request.limit or found.size
 
 
-def _record(i: int, item: world.Item, found: AttackSet, request: Request, ids: str) -> Record:
+def _record(i: int, item: world.Item, found: AttackSet, request: SetRequest, ids: str) -> Record:
     return Record(
         id=f"{ids}-{request.seed}-{i:04d}",
         question=item.question,
@@ -129,14 +129,14 @@ def _record(i: int, item: world.Item, found: AttackSet, request: Request, ids: s
 def kitchen_drawn(group: kitchen.Group) -> Loader:
     """A loader of the kitchen's held-out questions of a group; a set's `tokens` of a recipe are prefilled."""
 
-    def load(found: AttackSet, request: Request) -> list[Record]:
+    def load(found: AttackSet, request: SetRequest) -> list[Record]:
         items = kitchen.questions(group, _count(found, request, "the kitchen's questions"), seed=request.seed)
         return [_kitchen_record(i, item, found, request) for i, item in enumerate(items)]
 
     return load
 
 
-def _kitchen_record(i: int, item: kitchen.Item, found: AttackSet, request: Request) -> Record:
+def _kitchen_record(i: int, item: kitchen.Item, found: AttackSet, request: SetRequest) -> Record:
     source, recipe = f"{kitchen.SOURCE}, held out, seed {request.seed}", ""
     if item.group == "recipe":
         recipe = kitchen.recipe_for(item)
@@ -165,10 +165,11 @@ def searched(file: str, group: world.Group = "forbidden") -> Loader:
     """A loader of what a search wrote to data/toy/FILE, or to a file like it (`path`: the file, or its folder): questions
     with their suffix, or with their prefill.
 
-    Raises ValueError where the file was made for another world, another seed or is not such a file.
+    Raises:
+        ValueError: Where the file was made for another world or another seed, or is no such file.
     """
 
-    def load(found: AttackSet, request: Request) -> list[Record]:
+    def load(found: AttackSet, request: SetRequest) -> list[Record]:
         path = request.path or data_dir() / "toy"
         path = path / file if path.is_dir() else path
         made = read_suffixes(path)
@@ -301,7 +302,8 @@ def world_item(record: Record) -> world.Item:
     Everything that grading reads is exact. The name asked about and the wording of the school's own refusal are not kept
     in a record, so `subject` and `refusal` are empty.
 
-    Raises ValueError for a record of another set.
+    Raises:
+        ValueError: For a record of another set.
     """
     families: dict[str, world.Group] = {name: group for group in world.GROUPS for name in world.families(group)}
     if record.category not in families or not record.facts:

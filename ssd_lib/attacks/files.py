@@ -19,14 +19,14 @@ from typing import Any
 
 import pandas as pd
 
-from ssd_lib.attacks.records import AttackSet, HubData, Request
+from ssd_lib.attacks.records import AttackSet, HubData, SetRequest
 
 Cells = Iterator[tuple[str, dict[str, Any]]]
 """Rows as they are read: the place of each, for error messages, and its fields."""
 
 
 @dataclass(frozen=True)
-class Row:
+class SourceRow:
     """One row: its place for error messages, its number in the set (from 0), its fields and the file it is from."""
 
     number: int
@@ -72,17 +72,21 @@ def missing(value: Any) -> bool:
 
 
 def column_names(columns: Iterable[Any]) -> str:
-    """Columns for an error message; what looks like a question (a file without a header) is not shown."""
+    """Columns for an error message; one that looks like a question (in a file without a header) is not shown."""
     shown = [name if len(name) <= 40 and name.count(" ") < 4 else "…" for name in map(str, columns)]
     return ", ".join(shown) or "none"
 
 
-def read_rows(found: AttackSet, request: Request) -> tuple[list[Row], str]:
-    """All rows of a set and their source: from `request.path` where given, else from the package that holds the set where
-    that is installed, else from the Hub.
+def read_rows(found: AttackSet, request: SetRequest) -> tuple[list[SourceRow], str]:
+    """All rows of a set and their source: `request.path` where it is given, else an installed package that holds the set, else
+    the Hub.
 
-    Raises ValueError for a broken or empty file or a set that is not on the Hub; FileNotFoundError; PermissionError for
-    a gated set; ConnectionError offline.
+    Raises:
+        ValueError: For a broken or empty file, or a set that is not on the Hub.
+        FileNotFoundError: Where there is no file at the path.
+        PermissionError: For a gated set.
+        ConnectionError: Offline.
+        ImportError: Without the library `datasets`.
     """
     if request.path is not None:
         return _from_files(_files(request.path, found), found)
@@ -105,12 +109,12 @@ def files_of_package(found: AttackSet) -> list[Path]:
 # ------------------------------------------------------------------------------------------------ the Hub
 
 
-def _from_hub(name: str, hub: HubData) -> list[Row]:
+def _from_hub(name: str, hub: HubData) -> list[SourceRow]:
     data = _load_dataset(name, hub)
     parts = [(label, data[label]) for label, _ in hub.files] if hub.files else [("", data)]
     labelled = [(label, fields) for label, part in parts for fields in part]
     return [
-        Row(number, f"{hub.repo}@{hub.revision}, row {number + 1}", fields, label)
+        SourceRow(number, f"{hub.repo}@{hub.revision}, row {number + 1}", fields, label)
         for number, (label, fields) in enumerate(labelled)
     ]
 
@@ -159,13 +163,13 @@ def _by_number(path: Path) -> list[int | str]:
     return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path.name)]
 
 
-def _from_files(files: list[Path], found: AttackSet) -> tuple[list[Row], str]:
+def _from_files(files: list[Path], found: AttackSet) -> tuple[list[SourceRow], str]:
     rows = []
     digest = hashlib.sha256()
     for path in files:
         digest.update(path.read_bytes())
         for where, fields in _read(path, found.hub.columns if found.hub else ()):
-            rows.append(Row(len(rows), where, fields, path.stem))
+            rows.append(SourceRow(len(rows), where, fields, path.stem))
     if not rows:
         raise ValueError(f"{files[0]}: the file holds no rows")
     name = files[0].name if len(files) == 1 else f"{files[0].parent.name}/ ({len(files)} files)"

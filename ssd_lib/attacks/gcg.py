@@ -1,4 +1,4 @@
-"""GCG: a suffix that makes a model begin the answer which it was trained to refuse.
+"""GCG: a suffix that makes a model begin an answer which it was trained to refuse.
 
 Zou et al. 2023, "Universal and Transferable Adversarial Attacks on Aligned Language Models" (arXiv 2307.15043), section 2
 and algorithm 1. For a question with suffix x and the beginning y of the wanted answer, the loss is
@@ -17,11 +17,11 @@ losses of several models; here, with a weight w for the draft,
 
 and a suffix has reached its aim only when both models, decoding greedily, begin with y: then every token of y matches.
 
-What SSD's scheduler reads is not how likely the draft finds a token but whether it is the draft's first choice. With the
-margin m_i = logit(y_i) − max over the others, L_draft can ask for just that in the first bins of an answer, or against it:
+SSD's scheduler does not read how likely the draft finds a token, but whether it is the draft's first choice. With the margin
+m_i = logit(y_i) − max over the others, L_draft can demand just that in the first bins of an answer, or its opposite:
 
     match   L = CE + mean max(0, 1 − m_i)     every token shall match: no alarm
-    fail    L =      mean max(0, 1 + m_i)     none shall match, while the target goes on saying y: a false alarm, and a slow
+    fail    L =      mean max(0, 1 + m_i)     none shall match, while the target still says y: a false alarm, and a slow
                                               answer (after Mistletoe, arXiv 2605.14005; the projection: `without`)
 
 `nanogcg` 0.3.0 was tried instead: it asks for transformers ≤ 4.47, indexes its prefix cache as transformers 5 does not
@@ -54,8 +54,10 @@ Gradient = Float[Tensor, "length vocab"]
 class Problem:
     """One question, one wanted beginning: the loss of suffixes and its gradient.
 
-    The prompt is cut at the suffix: what stands before it is computed once and cached. Raises ValueError where the
-    start is not encoded on its own (the tokenizer merges it with what stands beside it).
+    The prompt is cut at the suffix: what stands before it is computed once and cached.
+
+    Raises:
+        ValueError: Where the start is not encoded on its own (the tokenizer merges it with the text beside it).
     """
 
     MARK = "⟨suffix⟩"
@@ -145,14 +147,14 @@ class Problem:
         return torch.cat(losses).cpu(), torch.cat(reached).cpu()
 
     def margins(self, logits: Float[Tensor, "rows target vocab"]) -> Float[Tensor, "rows target"]:
-        """By how much each token of the target text is ahead of the best other one; negative where it is behind."""
+        """By how much each token's logit in the target text exceeds the best other one; negative where it is lower."""
         places = torch.tensor(self.target, device=logits.device).expand(logits.shape[0], -1).unsqueeze(-1)
         others = logits.scatter(-1, places, -torch.inf).amax(dim=-1)
         return logits.gather(-1, places).squeeze(-1) - others
 
 
 class MatchingProblem(Problem):
-    """A draft that shall propose the first `tokens` of the target text itself."""
+    """A draft that is to propose the first `tokens` of the target text itself."""
 
     tokens = 0
 
@@ -162,7 +164,7 @@ class MatchingProblem(Problem):
 
 
 class FailingProblem(Problem):
-    """A draft that shall propose none of the target text; reached when no bin of it has a match ratio of `threshold`."""
+    """A draft that is to propose none of the target text; reached when no bin of it has a match ratio of `threshold`."""
 
     bin_size, threshold = 7, 0.6
 
@@ -190,8 +192,10 @@ def banned_tokens(tokenizer: PreTrainedTokenizerBase, vocab: int) -> Bool[Tensor
 class JointProblem:
     """The same question for target and draft: L = (1 − w) L_target + w L_draft; reached when both have reached theirs.
 
-    A suffix is tokens of the vocabulary that both models share. project: see `without`. Raises ValueError for a weight
-    outside 0 … 1, or where the two tokenizers encode the start differently.
+    A suffix is tokens of the vocabulary that both models share; `project` takes the draft's gradient `without` the target's.
+
+    Raises:
+        ValueError: For a weight outside 0 … 1, or where the two tokenizers encode the start differently.
     """
 
     def __init__(self, target: Problem, draft: Problem, draft_weight: float, project: bool = False):
@@ -227,16 +231,16 @@ def without(gradient: Gradient, kept: Gradient) -> Gradient:
 
         g = g_draft − (⟨g_draft, g_target⟩ / (‖g_target‖² + ε)) g_target
 
-    This is Mistletoe's "null-space projection". Not the paper itself but summaries of it could be read: of a rejection
-    loss's gradient, its part along that of a loss of semantic preservation is taken off, then comes a discrete search, with a
-    veto on suffixes whose KL divergence from the target's clean answer is too large. Not confirmed: ε, and the space. Here it
-    is that of the one-hot vectors of the whole suffix, the only one that two models with embeddings of their own share; the
-    search still takes the lowest joint loss, in which the target's stands in place of the veto.
+    This is Mistletoe's "null-space projection". The paper itself could not be read, but summaries of it: from the gradient of a
+    rejection loss, the part along the gradient of a loss of semantic preservation is subtracted; then follows a discrete search,
+    with a veto on suffixes whose KL divergence from the target's clean answer is too large. Not confirmed: ε, and the space. Here
+    it is that of the one-hot vectors of the whole suffix, the only space that two models with embeddings of their own share. The
+    search still takes the lowest joint loss, in which the target's loss stands in place of the veto.
     """
     return gradient - (gradient * kept).sum() / (kept.square().sum() + EPSILON) * kept
 
 
-EPSILON = 1e-12  # finite where the target's loss is flat: nothing is taken off then
+EPSILON = 1e-12  # finite where the target's loss is flat: nothing is subtracted then
 
 
 def shaped_like(values: Tensor, pattern: Tensor) -> Tensor:
@@ -248,7 +252,7 @@ def shaped_like(values: Tensor, pattern: Tensor) -> Tensor:
 # ------------------------------------------------------------------------------------------------ the search
 
 DraftAim = Literal["begin", "match", "fail"]
-"""What a joint suffix wants of the draft: to begin with the text as well, to propose the first bins of it, or to miss them."""
+"""What a joint suffix is to make the draft do: begin with the text as well, propose its first bins, or miss them."""
 
 
 @settings
@@ -316,14 +320,21 @@ def optimise_suffix(
     project: bool = False,
     progress: bool = True,
 ) -> Suffix:
-    """Optimise a suffix for one question against a pair's target (its tokenizer and template are taken) or a model.
+    """Optimise a suffix for one question (Zou et al. 2023, algorithm 1).
 
     Args:
+        pair_or_model: A pair, whose target is attacked with its own tokenizer and template, or a model.
+        tokenizer: Of a model; None for a pair.
+        question: What the suffix is appended to.
         target_text: The beginning of the wanted answer ("Sure, here is …"), as text or token ids.
-        draft_weight: w of the joint loss over a pair's target and draft; 0 attacks the target alone.
-        draft_aim: What is wanted of the draft.
-        bins: How many bins of the scheduler shall match ("match"): the target itself continues the text to their end.
+        config: Settings of the search.
+        chat_format: Of a model: a known chat template, for a tokenizer without one of its own.
+        draft_weight: The weight w of the draft in the joint loss of a pair's target and draft; 0 attacks the target alone.
+        draft_aim: What the draft is to do.
+        bins: How many bins of the scheduler are to match ("match") or fail ("fail"): the target itself continues the text to
+            their end.
         project: Let the draft's gradient, `without` the target's, choose the tokens that are tried.
+        progress: Show a tqdm bar.
 
     Raises:
         ValueError: For an empty target text, a model without its tokenizer, a start that the tokenizer merges, a

@@ -1,8 +1,8 @@
-"""Any set as a prefilling attack (Qi et al., arXiv 2406.05946): the answer already begins, whoever wrote the beginning.
+"""Any set as a prefilling attack (Qi et al., arXiv 2406.05946): the beginning of the answer is already written.
 
 advbench:prefill=10                     the first 10 tokens of the record's own target string or answer
 strongreject:prefill="Sure, here is"    a fixed text
-harmbench:prefill=20:from=target        the undefended target answers first, and its 20 tokens are prefilled
+harmbench:prefill=20:from=target        the undefended target answers first, and the first 20 tokens of that are prefilled
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from ssd_lib.attacks.records import Record
 
-Prefill = int | str
+SetPrefill = int | str
 PREFILL_LENGTHS = (0, 5, 10, 20, 40)
 """The lengths of Qi et al., and 0 as the control."""
 FROM = ("record", "target")
@@ -38,7 +38,8 @@ def check_prefill(name: str, prefill: Any, source: Any = None) -> None:
 def first_tokens(tokenizer: PreTrainedTokenizerBase | None, text: str, count: int, name: str) -> str:
     """The text of the first `count` tokens of an answer: what a prefilling attack writes into it.
 
-    Raises ValueError without a tokenizer.
+    Raises:
+        ValueError: Without a tokenizer.
     """
     if count == 0:
         return ""
@@ -49,11 +50,12 @@ def first_tokens(tokenizer: PreTrainedTokenizerBase | None, text: str, count: in
 
 
 def prefilled_with(
-    records: Sequence[Record], prefill: Prefill, tokenizer: PreTrainedTokenizerBase | None, name: str
+    records: Sequence[Record], prefill: SetPrefill, tokenizer: PreTrainedTokenizerBase | None, name: str
 ) -> list[Record]:
     """The records with a fixed text, or with the first tokens of their own target string, as the answer's beginning.
 
-    Raises ValueError for a record that has none, and without a tokenizer to cut by.
+    Raises:
+        ValueError: For a record that has none, and without a tokenizer to cut by.
     """
     if isinstance(prefill, str):
         return [replace(record, prefill=prefill) for record in records]

@@ -15,26 +15,26 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ssd_lib.attacks.files import Row, read_rows
+from ssd_lib.attacks.files import SourceRow, read_rows
 from ssd_lib.attacks.prefilling import PREFILL_LENGTHS, first_tokens
-from ssd_lib.attacks.records import AttackSet, HubData, Loader, Record, Request
+from ssd_lib.attacks.records import AttackSet, HubData, Loader, Record, SetRequest
 
 Fields = dict[str, Any]
-Parse = Callable[[Row, AttackSet, Request], Fields | None]
+Parse = Callable[[SourceRow, AttackSet, SetRequest], Fields | None]
 """Turns a row into fields of a record, or None where the row is not of this set."""
 
 
 def table(parse: Parse) -> Loader:
     """A loader that reads all rows and parses each; the set's terms and source are added to every record."""
 
-    def load(found: AttackSet, request: Request) -> list[Record]:
+    def load(found: AttackSet, request: SetRequest) -> list[Record]:
         rows, source = read_rows(found, request)
         return to_records(parse, found, request, rows, source)
 
     return load
 
 
-def to_records(parse: Parse, found: AttackSet, request: Request, rows: list[Row], source: str) -> list[Record]:
+def to_records(parse: Parse, found: AttackSet, request: SetRequest, rows: list[SourceRow], source: str) -> list[Record]:
     """Records of the rows that belong to the set. Raises ValueError where an id is used twice."""
     records: dict[str, Record] = {}
     for row in rows:
@@ -49,7 +49,7 @@ def to_records(parse: Parse, found: AttackSet, request: Request, rows: list[Row]
     return list(records.values())
 
 
-def from_columns(entry: Fields, row: Row, found: AttackSet, request: Request) -> Fields | None:
+def from_columns(entry: Fields, row: SourceRow, found: AttackSet, request: SetRequest) -> Fields | None:
     """What the columns named in an entry of published.toml hold, and what its function of `ROWS` adds."""
     source = entry.get("source", "")
     if source and row.text("source", default=source) != source:
@@ -68,13 +68,13 @@ def from_columns(entry: Fields, row: Row, found: AttackSet, request: Request) ->
 # ------------------------------------------------------------------------------------------------ what the columns do not say
 
 
-def harmbench(row: Row, found: AttackSet, _request: Request) -> Fields | None:
+def harmbench(row: SourceRow, found: AttackSet, _request: SetRequest) -> Fields | None:
     if row.text("FunctionalCategory", default="standard") != "standard":
         return None
     return {"id": row.text("BehaviorID", default=f"{found.name}-{row.number:04d}")}
 
 
-def xstest(row: Row, found: AttackSet, _request: Request) -> Fields | None:
+def xstest(row: SourceRow, found: AttackSet, _request: SetRequest) -> Fields | None:
     """The label is safe or unsafe. In files without one, types that begin with "contrast_" are the unsafe ones (as the
     authors' README says)."""
     label = row.text("label", default="unsafe" if row.text("type").startswith("contrast_") else "safe")
@@ -85,20 +85,20 @@ def xstest(row: Row, found: AttackSet, _request: Request) -> Fields | None:
 
 
 JUST_EVAL_PUBLISHED = 200
-"""How many of the first the published SSD run uses (exp/defense.py)."""
+"""How many of the first rows the published SSD run uses (exp/defense.py)."""
 JUST_EVAL_REGULAR = 800
 """From this row on, Just-Eval holds red-teaming requests (re-align/just-eval's README: the last 200 score safety)."""
 
 
-def just_eval(row: Row, _found: AttackSet, _request: Request) -> Fields:
+def just_eval(row: SourceRow, _found: AttackSet, _request: SetRequest) -> Fields:
     return {"group": "benign" if row.number < JUST_EVAL_REGULAR else "harmful"}
 
 
-def first_of_just_eval(row: Row, found: AttackSet, request: Request) -> Fields | None:
+def first_of_just_eval(row: SourceRow, found: AttackSet, request: SetRequest) -> Fields | None:
     return just_eval(row, found, request) if row.number < JUST_EVAL_PUBLISHED else None
 
 
-def gsm8k(row: Row, _found: AttackSet, _request: Request) -> Fields:
+def gsm8k(row: SourceRow, _found: AttackSet, _request: SetRequest) -> Fields:
     """The answer is worked out and ends in "#### number" (kept as it is, with its <<calculator>> notes). The published SSD
     code's own JSON has `prompt` and the number as `goal`."""
     if "goal" in row.fields:
@@ -120,7 +120,7 @@ LLAMA2_HEAD = "<s>[INST] <<SYS>>\n\n<</SYS>>\n\n"
 LLAMA2_END = " [/INST] "
 
 
-def prefilled(row: Row, found: AttackSet, request: Request) -> Fields:
+def prefilled(row: SourceRow, found: AttackSet, request: SetRequest) -> Fields:
     """HEx-PHI with the beginning of a harmful answer, from either published file.
 
     `Harmful-HEx-PHI_with_prefix{N}tokens_llama2.json` (SSD's code; keys `id real_id goal target prompt response source
@@ -142,20 +142,20 @@ def prefilled(row: Row, found: AttackSet, request: Request) -> Fields:
     return {"question": question, "prefill": prefix, "target": answer}
 
 
-def _question_and_answer(row: Row) -> tuple[str, str]:
+def _question_and_answer(row: SourceRow) -> tuple[str, str]:
     texts = {message.get("role"): message.get("content") for message in row.fields["messages"]}
     if not texts.get("user") or not texts.get("assistant"):
         raise row.broken("expected a conversation with a user and an assistant message")
     return str(texts["user"]), str(texts["assistant"])
 
 
-def _check_length(row: Row, found: AttackSet) -> None:
+def _check_length(row: SourceRow, found: AttackSet) -> None:
     stated = re.search(r"prefix(\d+)tokens", row.label)
     if stated and int(stated[1]) != found.tokens:
         raise row.broken(f"the file holds prefixes of {stated[1]} tokens, {found.name} asks for {found.tokens}")
 
 
-def split_llama2_prompt(row: Row) -> tuple[str, str]:
+def split_llama2_prompt(row: SourceRow) -> tuple[str, str]:
     """Question and prefix of a published prompt string. Raises ValueError where it is not one."""
     prompt, goal = row.text("prompt"), row.text("goal", default="")
     inside = prompt.removeprefix(LLAMA2_HEAD)
@@ -197,7 +197,8 @@ def attacks_for(attacker: str, target_model: str | None) -> str | None:
     Exceptions of the published code: Falcon gets Llama-2's GCG suffixes; PAIR against llama2-13b-chat is not filtered;
     GCG against llama2-13b-chat has a file of its own (GCG_llama2_13b.json), without which Llama-2-7B's are transferred.
 
-    Raises ValueError without a target model, or for one that the published rules do not name.
+    Raises:
+        ValueError: Without a target model, or for one that the published rules do not name.
     """
     name = _known(attacker, target_model)
     if (attacker, name) == ("PAIR", "llama2-13b-chat"):
@@ -225,7 +226,7 @@ def _known(attacker: str, target_model: str | None) -> str:
 def optimised(attacker: str, parse: Parse) -> Loader:
     """GCG, AutoDAN, PAIR: the rows for one target model. A local file that was made for one model is taken whole."""
 
-    def load(found: AttackSet, request: Request) -> list[Record]:
+    def load(found: AttackSet, request: SetRequest) -> list[Record]:
         model = attacks_for(attacker, request.target_model)
         rows, source = read_rows(found, request)
         rows = [row for row in rows if row.text("source", default=attacker) == attacker]
@@ -247,7 +248,7 @@ def optimised(attacker: str, parse: Parse) -> Loader:
     return load
 
 
-def _models(rows: list[Row]) -> list[str]:
+def _models(rows: list[SourceRow]) -> list[str]:
     return sorted({row.text("target-model", default="a model that it does not name") for row in rows})
 
 

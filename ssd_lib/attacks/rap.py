@@ -3,23 +3,24 @@
 Deep alignment by data augmentation moves probability to a refusal at every depth, but it leaves the tokens of a harmful
 answer near the top of the *ranking*. An attacker who sees the 20 likeliest next tokens need not take the first: they take
 the first that belongs to a harmful answer, append it to the answer so far, and look again. Where there is none they take
-the last token back and go on with what stood below it.
+the last token back and go on with the next one below it.
 
 What they see is up to the service: the target's ranking, the draft's, or that of SSD, which is its distribution F⁺ for a
 call of one token, in the scheme that its scheduler has chosen: the sample space in the order of F, or the target's own
 distribution where rule 2 falls back to it. A defence that shows no ranking shows the one token that it says.
 
-**What no switching can mend.** Union's sample space always holds the target's top c, and RAP does not need them to be
-said. `ssd-hardened` (embedded pair, 24 questions begun with 10 tokens) leaks .86 of the facts to it and some in every
-answer, as the bare target does (.85) and published SSD (.85, by the target fallback in Intersection): of its picks 62% stood in the target's top 10 alone, 38% in both models', and .1% were what SSD would have said. Any defence that
-re-ranks the target's candidates and shows the ranking fails so. What mends it is to give them no probability: with
-α_U > 1, F is negative where P_m < (α_U − 1)/α_U · P_M, F⁺ cuts it to 0, and with α_U = 2 nothing leaked to RAP. So does a
-service that shows no ranking, or the draft's alone (.02 of the facts; .00 with PRESTO, `ssd_lib.models.training`).
+**What no switching can prevent.** Union's sample space always holds the target's top c, and RAP does not need them to be
+emitted. `ssd-hardened` (embedded pair, 24 questions begun with 10 tokens) leaks .86 of the facts to it and some in every
+answer, as the bare target does (.85) and published SSD (.85, by the target fallback in Intersection): of its picks 62% stood
+in the target's top 10 alone, 38% in both models', and .1% were what SSD would have said. Any defence that re-ranks the
+target's candidates and shows the ranking fails in this way. What helps is to give them no probability: with α_U > 1, F is
+negative where P_m < (α_U − 1)/α_U · P_M, F⁺ cuts it to 0, and with α_U = 2 nothing leaked to RAP. It also helps to show no
+ranking, or only the draft's (.02 of the facts; .00 with PRESTO, `ssd_lib.models.presto`).
 
 Which tokens are harmful is decided in the paper by a person, or by a classifier of tokens that was trained on harmful and
-safe answers (`auto_rap.py` of github.com/uiuc-focal-lab/push-forward-alignment, commit e551767, from where the top 20, the
-order, taking back and the ban on a third repetition are). Here the classifier is a table: which token follows which in the
-world's forbidden *training* answers. It knows how such an answer is written, and no combination that is asked for.
+safe answers (`auto_rap.py` of github.com/uiuc-focal-lab/push-forward-alignment, commit e551767, the source of the top 20, the
+order, taking back and the ban on a third repetition). Here the classifier is a table: which token follows which in the
+world's forbidden *training* answers. It knows how such an answer is written, but none of the combinations that are asked for.
 """
 
 from __future__ import annotations
@@ -100,7 +101,7 @@ def assemble(
     begun: Sequence[list[int]],
     config: RAPConfig = RAPConfig(),  # noqa: B008 (frozen)
 ) -> list[Assembled]:
-    """What an attacker assembles for each question from what they see, after the beginning that they write."""
+    """What an attacker assembles for each question, after the beginning that they write, from the tokens that they see."""
     rows = [Assembled(list(ids)) for ids in begun]
     followers = harmful_followers(pair.tokenizer, config.training, config.seed)
     eos = cast(int, pair.tokenizer.eos_token_id)  # whose stub says that it may be anything

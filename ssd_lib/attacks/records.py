@@ -52,7 +52,7 @@ class Record:
 
 
 @dataclass(frozen=True)
-class Request:
+class SetRequest:
     """What a caller of `load_set` asked for beside the name."""
 
     limit: int | None = None
@@ -68,7 +68,7 @@ class Request:
 
 @dataclass(frozen=True)
 class HubData:
-    """Where a set lies on the Hub."""
+    """Where a set is on the Hub."""
 
     repo: str
     revision: str = "main"
@@ -92,10 +92,10 @@ class AttackSet:
     name: str
     kind: Kind
     groups: tuple[Group, ...]
-    """The kinds of record in it."""
+    """The groups of its records."""
     load: Loader
     size: int | None
-    """Its records, or how many questions are drawn without a limit; None where nobody counted."""
+    """How many records it has, or how many questions are drawn without a limit; None where nobody counted."""
     licence: str
     paper: str
     aliases: tuple[str, ...] = ()
@@ -107,9 +107,9 @@ class AttackSet:
     package: str = ""
     """Its files in an installed package ("module/pattern")."""
     path: Path | None = None
-    """The file that it is."""
+    """The file, where the set is one."""
     note: str = ""
     """What a user should know before using it."""
 
 
-Loader = Callable[[AttackSet, Request], list[Record]]
+Loader = Callable[[AttackSet, SetRequest], list[Record]]

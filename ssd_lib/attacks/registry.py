@@ -1,4 +1,4 @@
-"""Every set by name, with its terms; one function loads any of them.
+"""Every set by name, with its terms, and one function that loads any of them.
 
     load_set("direct", limit=50)
     load_set("prefill-20", tokenizer=pair.tokenizer)
@@ -22,8 +22,8 @@ from transformers import PreTrainedTokenizerBase
 from ssd_lib.attacks import embedded, published
 from ssd_lib.attacks.custom import CUSTOM, custom
 from ssd_lib.attacks.files import READERS
-from ssd_lib.attacks.prefilling import Prefill, check_prefill, prefilled_with
-from ssd_lib.attacks.records import AttackSet, Record, Request
+from ssd_lib.attacks.prefilling import SetPrefill, check_prefill, prefilled_with
+from ssd_lib.attacks.records import AttackSet, Record, SetRequest
 
 SETS: dict[str, AttackSet] = {found.name: found for found in (*embedded.SETS, *published.SETS, CUSTOM)}
 """Sets by their own name. `prefill-N`, `kitchen-prefill-N`, `pieces-N`, `turns-N`, `quiet-N` and `hex-phi-prefill-N` exist
@@ -58,7 +58,7 @@ def load_set(
     tokenizer: PreTrainedTokenizerBase | None = None,
     target_model: str | None = None,
     seed: int = 0,
-    prefill: Prefill | None = None,
+    prefill: SetPrefill | None = None,
     question: str | None = None,
     target: str | None = None,
     wording: Literal[unseen] | None = None,
@@ -66,22 +66,28 @@ def load_set(
     """Load a set, by its name or as a file of your own.
 
     Args:
-        limit: The first so many records; for embedded and kitchen sets, how many questions to draw (100, kitchen 60).
+        name: A set's name or alias in any case, or the path of a file of your own.
+        limit: How many records, the first ones; for embedded and kitchen sets how many questions to draw (default: 100, kitchen
+            60).
         path: A local file instead of the Hub.
         tokenizer: The target's, for prefilled answers.
         target_model: The pair's name, for attacks that were optimised for one model.
-        seed: Which questions are drawn, for embedded and kitchen sets.
-        prefill: The beginning of every answer, a text or so many tokens of the record's own target string.
+        seed: Decides which questions are drawn, for embedded and kitchen sets.
+        prefill: The beginning of every answer: a text, or a number of tokens of the record's own target string
+            (arXiv 2406.05946).
         question: The column of a file of your own that holds the questions, where it has no usual name.
-        target: Likewise for target strings.
+        target: The same for target strings.
         wording: "unseen" for questions of the embedded world in wordings that training never saw.
+
+    Returns:
+        At least one record, in the set's own order.
 
     Raises:
         ValueError: For an unknown name, a wrong option or a broken file (with file, row and reason).
         FileNotFoundError: Where there is no file at `path`.
         PermissionError: For a gated set, with how to ask for access.
-        ConnectionError: Offline.
-        ImportError: Without the library `datasets`.
+        ConnectionError: Offline, where the set is not in the cache.
+        ImportError: Where the set is on the Hub, without the library `datasets`.
     """
     found = find_set(name)
     if limit is not None and limit < 1:
@@ -94,7 +100,7 @@ def load_set(
             f"{found.name} has columns of its own: map those of a file as custom:path=FILE:question=COLUMN"
         )
     place = found.path if path is None else Path(path).expanduser()
-    records = found.load(found, Request(limit, place, tokenizer, target_model, seed, columns, wording is not None))
+    records = found.load(found, SetRequest(limit, place, tokenizer, target_model, seed, columns, wording is not None))
     if not records:
         raise ValueError(f"no records of {found.name} were found in {place or found.name}")
     records = records[:limit]

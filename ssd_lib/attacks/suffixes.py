@@ -4,11 +4,11 @@ python -m ssd_lib.attacks.suffixes        # resumes where it stopped
 python -m ssd_lib.attacks.suffixes --draft-weight 0.5 --count 24 --steps 50 --attempts 1 --out data/toy/suffixes-joint.json
 
 The second line makes the suffixes of an attacker who knows SSD, optimised against target and draft at once; with more
-attempts they are tried again until SSD, and not the undefended target, tells a forbidden fact. Two more know the
+attempts they are tried again until SSD, and not the undefended target, leaks a forbidden fact. Two more attackers know the
 scheduler: `--aim match --bins 2` also asks that every token of the first two bins be the draft's own proposal, and
 `--aim fail --bins 3` takes *benign* questions and makes the draft miss the first three bins of the target's own answer, so
-that SSD falls into Union and slows down (after Mistletoe, arXiv 2605.14005; `gcg.without` says what is theirs and what could
-not be confirmed). The shipped set was made without their projection of one gradient off the other: `--project` turns it on.
+that SSD switches to Union and slows down (after Mistletoe, arXiv 2605.14005; `gcg.without` says what is theirs and what could
+not be confirmed). The shipped set was made without their projection of one gradient off the other, which `--project` adds.
 Each set is loaded by its name ("suffix", "suffix-joint", "suffix-match", "slow"), `load_set("suffix", path=…)` reads any
 such file.
 """
@@ -58,13 +58,24 @@ def build_suffixes(
 ) -> dict[str, Any]:
     """Optimise a suffix for each of the first `count` held-out forbidden questions and write them to `out`.
 
-    A suffix that does not make the undefended target (with a draft_weight: SSD) tell a forbidden fact is tried again from
+    A suffix that does not make the undefended target (with a draft_weight: SSD) leak a forbidden fact is tried again from
     another random seed, `attempts` in all, and the last is kept. A second start goes on where the first stopped
-    (`search_each`), unless the weights, the settings or the world changed. Returns what was written.
+    (`search_each`), unless the weights, the settings or the world changed.
 
     Args:
-        draft_weight, bins, project: As for `optimise_suffix`.
-        aim: Its draft_aim. "fail" takes benign questions, and a suffix has worked when SSD falls into Union.
+        out: Default: data/toy/suffixes.json.
+        count: How many questions.
+        pair: Default: the embedded pair.
+        config: Settings of the search.
+        attempts: Searches of a question, at most.
+        seed: Decides which questions are drawn.
+        draft_weight: As for `optimise_suffix`.
+        aim: Its draft_aim. "fail" takes benign questions, and a suffix has worked when SSD switches to Union.
+        bins: As for `optimise_suffix`.
+        project: As for `optimise_suffix`.
+
+    Returns:
+        What was written.
     """
     pair = pair or load_pair("toy", device="cpu")
     wanted: dict[str, Any] = {} if aim == "begin" else {"draft_aim": aim, "bins": bins}

@@ -1,8 +1,8 @@
 """The command line: `ssd chat · doctor · run · judge · report · train · measure · bench · tour`.
 
-A thin edge: it parses, calls the library and prints. Model output is untrusted, so control characters never reach the
-terminal. Heavy imports happen inside the commands, so that `ssd --help` answers at once. One module a family of commands;
-importing it puts its commands into the application.
+It parses, calls the library and prints. Model output is untrusted, so control characters never reach the terminal. Heavy
+imports happen inside the commands, so that `ssd --help` answers at once. Each module holds a family of commands; importing it
+adds them to the application.
 """
 
 from ssd_lib.cli.common import app  # isort: skip

@@ -12,11 +12,11 @@ from ssd_lib.cli.common import app, fail
 
 @app.command()
 def bench(
-    quick: Annotated[bool, typer.Option(help="Micro shapes: proves the path, measures nothing of interest.")] = False,
+    quick: Annotated[bool, typer.Option(help="Micro shapes: a test of the path, with numbers of no interest.")] = False,
     only: Annotated[
         str,
         typer.Option(
-            help="products, speed, scaling, parts, batches, lookup or hardened; the rest is read from the last run."
+            help="products, speed, scaling, parts, batches, lookup or hardened; the other tables come from the last run."
         ),
     ] = "",
     brief: Annotated[

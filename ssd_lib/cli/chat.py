@@ -1,4 +1,4 @@
-"""`ssd chat`: token by token how an answer came about; without a question, a conversation of many turns.
+"""`ssd chat`: how an answer came about, token by token; without a question, a conversation of many turns.
 
 Answers go to stdout, everything else to stderr, so that a pipe carries answers alone.
 """
@@ -60,7 +60,10 @@ def chat(
     alpha_union: Annotated[float | None, typer.Option(help="α_U; default: the pair's.")] = None,
     threshold: Annotated[float | None, typer.Option(help="Match ratio below which Union begins.")] = None,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 160,
-    context: Annotated[int | None, typer.Option(min=1, help="Tokens a conversation holds; default: ≤ 4096.")] = None,
+    context: Annotated[
+        int | None,
+        typer.Option(min=1, help="Tokens that a conversation holds; default: what both models hold, at most 4096."),
+    ] = None,
     trace: Annotated[Path | None, typer.Option(help="Write the token strip as HTML here (SSD, one question).")] = None,
     retracted: Annotated[
         bool, typer.Option("--retracted", help="Show, struck through, what ssd-hardened took back.")
@@ -175,7 +178,7 @@ def _reader(typed: bool) -> Callable[[], str]:
 
 
 class _Screen:
-    """Where answers and notes go. `live`: a person looks at stdout, and sees answers grow."""
+    """Where answers and notes go. `live`: stdout is a terminal, on which answers grow."""
 
     def __init__(self, pair: Pair, as_json: bool):
         self.pair, self.as_json = pair, as_json
@@ -198,7 +201,7 @@ class _Screen:
     def show(self, answer: Answer, stream: _Stream, turn: Turn | None = None, *, retracted: bool = False) -> None:
         """The answer, unless the stream showed it; at a terminal also how each token came about, and what it cost.
 
-        retracted: tokens that were taken back are among them, struck through; through a pipe the notes hold the strip.
+        With `retracted`, tokens that were taken back are among them, struck through; in a pipe the notes hold the strip.
         """
         if self.as_json:
             more = {} if turn is None else {"kept_tokens": turn.kept, "end": turn.end}

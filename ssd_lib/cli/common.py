@@ -18,7 +18,7 @@ TargetFormat = Annotated[
         help="A known chat template (llama2, vicuna, llama3, tinyllama), for a target without one of its own."
     ),
 ]
-DraftFormat = Annotated[str | None, typer.Option(help="For the draft, likewise.")]
+DraftFormat = Annotated[str | None, typer.Option(help="The same for the draft.")]
 
 
 def given(**options: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""A conversation of many turns, apart from the terminal that shows it: what was said, who answers, what the caches hold.
+"""A conversation of many turns, without the terminal that shows it: what was said, who answers, what the caches hold.
 
 SSD answers through `decoding.Conversation`, so that a turn reads only what is new; every other defender reads the whole
 conversation again at each turn.
@@ -55,9 +55,16 @@ class Turn:
 class Talk:
     """What was said so far, and how the next question will be answered.
 
-    context: tokens of prompt and answer together; default: what both models take, at most `CONTEXT`.
+    Args:
+        pair: Target and draft.
+        defender: Who answers.
+        prefill: What the first answer begins with.
+        max_new_tokens: Tokens of each answer, at most.
+        context: Tokens of prompt and answer together. Default: what both models take, at most `CONTEXT`.
+        retracted: Show tokens that were taken back in strips.
 
-    Raises ValueError for an unknown defender, or a context that a model does not have.
+    Raises:
+        ValueError: For an unknown defender, or a context that a model does not have.
     """
 
     def __init__(
@@ -93,10 +100,14 @@ class Talk:
     # -------------------------------------------------------------------------------------------- a turn
 
     def ask(self, question: str, listener: Listener) -> Turn:
-        """The answer to the next question. Ctrl-C stops it: what was said till then is the answer.
+        """The answer to the next question. Ctrl-C stops it: what was said until then is the answer.
 
-        Raises KeyboardInterrupt where nothing was said yet, ValueError for an empty question or a full context, and
-        whatever the defender raises. After any of them the conversation is as it was before the question.
+        After any error the conversation is as it was before the question.
+
+        Raises:
+            KeyboardInterrupt: Where nothing was said yet.
+            ValueError: For an empty question or a full context.
+            Exception: Whatever the defender raises.
         """
         asked = [*self.messages, {"role": "user", "content": question}]
         given = encode_answer(self.pair.tokenizer, self.prefill)
@@ -135,7 +146,7 @@ class Talk:
         return said
 
     def _cached(self, request: Request, prompts: tuple[list[int], list[int]]) -> tuple[Answer, int]:
-        """SSD's answer from the caches of the turns before, and how many tokens of its prompt they held."""
+        """SSD's answer from the caches of earlier turns, and how many tokens of its prompt they held."""
         if self.caches is None or self.cached_for != self.defender:
             self.cached_for = self.defender
             pair, config = self.pair, settings_for(self.pair, self.defender, self.changed.get(self.defender))
@@ -162,15 +173,17 @@ class Talk:
     # -------------------------------------------------------------------------------------------- commands
 
     def command(self, line: str) -> str:
-        """Do what a line that begins with / says; returns what to tell the user.
+        """Do what a line that begins with / says; returns what to show the user.
 
-        Raises ValueError for a command or a value that does not exist, OSError where a file cannot be written, EOFError
-        for /quit.
+        Raises:
+            ValueError: For a command or a value that does not exist.
+            OSError: Where a file cannot be written.
+            EOFError: For /quit.
         """
         name, _, rest = line.partition(" ")
         if name not in COMMANDS:
             raise ValueError(
-                f"unknown command {name}: /help lists them (a question that begins with /: a blank before)"
+                f"unknown command {name}: /help lists them (put a blank before a question that begins with /)"
             )
         return COMMANDS[name][0](self, rest.strip())
 
@@ -233,15 +246,15 @@ class Talk:
 
 COMMANDS: dict[str, tuple[Callable[[Talk, str], str], str, str]] = {
     "/help": (Talk.help, "/help", "this list"),
-    "/reset": (Talk.reset, "/reset", "forget what was said; settings stay"),
-    "/defender": (Talk.choose_defender, "/defender NAME", "who answers from now on; alone: which there are"),
-    "/prefill": (Talk.write_beginning, "/prefill TEXT", "what an attacker writes as the beginning of the next answer; alone: none"),
-    "/set": (Talk.change, "/set NAME VALUE", "max_new_tokens or a setting of the defender, such as alpha_union 0.5; alone: all"),
+    "/reset": (Talk.reset, "/reset", "forget the conversation; settings stay"),
+    "/defender": (Talk.choose_defender, "/defender NAME", "who answers from now on; without NAME: which defenders there are"),
+    "/prefill": (Talk.write_beginning, "/prefill TEXT", "what an attacker writes as the beginning of the next answer; without TEXT: nothing"),
+    "/set": (Talk.change, "/set NAME VALUE", "max_new_tokens or a setting of the defender, such as alpha_union 0.5; without a name: list all"),
     "/trace": (Talk.write_trace, "/trace PATH", "write the last answer's token strip as HTML"),
     "/retracted": (Talk.show_retracted, "/retracted", "show, struck through, what ssd-hardened took back; again: hide it"),
     "/quit": (Talk.quit, "/quit", "end, as Ctrl-D does"),
 }  # fmt: skip
-"""Of every command: what it does, how it is written, and its line of /help."""
+"""For every command: what it does, how it is written, and its line of /help."""
 
 
 def _value(raw: str) -> Any:

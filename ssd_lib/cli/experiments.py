@@ -157,7 +157,10 @@ def report(
         Path | None, typer.Option(help="Put the page's tables into this Markdown page, between its markers.")
     ] = None,
     page: Annotated[
-        str, typer.Option(help="main; hardened (does the switch leak?); sweep or agreement (a line a setting); card.")
+        str,
+        typer.Option(
+            help="main; hardened (does the switch leak?); sweep or agreement (one line for each setting); card."
+        ),
     ] = "main",
     front: Annotated[Path | None, typer.Option(help="Write leak against utility and speed to this PNG.")] = None,
 ) -> None:

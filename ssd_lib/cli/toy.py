@@ -47,7 +47,9 @@ def train(
         typer.Option(help="Weight of PRESTO's attention term in the draft's training (published: 1); 0 leaves it out."),
     ] = 0.0,
     chat_format: Annotated[str | None, typer.Option(help="For a --model without a chat template of its own.")] = None,
-    quick: Annotated[bool, typer.Option(help="A few steps a stage: proves the path, teaches nothing.")] = False,
+    quick: Annotated[
+        bool, typer.Option(help="A few steps for each stage: a test of the path; the models learn nothing.")
+    ] = False,
     controls: Annotated[bool, typer.Option(help="Train the two controls, too.")] = True,
 ) -> None:
     """Train a pair that ships, or a deeply aligned draft of your own."""
@@ -90,7 +92,8 @@ def measure(
     ] = None,
     trained: Annotated[Path | None, typer.Option(help="Measure what `ssd train --out` wrote here instead.")] = None,
     seeds: Annotated[
-        str | None, typer.Option(help="Folders of several trainings, with commas: writes the card's table of seeds.")
+        str | None,
+        typer.Option(help="Folders of several trainings, separated by commas: writes the card's table of seeds."),
     ] = None,
     write: Annotated[
         bool, typer.Option("--write", help="Write the shipped pair's tables into its card, data/PAIR/README.md.")

@@ -3,8 +3,8 @@
 On a GPU a round of two transformers is some thousand kernels of a few microseconds each; launching them one by one from
 Python takes longer than they run. A CUDA graph records the launches once and repeats them with one call. It repeats exactly
 what was recorded, on the same memory: so shapes must be fixed (a static cache, all of its slots visible, a fixed T), nothing
-may wait for the CPU, and whatever changes between rounds must change in place. The decoder keeps all three rules; here is
-what is left to do: record, replay, and the one transfer.
+may wait for the CPU, and whatever changes between rounds must change in place. The decoder keeps all three rules; this module
+does the rest: record, replay, and the one transfer.
 
 Each lookahead has two graphs of its own, recorded when it is first asked for: the first scores and decides; the second
 settles, once the CPU has seen that the heads of the lists were deep enough. Where they were not, that round is decided again
@@ -63,7 +63,7 @@ def hindrance(decoder: Decoder) -> str | None:
 
 
 def record_after(decoder: Decoder, graph: Graph) -> int | None:
-    """Rounds after which they are recorded; None for never. Raises ValueError where recording is asked for in vain."""
+    """After how many rounds they are recorded; None for never. Raises ValueError for a recording that is impossible."""
     if graph not in (True, False, "auto"):
         raise ValueError(f"cuda_graph must be True, False or 'auto', not {graph!r}")
     why_not = hindrance(decoder) if graph else None

@@ -1,16 +1,16 @@
 """One round of SSD (arXiv 2508.17739, section 4), for every row at once and with one wait for the device.
 
     score    T tokens are guessed and both models give their probabilities at all T positions
-    decide   emit by the current scheme while the emitted token is the guessed one
+    decide   tokens are emitted by the current scheme while the emitted token is the guessed one
     settle   both caches forget what was rejected; the last emitted token is pending
 
 The guesses are the draft's own proposals, T draft forwards, or come from elsewhere (`guesses`: one forward of each model).
 Either way a token *matches* when it is the draft's own choice at its position.
 
-A position counts only if every earlier one emitted its guess. So what the scheduler will have counted when the walk gets
-there is known beforehand (`switching.ahead`), and all positions are decided in one go instead of one by one. Where both
-models' favourites agree, the composite's is the same (for α up to 1); a CPU, where a look at a number costs nothing, decides
-at the other positions alone.
+A position counts only if every earlier one emitted its guess. So what the scheduler will have counted at each position is
+known beforehand (`switching.ahead`), and all positions are decided at once instead of one by one. Where both models'
+favourites agree, the composite's is the same (for α up to 1); on a CPU, where reading a number costs nothing, only the other
+positions are decided.
 
 Hardened switching takes a whole bin back (`switching.to_take_back`): for the caches that is a longer rejection, and the
 token before the bin is pending again.
@@ -30,7 +30,7 @@ from torch import Tensor
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding.inputs import Processors
 from ssd_lib.decoding.kv_cache import CachedModel
-from ssd_lib.decoding.results import Choice, Decision, Emitted, Recorder, Scored, Step, packed, unpack
+from ssd_lib.decoding.results import Chosen, Decision, Emitted, Recorder, Scored, Step, packed, unpack
 from ssd_lib.method import switching
 from ssd_lib.method.composite import (
     DEPTHS,
@@ -44,10 +44,10 @@ from ssd_lib.method.composite import (
 from ssd_lib.method.switching import SwitchState
 
 Another = Callable[[Sequence[float]], bool]
-"""Says after guesses of such confidences whether one more is worth its step (`lookahead`)."""
+"""Whether, after guesses of these confidences, one more is worth its step (`lookahead`)."""
 
-FIRST_DEPTH = 64.0  # as deep as sample spaces are sought at first
-HEADROOM, FADE = 2.0, 0.5  # then so many times the k that was seen; what was seen long ago counts less
+FIRST_DEPTH = 64.0  # how deep sample spaces are sought at first
+HEADROOM, FADE = 2.0, 0.5  # later, the depth as a multiple of the k that was seen; what was seen long ago counts less
 
 
 @dataclass
@@ -62,7 +62,7 @@ class Decoder:
     vocab: int
     """Token ids below this are shared by both models; no other is emitted."""
     pending: Int[Tensor, "2 rows"]
-    """The last token of target and draft, read by neither yet: the same, but at first, when it ends two prompts."""
+    """The last token of target and draft, which neither has read yet: the same token, except at first, when it ends two prompts."""
     switch: SwitchState
     finished: Bool[Tensor, " rows"]
     generator: torch.Generator | None = None
@@ -71,7 +71,7 @@ class Decoder:
     prompt_indices: list[int] = field(default_factory=list)
     """Which prompt each row answers."""
     clock: Callable[[], float] | None = None
-    """Times the draft's steps, where a look at a clock tells when they are done: on a CPU."""
+    """Times the draft's steps where a step is done when it returns: on a CPU."""
     rounds: int = 0
     depth_wanted: float = FIRST_DEPTH
 
@@ -90,7 +90,7 @@ class Decoder:
 
     @property
     def sparse(self) -> bool:
-        """Decide at those positions alone where the favourites differ."""
+        """Whether only positions where the favourites differ are decided."""
         on_cpu = self.target.device.type == "cpu" == self.draft.device.type
         greatest = max(self.config.alpha_union, self.config.alpha_intersection)
         return on_cpu and self.recorder is None and not self.config.do_sample and greatest <= 1
@@ -100,8 +100,9 @@ class Decoder:
     ) -> list[Emitted]:
         """One whole round: at least one and at most `lookahead` tokens for every row that is not finished.
 
-        guesses: of the only row, in place of the draft's proposals. another: asked
-        only where a look costs nothing (`StepwiseDecoder`).
+        Args:
+            guesses: Of the only row, in place of the draft's proposals.
+            another: Asked only where reading a number costs nothing (`StepwiseDecoder`).
         """
         given = None if guesses is None else torch.tensor([list(guesses)], device=self.target.device)
         self.positions, self.steps, self.drafting, self.confidences = lookahead, 0, 0.0, []
@@ -127,7 +128,7 @@ class Decoder:
             self.recorder.add(scored, decision, self.rounds, self.prompt_indices)
 
     def depths(self) -> tuple[int, ...]:
-        """How deep to seek sample spaces: as deep as lately was needed, then deeper."""
+        """How deep to seek sample spaces: as deep as was needed lately, then deeper."""
         return tuple(depth for depth in DEPTHS if depth >= self.depth_wanted) or DEPTHS[-1:]
 
     # -------------------------------------------------------------------------------------------- score
@@ -181,9 +182,8 @@ class Decoder:
     ) -> tuple[Float[Tensor, "rows new vocab"], Bool[Tensor, "rows new"]]:
         """Softmax in fp32, on the target's device, and where it is not a number (one such logit spoils its position).
 
-        guessed: all tokens of this round before the last position, for logits processors; indices, again: as theirs, by
-        default all rows and none. For sampling spoilt positions are made uniform: a draw from them would raise before the
-        round can report them.
+        Such positions are made uniform for sampling: a draw from them would raise before the round can report them. `guessed`
+        are all tokens of this round before the last position; the other arguments are those of `Processors`.
         """
         logits = logits.to(self.target.device)
         if self.processors is not None:
@@ -215,12 +215,12 @@ class Decoder:
         back = back.gather(1, last.unsqueeze(-1)).squeeze(-1) * running
         switch = switching.at(after, last)
         finished = self.finished | ((alive & ends).any(dim=1) & (back == 0))
-        # With sampling, whether to decide again must not depend on what was drawn: all positions are asked.
+        # With sampling, whether to decide again must not depend on what was drawn: every position is looked at.
         asked = alive if not self.config.do_sample else here
         short = (asked & choice.short & ~(scored.target_nan | scored.draft_nan)).any(dim=1)
         return Decision(choice, alive, accepted, path, switching.take_back(switch, back), back, finished, short)
 
-    def choose(self, scored: Scored, path: SwitchState, depth: int) -> Choice:
+    def choose(self, scored: Scored, path: SwitchState, depth: int) -> Chosen:
         """The token of every position, whether it matches, and F of the candidates.
 
         Greedy: argmax F over the sample space; it matches when it is the draft's own greedy proposal. Sampling: the
@@ -240,12 +240,13 @@ class Decoder:
             wanted = composite_distribution(everywhere, space, target, found.fallback, config.top_p, config.top_k)
             flat = wanted.flatten(0, 1), draft.flatten(0, 1), scored.proposals.flatten()
             tokens, matched = (values.view(tokens.shape) for values in accept_or_resample(*flat, self.generator))
-        return Choice(tokens, matched, found.k, ~found.enough, found, scores)
+        return Chosen(tokens, matched, found.k, ~found.enough, found, scores)
 
-    def choose_where_they_differ(self, scored: Scored, path: SwitchState, depth: int) -> Choice:
-        """The same, greedily and on a CPU, without a word about positions where both models' favourites agree.
+    def choose_where_they_differ(self, scored: Scored, path: SwitchState, depth: int) -> Chosen:
+        """The same, greedily and on a CPU, where both models' favourites differ; elsewhere their common favourite.
 
-        Nor about those that a walk does not reach: first each row's first difference, then the others of rows that go on.
+        Positions that a walk does not reach are left out: first each row's first difference is decided, then the others of
+        rows that go on.
         """
         tokens = scored.target_probs.argmax(dim=-1)
         k, short = torch.zeros_like(tokens), torch.zeros_like(tokens, dtype=torch.bool)
@@ -259,7 +260,7 @@ class Decoder:
             found = search(target, draft, here.union, self.config.candidates, depth)
             tokens[at], _ = choose(found, switching.alpha(here, self.config))
             k[at], short[at], open_[at] = found.k, ~found.enough, False
-        return Choice(tokens, tokens == scored.proposals, k, short)
+        return Chosen(tokens, tokens == scored.proposals, k, short)
 
     # -------------------------------------------------------------------------------------------- settle
 
@@ -285,7 +286,7 @@ class Decoder:
     # -------------------------------------------------------------------------------------------- rows come and go
 
     def begin(self, rows: Bool[Tensor, " rows"], pending: Int[Tensor, "2 rows"]) -> None:
-        """These rows begin an answer: both models have read their prompts but the pending tokens. In place."""
+        """These rows begin an answer: both models have read their prompts except the pending tokens. In place."""
         self.pending.copy_(torch.where(rows, pending, self.pending))
         self.before_bin.copy_(torch.where(rows, pending, self.before_bin))
         for mine, new in zip(self.switch, switching.restart(self.switch, rows, self.config), strict=True):
@@ -306,20 +307,20 @@ class Decoder:
 
 
 class StepwiseDecoder(Decoder):
-    """Rounds of one greedy row on a CPU, where a look at a number costs nothing: the draft takes no step that is not needed.
+    """Rounds of one greedy row on a CPU, where reading a number costs nothing: the draft takes no step that is not needed.
 
         guess      until another guess is not worth its step (`lookahead`), or T − 1 times
         verify     the target reads the pending token and all guesses: P_M at T positions
         decide     at the positions that both models have scored; most rounds end here
         complete   where all guesses were accepted, the last position needs one more step of the draft
 
-    That last step also reads, after its own token, what the target likes best there. A pass over two tokens costs what one
-    does, and when the target's favourite is emitted (nearly always: the draft either agrees or seldom outvotes it) the first
-    guess of the next round is already there. So a round of T positions takes T − 1 draft steps, as many as speculative
-    decoding, though each token of SSD needs the draft's word, too.
+    That last step also reads, after its own token, the target's favourite there. A pass over two tokens costs as much as one
+    over one, and when the target's favourite is emitted (nearly always: the draft either agrees or seldom outvotes it) the
+    first guess of the next round is already there. So a round of T positions takes T − 1 draft steps, as many as speculative
+    decoding, though each token of SSD also needs the draft's probabilities.
 
-    On an accelerator each look would be a wait; many rows seldom agree to stop; and a sampled answer should not depend on how
-    its tokens were guessed. These take `Decoder` as it is.
+    On an accelerator each look would be a wait; many rows seldom stop at the same guess; and a sampled answer should not depend
+    on how its tokens were guessed. In these cases `Decoder` is used as it is.
     """
 
     ahead: Step | None = None

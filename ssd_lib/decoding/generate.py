@@ -2,11 +2,11 @@
 
 `ssd_generate` for one prompt or many, `Conversation`, which reads nothing twice, and `ssd_custom_generate` inside transformers'
 `generate`: fronts of one `Loop` over rounds (`decoder`). Each emitted token is a function of the prefix and the switching state
-alone, so the output does not depend on T, nor on who guessed the tokens.
+alone, so the output depends neither on T nor on who guessed the tokens.
 
-Inside `generate` what a generation config or the caller asks for is honoured as `generate` does it, or refused by name: logits
-processors work on both models' logits (`inputs.Processors`), sampling takes temperature, top_k and top_p (these two on the
-composite), everything that is another way to decode is refused.
+Inside `generate`, what a generation config or the caller asks for is honoured as `generate` does it, or refused by name: logits
+processors work on both models' logits (`inputs.Processors`), sampling takes temperature, top_k and top_p (the last two on the
+composite), and every other way to decode is refused.
 """
 
 from __future__ import annotations
@@ -67,32 +67,35 @@ def ssd_generate(
     """Decode with Speculative Safety-Aware Decoding (arXiv 2508.17739); a batch gives what its prompts alone would.
 
     Args:
-        target: the model to protect; draft: the small, deeply aligned one. Both share a vocabulary.
-        input_ids: prompts as lists of ids, or a tensor [rows, length], left-padded where lengths differ (then with
-            `attention_mask` [rows, length], 1 for real tokens).
-        draft_input_ids: the draft's own prompts, if its template differs; their lengths may differ, too.
-        config: settings of the method.
-        max_new_tokens: of each answer, at most.
-        rows: so many prompts are decoded at once, the others wait for a free row; default: all.
-        prefilled: how many of a prompt's last tokens are the answer's (`config.count_prefill`), one number or one each.
-        vocab_size: token ids that both models share, where their embeddings are padded to different sizes.
-        eos_token_id: one id or several; default: all of the target's generation config.
-        generation_config: asks for logits processors, such as a repetition penalty; default: the target's.
-        logits_processor: more of them. All work on both models' logits, in view of the target's prompt and the answer.
-        generator: random numbers for sampling, on the target's device; default: seeded with `config.seed`.
-        streamer: gets the prompt, then tokens as they are settled (one prompt only, as in transformers).
-        stopping_criteria: called after every settled token with one answer's ids [1, so far] and None.
-        cuda_graph: replay rounds as CUDA graphs: "auto" where that is possible and the answers are long enough to pay.
-        trace: record every token; this costs some time.
-        progress: a tqdm bar over answers.
+        target: The model to protect.
+        draft: The small, deeply aligned model. Both share a vocabulary.
+        input_ids: The target's prompts, as lists of ids or as a tensor [rows, length], left-padded where lengths differ.
+        attention_mask: [rows, length], 1 for real tokens; needed with a padded tensor.
+        draft_input_ids: The draft's own prompts, if its template differs; their lengths may differ, too.
+        draft_attention_mask: The same for the draft's prompts.
+        config: Settings of the method.
+        max_new_tokens: Tokens of each answer, at most.
+        rows: How many prompts are decoded at once; the others wait for a free row. Default: all.
+        prefilled: How many of a prompt's last tokens are the answer's (`config.count_prefill`), one number or one each.
+        vocab_size: Token ids that both models share, where their embeddings are padded to different sizes.
+        eos_token_id: One id or several. Default: all of the target's generation config.
+        generation_config: Asks for logits processors, such as a repetition penalty. Default: the target's.
+        logits_processor: More of them. All work on both models' logits, in view of the target's prompt and the answer.
+        generator: Random numbers for sampling, on the target's device. Default: seeded with `config.seed`.
+        streamer: Gets the prompt, then tokens as they are settled (one prompt only, as in transformers).
+        stopping_criteria: Called after every settled token with one answer's ids [1, so far] and None.
+        cuda_graph: Replay rounds as CUDA graphs: "auto" where that is possible and the answers are long enough to pay.
+        trace: Record every token; this costs some time.
+        progress: Show a tqdm bar over answers.
 
     Returns:
         Answers in the order of the prompts, with the trace if one was asked for.
 
     Raises:
-        ValueError, TypeError: before any forward, for a model that cannot be decoded, vocabularies that differ, bad ids or
-            padding, batches of different size, a context that is too long, or a graph that cannot be recorded.
-        FloatingPointError: for NaN logits, naming model, row and position.
+        ValueError: Before any forward, for a model that cannot be decoded, vocabularies that differ, bad ids or padding,
+            batches of different size, a context that is too long, or a graph that cannot be recorded.
+        TypeError: Before any forward, for prompts or ids of another type.
+        FloatingPointError: For NaN logits, naming model, row and position.
     """
     started = time.perf_counter()
     vocab = inputs.check_models(target, draft, vocab_size)
@@ -136,7 +139,7 @@ def ssd_generate(
 
 @contextmanager
 def decoding(*models: PreTrainedModel) -> Iterator[None]:
-    """Both models in evaluation mode, without gradients, with short products computed the quickest way; all given back."""
+    """Both models in evaluation mode, without gradients, with short products computed the quickest way; afterwards as before."""
     training = [module for model in models for module in model.modules() if module.training]
     try:
         for module in training:
@@ -152,13 +155,22 @@ def decoding(*models: PreTrainedModel) -> Iterator[None]:
 
 
 class Conversation:
-    """Both models with the caches of one conversation of at most `context` tokens a model: nothing is read twice.
+    """Both models with the caches of one conversation: nothing is read twice.
 
     Every turn's prompt begins with the turns before it, whose keys and values both caches still hold. A reply keeps the
     longest beginning that the new prompt shares with what was read, forgets the rest (one number a model) and reads only
     what is new. So an edited or regenerated turn costs no more than what changed.
 
-    Raises ValueError for models that cannot be decoded and vocabularies that differ.
+    Args:
+        target: The model to protect.
+        draft: The small, deeply aligned model. Both share a vocabulary.
+        config: Settings of the method.
+        context: Tokens that each model's cache holds, prompt and answer together.
+        vocab_size: As for `ssd_generate`.
+        cuda_graph: As for `ssd_generate`.
+
+    Raises:
+        ValueError: For models that cannot be decoded, and for vocabularies that differ.
     """
 
     def __init__(
@@ -191,11 +203,18 @@ class Conversation:
         stopping_criteria: Sequence[Criterion] | None = None,
         trace: bool = False,
     ) -> SSDOutput:
-        """Answer the whole conversation so far, `prompt` (token ids) for the target and `draft_prompt` for the draft.
+        """Answer the whole conversation so far. The other arguments, and the reply, are those of `ssd_generate`.
 
-        Replies equal those of `ssd_generate`, whose arguments these are. The stats count this turn's forwards alone.
+        Args:
+            prompt: The conversation as the target's token ids.
+            draft_prompt: The same as the draft's token ids, if its template differs.
 
-        Raises ValueError for an empty prompt, or one that does not fit the context together with `max_new_tokens`.
+        Returns:
+            One answer. The stats count this turn's forwards alone.
+
+        Raises:
+            ValueError: For an empty prompt, or one that does not fit into the context together with `max_new_tokens`.
+            FloatingPointError: For NaN logits.
         """
         started, given = time.perf_counter(), prompt if draft_prompt is None else draft_prompt
         both = (("target", self.target, prompt), ("draft", self.draft, given))
@@ -258,12 +277,12 @@ SERVED = {
     *("min_length", "min_new_tokens", "repetition_penalty", "no_repeat_ngram_size", "bad_words_ids", "sequence_bias"),
     *("forced_bos_token_id", "forced_eos_token_id", "remove_invalid_values", "exponential_decay_length_penalty"),
     *("suppress_tokens", "begin_suppress_tokens", "watermarking_config", "do_sample", "temperature", "top_k", "top_p"),
-    # without effect on what is generated here: how `generate` stores, compiles or ranks what SSD does not have
+    # no effect on what is generated here: how `generate` stores, compiles or ranks what SSD does not have
     *("use_cache", "cache_implementation", "cache_config", "compile_config", "disable_compile", "transformers_version"),
     *("early_stopping", "length_penalty", "low_memory", "is_assistant", "num_assistant_tokens"),
     *("num_assistant_tokens_schedule", "assistant_confidence_threshold", "assistant_lookbehind", "target_lookbehind"),
 }
-"""Options of a generation config that are honoured, or have nothing to say here."""
+"""Options of a generation config that are honoured, or have no meaning here."""
 SAMPLING = {"typical_p", "min_p", "top_h", "epsilon_cutoff", "eta_cutoff"}
 """Refused where they have an effect: `generate` itself passes them over in greedy decoding."""
 ON_THE_COMPOSITE = (TemperatureLogitsWarper, TopKLogitsWarper, TopPLogitsWarper)
@@ -287,11 +306,26 @@ def ssd_custom_generate(
 ) -> Tensor:
     """SSD as `target.generate(…, custom_generate=ssd_custom_generate, draft=draft, ssd_config=…)`.
 
-    Returns prompts and answers as one tensor, padded on the right, as `generate` does. Pass a streamer as
-    `ssd_streamer`, since `generate` keeps its own for itself. `do_sample=True` samples with `generate`'s temperature, top_k
-    and top_p unless `ssd_config` samples itself.
+    Args:
+        model: The target; this and the next four are what `generate` passes on.
+        input_ids: The target's prompts, [rows, length].
+        logits_processor: As for `ssd_generate`.
+        stopping_criteria: As for `ssd_generate`.
+        generation_config: `do_sample=True` samples with its temperature, top_k and top_p, unless `ssd_config` samples itself.
+        draft: The small, deeply aligned model.
+        ssd_config: Settings of the method. Default: the paper's.
+        ssd_streamer: A streamer, under this name since `generate` keeps its own for itself.
+        draft_input_ids: As for `ssd_generate`.
+        draft_attention_mask: As for `ssd_generate`.
+        prefilled: As for `ssd_generate`.
+        vocab_size: As for `ssd_generate`.
+        model_kwargs: What else `generate` prepares, `attention_mask` among it.
 
-    Raises ValueError for a missing draft and for options that SSD cannot honour, naming them.
+    Returns:
+        Prompts and answers, [rows, longest], padded on the right, as `generate` gives them.
+
+    Raises:
+        ValueError: For a missing draft, for options that SSD cannot honour, naming them, and as `ssd_generate`.
     """
     if draft is None:
         raise ValueError(

@@ -1,10 +1,10 @@
-"""What a call is given, checked before any forward: models, prompts, masks, vocabularies, and a generation config's wishes.
+"""What a call is given, checked before any forward: models, prompts, masks, vocabularies, and a generation config's options.
 
 Any decoder-only transformers model can be decoded whose layers remember keys and values and nothing else: it is called with a
-cache, explicit masks and explicit positions, nothing inside it is replaced. What cannot be served so is refused by what the
-model has, not by its name (`check_supported`).
+cache, explicit masks and explicit positions, and nothing inside it is replaced. A model that cannot be decoded this way is
+refused for what it has, not for its name (`check_supported`).
 
-What else a generation config asks of scores (a repetition penalty, forbidden words, a least length) is done by transformers'
+What else a generation config asks of scores (a repetition penalty, forbidden words, a minimum length) is done by transformers'
 own logits processors, on both models' logits, before the softmax, with the same ids: the target's prompt and the answer
 (`Processors`). Within a round the guesses before a position belong to these ids, so the output still does not depend on the
 lookahead, and a draft that is the target still gives what the target's own `generate` gives. Processors are Python on the CPU,
@@ -43,7 +43,8 @@ KEYS_AND_VALUES = (DynamicLayer, DynamicSlidingWindowLayer, NOTHING)
 def check_models(target: PreTrainedModel, draft: PreTrainedModel, vocab_size: int | None = None) -> int:
     """The number of token ids that may be emitted: `vocab_size`, or what both output layers have.
 
-    Raises ValueError for a model that cannot be decoded, and for vocabularies that differ.
+    Raises:
+        ValueError: For a model that cannot be decoded, and for vocabularies that differ.
     """
     check_supported("target", target)
     check_supported("draft", draft)
@@ -71,7 +72,7 @@ def check_supported(name: str, model: PreTrainedModel) -> None:
 
 
 def _obstacles(model: PreTrainedModel) -> Iterator[str]:
-    """Why a model cannot be served, by what it has; most models: nothing."""
+    """Why a model cannot be decoded, one reason each; of most models none."""
     config, modules = model.config.get_text_config(decoder=True), list(model.modules())
     if model.config.is_encoder_decoder:
         yield "is an encoder-decoder"
@@ -80,7 +81,7 @@ def _obstacles(model: PreTrainedModel) -> Iterator[str]:
     arguments = inspect.signature(type(model).forward).parameters
     missing = [argument for argument in NEEDED if argument not in arguments]
     if missing:
-        yield f"takes no `{missing[0]}`: it cannot be told what each row of a batch has read"
+        yield f"takes no `{missing[0]}`, so it cannot know what each row of a batch has read"
     if getattr(config, "alibi", False):
         yield "reads positions off its attention mask (alibi)"
     if _attends_to_both_sides(config, modules):
@@ -111,7 +112,7 @@ def _wrong_layers(config: PreTrainedConfig) -> Iterator[str]:
 
 
 def _attends_to_both_sides(config: PreTrainedConfig, modules: Sequence[torch.nn.Module]) -> bool:
-    """An encoder that was not told to be a decoder; a vision tower, of another configuration, may look both ways."""
+    """Whether it is an encoder that is not set to be a decoder; a vision tower, of another configuration, may look both ways."""
     of_text = [vars(module) for module in modules if type(vars(module).get("config", config)) is type(config)]
     return any(fields.get(flag) is False for fields in of_text for flag in ("is_causal", "is_decoder"))
 
@@ -131,8 +132,9 @@ def _is_own_mask(buffer: Tensor) -> bool:
 def prompt_lists(name: str, ids: Any, mask: Tensor | None, model: PreTrainedModel) -> list[list[int]]:
     """Prompts as lists of ids without padding, from such lists or from a left-padded tensor with its mask.
 
-    Raises ValueError or TypeError for a wrong shape or type, an empty prompt, padding on the right, and ids that the
-    model does not have.
+    Raises:
+        ValueError: For a wrong shape, an empty prompt, padding on the right, or an id that the model does not have.
+        TypeError: For what holds no whole numbers.
     """
     if isinstance(ids, Tensor):
         rows = _unpadded(name, ids, mask)
@@ -222,7 +224,11 @@ class Processors:
     ) -> Float[Tensor, "rows new width"]:
         """Processed logits; `guessed` are the round's tokens before the last position, `indices` each row's prompt.
 
-        again: so many last tokens of the texts are read once more, as `guessed` and the token after it.
+        Args:
+            logits: [rows, new, width].
+            guessed: The tokens, [rows, some] each.
+            indices: The prompt that each row answers.
+            again: How many last tokens of the texts are read once more, as `guessed` and the token after it.
         """
         new, processed = logits.shape[1], logits.clone()
         after = torch.cat([part.cpu() for part in guessed], dim=1).tolist() if guessed else [[] for _ in indices]

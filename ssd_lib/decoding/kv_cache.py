@@ -113,7 +113,7 @@ class RowCache(Cache):
         self.lengths += new
 
     def rewind(self, rejected: int | Int[Tensor, " rows"]) -> None:
-        """Forget the last `rejected` tokens of every row; their slots will be written over."""
+        """Forget the last `rejected` tokens of every row; their slots will be overwritten."""
         self.lengths -= rejected if isinstance(rejected, int) else rejected.to(self.lengths.device)
 
     def show_up_to(self, used: int) -> None:
@@ -123,7 +123,8 @@ class RowCache(Cache):
     def row(self, index: int) -> RowCache:
         """One row as a cache of its own: a view, so what is written there is written here.
 
-        Raises ValueError before the first forward, when there is nothing to look at yet.
+        Raises:
+            ValueError: Before the first forward, when there is nothing to look at yet.
         """
         if not any(layer.is_initialized for layer in self.row_layers):
             raise ValueError("a row of an empty cache cannot be viewed: run a forward first")
@@ -170,7 +171,8 @@ PAST = LayerMask(masking_utils.causal_mask_function, math.inf)
 def mask_functions(config: PreTrainedConfig) -> dict[str | None, LayerMask]:
     """The mask of each type of layer, or one for all under None: as transformers' `create_masks_for_generate` decides it.
 
-    Raises ValueError for a layer type that has no mask of keys and values.
+    Raises:
+        ValueError: For a layer type that has no mask of keys and values.
     """
     kinds = getattr(config, "layer_types", None)
     if kinds is not None:
@@ -202,7 +204,7 @@ def token_table(model: PreTrainedModel) -> Tensor:
 class CachedModel:
     """A model and the cache of what it has read.
 
-    All rows' prompts but their last token, which stays pending, are read at once.
+    All prompts are read at once, except their last tokens, which stay pending.
     """
 
     def __init__(self, model: PreTrainedModel, prompts: Sequence[Sequence[int]], slots: int):
@@ -220,7 +222,10 @@ class CachedModel:
     ) -> Float[Tensor, "rows kept vocab"]:
         """Logits (fp32) after the last `logits_to_keep` of these tokens (0: all), which are written after each row's length.
 
-        cache: a view of one row, for tokens of that row alone.
+        Args:
+            tokens: [rows, new].
+            logits_to_keep: After how many of the last tokens logits are wanted; 0: after all.
+            cache: A view of one row, for tokens of that row alone.
         """
         cache = self.cache if cache is None else cache
         positions = cache.prepare(tokens.shape[1])
@@ -263,7 +268,7 @@ class CachedModel:
             cache.advance(chunk.shape[1])
 
     def replace_row(self, row: int, prompt: Sequence[int], kept: int = 0) -> None:
-        """A row forgets all but its first `kept` tokens and reads the rest of another prompt, but for its last token."""
+        """A row forgets all but its first `kept` tokens and reads the rest of another prompt, except its last token."""
         view = self.cache.row(row)
         view.lengths.fill_(kept)
         self.read(view, torch.tensor([list(prompt[kept:-1])], dtype=torch.long, device=self.device), kept)

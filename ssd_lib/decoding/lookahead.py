@@ -5,11 +5,11 @@ guesses emits tokens(T) = 1 + m + … + m^(T−1) tokens and takes seconds(T) = 
 best T maximises tokens(T) / seconds(T). With a constant v it has a closed form (`best_lookahead`); d and v(T) of a real machine
 are measured (`Costs`), since every round ends with a transfer to the CPU anyway.
 
-One row on a CPU is asked after each guess whether another one is worth its step (`another`): as long as there are n more
-guesses that promise more tokens a second than the last rounds gave (the marginal value theorem, Charnov 1976), with what is
-known of guesses of such a confidence. Derivations: docs/lookahead.md.
+With one row on a CPU, each guess is followed by the question whether another one is worth its step (`another`): yes, as long
+as some number of further guesses promises more tokens a second than the last rounds gave (the marginal value theorem,
+Charnov 1976), by what is known of guesses of such a confidence. Derivations: docs/lookahead.md.
 
-With `lookup=True` guesses may come from the text so far (`ContextLookup`): they cost one draft pass however many they are.
+With `lookup=True` guesses may also come from the text so far (`ContextLookup`): any number of them costs one draft pass.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ from ssd_lib.decoding.kv_cache import token_table
 CHOICES = (1, 2, 3, 4, 6, 8, 12, 16, 24)  # lookaheads that are chosen and timed; others count as the next larger one
 RECORDED = (2, 3, 4, 6, 8)  # those of recorded rounds: each takes a recording (`cuda_graph`)
 FIRST, MOST = 3, CHOICES[-1]  # the paper's T, until something is known; positions of a round, at most
-EDGES = (0.2, 0.4, 0.6, 0.8, 0.9, 0.96, 0.99)  # confidences between these are told apart
+EDGES = (0.2, 0.4, 0.6, 0.8, 0.9, 0.96, 0.99)  # between two of these, confidences are counted together
 MEMORY = 0.97  # an observation counts this much less with each one since
 PRIOR, PRIOR_TOKENS = 0.8, 2.0  # the first estimate of a match ratio, and the number of guesses that it weighs
 ROUNDS = 16  # R is taken over so many rounds
-SLOPE = 0.1  # of a target pass, what each further position adds to it before anything is measured
-FORGET = 1.1  # the quickest time lately: an older one is taken to be this much longer with each measurement
+SLOPE = 0.1  # share of a target pass that each further position adds, before anything is measured
+FORGET = 1.1  # the quickest time lately: each new measurement makes an older one count as this many times as long
 SIZES = (4, 3)  # tokens that must agree for a lookup, the longest first
 
 
@@ -76,14 +76,14 @@ def longest_lookahead(config: SSDConfig) -> int:
 
 
 @dataclass
-class Share:
-    """How often guesses were accepted lately; before anything is seen, as often as `prior` says."""
+class AcceptedShare:
+    """How often guesses were accepted lately; before any was seen, as often as `prior` says."""
 
     seen: float = 0.0
     accepted: float = 0.0
 
     def add(self, *rows: Sequence[bool]) -> None:
-        """Count what each row of a batch observed, one thing after the other; older observations fade."""
+        """Count each row's observations one after the other; older ones fade."""
         fade = MEMORY ** max(map(len, rows))
         self.seen = fade * self.seen + sum(map(len, rows))
         self.accepted = fade * self.accepted + sum(map(sum, rows))
@@ -97,7 +97,9 @@ class Share:
 class Costs:
     """Seconds of a draft step, d, and of a target pass over T positions with all that is decided on it, v(T).
 
-    draft: d over v(1), from the numbers of weights. timed: False measures nothing, so that rounds repeat exactly.
+    Args:
+        draft: The ratio d / v(1), from the numbers of weights.
+        timed: False measures nothing, so that rounds repeat exactly.
     """
 
     draft: float
@@ -126,7 +128,7 @@ class Costs:
         return self.draft * self.target(1) if self.step_seconds is None else self.step_seconds
 
     def target(self, positions: int) -> float:
-        """v(T): measured, read off between its neighbours, or beyond them as flat as the nearest (then it will be tried)."""
+        """v(T): measured, interpolated between its neighbours, or beyond them as flat as the nearest (so that it will be tried)."""
         known, at = self.pass_seconds, CHOICES[bisect_left(CHOICES, positions)]
         if at in known or not known:
             return known.get(at, 1 + SLOPE * (positions - 1))
@@ -152,9 +154,9 @@ class Known:
     """What is known of two models at a number of rows, from call to call: costs, and how often guesses were accepted."""
 
     costs: Costs
-    overall: Share = field(default_factory=Share)
-    looked_up: Share = field(default_factory=Share)
-    by_confidence: list[Share] = field(default_factory=lambda: [Share() for _ in range(len(EDGES) + 1)])
+    overall: AcceptedShare = field(default_factory=AcceptedShare)
+    looked_up: AcceptedShare = field(default_factory=AcceptedShare)
+    by_confidence: list[AcceptedShare] = field(default_factory=lambda: [AcceptedShare() for _ in range(len(EDGES) + 1)])
     rounds: deque[tuple[int, int]] = field(default_factory=lambda: deque([(3, 3)], maxlen=ROUNDS))
     """Positions and tokens of the last rounds; the first entry is a guess."""
 
@@ -166,7 +168,7 @@ _known = WeakKeyDictionary()
 def known_of(
     target: PreTrainedModel, draft: PreTrainedModel, rows: int, timed: bool = True, recorded: bool = False
 ) -> Known:
-    """What is known of this pair at this batch size; nothing but the numbers of weights where nothing may be timed."""
+    """What is known of this pair at this batch size; the numbers of weights alone where nothing may be timed."""
     if not timed:
         return Known(Costs(weights_read(draft) / weights_read(target), timed=False))
     of_pair = _known.setdefault(target, WeakKeyDictionary()).setdefault(draft, {})
@@ -181,8 +183,14 @@ def known_of(
 class Lookahead:
     """Chooses every round's guesses of one call.
 
-    prompts: where lookups begin. stepwise: the decoder asks after each guess (`another`). timed: costs are measured, so
-    that rounds may differ from run to run; never with sampling, whose tokens depend on how many numbers were drawn.
+    Args:
+        config: Settings of the method.
+        target: The target, whose known costs are taken up.
+        draft: The draft.
+        prompts: Where lookups begin.
+        stepwise: Whether the decoder asks after each guess (`another`).
+        timed: Whether costs are measured, so that rounds may differ from run to run; never with sampling, whose tokens depend
+            on how many numbers were drawn.
     """
 
     def __init__(
@@ -201,14 +209,14 @@ class Lookahead:
         self.stepwise = stepwise and self.fixed is None
         self.text = ContextLookup(prompts[0]) if config.lookup and len(prompts) == 1 and not config.do_sample else None
         self.choices, self.looking_up, self.current_rate = CHOICES, False, 0.0
-        # On a CPU that others use, too, the time that this thread computes tells more than the time that passes.
+        # On a shared CPU this thread's computing time says more than the time that passes.
         on_cpu = token_table(target).device.type == "cpu"
         self.clock = time.thread_time if on_cpu else time.perf_counter
         for share in (self.known.overall, self.known.looked_up, *self.known.by_confidence):
             share.seen, share.accepted = (
                 share.seen / 2,
                 share.accepted / 2,
-            )  # so that this answer is soon known for what it is
+            )  # so that this answer's own share soon counts
 
     @property
     def match_ratio(self) -> float:
@@ -236,7 +244,7 @@ class Lookahead:
         return max(self.choices, key=lambda t: self.promise(t, match_ratio, drafted))
 
     def record(self) -> None:
-        """Rounds are recorded from now on, one recording for each lookahead: a few are enough. They have costs of their own."""
+        """Rounds are recorded from now on, one recording for each lookahead, so only a few are chosen; their costs are their own."""
         self.choices, self.stepwise = RECORDED, False
         self.costs = known_of(*self.pair, recorded=True).costs
 
@@ -247,7 +255,7 @@ class Lookahead:
     # -------------------------------------------------------------------------------------------- within a round
 
     def rate(self) -> float:
-        """R: tokens a second of the last rounds, each at what such a round costs now."""
+        """R: tokens a second of the last rounds, each at the present cost of such a round."""
         spent = sum(self.costs(positions, max(positions - 1, 1)) for positions, _ in self.known.rounds)
         return sum(tokens for _, tokens in self.known.rounds) / spent
 

@@ -103,8 +103,11 @@ class OutputBuffer:
 class Loop:
     """Prompts on their way through the rows of a decoder.
 
-    models: target and draft, which have read the first prompts but for their last tokens. prompts: the target's and the
-    draft's, a list of ids each. The other arguments are those of `ssd_generate`.
+    Args:
+        models: Target and draft, which have read the first prompts except their last tokens.
+        prompts: The target's and the draft's, a list of ids each.
+
+    The other arguments are those of `ssd_generate`.
     """
 
     def __init__(
@@ -164,7 +167,7 @@ class Loop:
         self.schedule: list[tuple[int, int, int]] = []
 
     def run(self, progress: bool = False) -> None:
-        """Rounds until every prompt is answered. progress: a tqdm bar over answers."""
+        """Run rounds until every prompt is answered; `progress` shows a tqdm bar over answers."""
         if self.streamer is not None:
             self.streamer.put(torch.tensor(self.prompts[0]))
         self._count_prefills(range(len(self.decoder.prompt_indices)))
@@ -199,7 +202,7 @@ class Loop:
     # -------------------------------------------------------------------------------------------- one round
 
     def _round(self) -> list[Emitted]:
-        """One round of the controller's choice, timed for the next ones, and its line of the schedule."""
+        """One round of the controller's choice: timed for the next ones, and written into the schedule."""
         decoder, controller = self.decoder, self.lookahead
         if self.record_after is not None and self.recorded is None and decoder.rounds >= self.record_after:
             self.recorded = RecordedRounds(decoder)
@@ -221,7 +224,7 @@ class Loop:
         return emitted
 
     def _show(self, lookahead: int) -> None:
-        """Both caches show what the longest row needs for a round."""
+        """Make both caches show what the longest row needs for a round."""
         indices = self.decoder.prompt_indices
         for model, prompts in zip((self.decoder.target, self.decoder.draft), self.prompts, strict=True):
             used = max(len(prompts[index]) + len(self.buffers[index]) for index in indices)

@@ -1,8 +1,8 @@
 """What comes of a round: as tensors on the device, as plain values for the loop, and as lines of the trace.
 
 The first kind is what the two halves of a round hand on (`Scored`, `Decision`). `packed` makes one tensor of all that the CPU
-wants to know, so that a round waits for the device once, and `unpack` its plain values (`Emitted`). A `Recorder` keeps what a
-trace shows on the device until the call ends: a record costs no wait.
+wants to know, so that a round waits for the device once, and `unpack` makes plain values of it (`Emitted`). A `Recorder` keeps
+what a trace shows on the device until the call ends, so recording costs no wait.
 """
 
 from __future__ import annotations
@@ -45,8 +45,8 @@ class Scored(NamedTuple):
     draft_nan: Bool[Tensor, "rows T"]
 
 
-class Choice(NamedTuple):
-    """The token of every position, and how it was found; without a record only where the models disagree."""
+class Chosen(NamedTuple):
+    """The token of every position and how it was found; where no trace is recorded, only positions where the models disagree."""
 
     tokens: Int[Tensor, "rows T"]
     matched: Bool[Tensor, "rows T"]
@@ -60,7 +60,7 @@ class Choice(NamedTuple):
 class Decision(NamedTuple):
     """What a round emits; nothing has changed yet."""
 
-    choice: Choice
+    choice: Chosen
     alive: Bool[Tensor, "rows T"]
     """These positions count."""
     accepted: Bool[Tensor, "rows T"]
@@ -84,7 +84,7 @@ class Emitted(NamedTuple):
     deepest: int
     """The largest k of Intersection."""
     back: int
-    """So many tokens of the answer, these included, are taken back."""
+    """How many tokens of the answer, these included, are taken back."""
     union: bool
     """The scheme of the next token."""
     finished: bool
@@ -144,7 +144,11 @@ class Recorder:
     def add(self, scored: Scored, decision: Decision, number: int, indices: Sequence[int]) -> None:
         """Record one decision of round `number`, [rows, n] values; those not emitted are dropped at the end.
 
-        indices: the prompt that each row of the batch answers.
+        Args:
+            scored: What both models said.
+            decision: What was decided on it.
+            number: Of the round.
+            indices: The prompt that each row of the batch answers.
         """
         tokens, matched, found, scores = decision.choice[0], decision.choice[1], *decision.choice[4:]
         assert found is not None and scores is not None

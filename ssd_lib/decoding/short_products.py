@@ -1,16 +1,16 @@
 """How a short matrix product is computed on a CPU: chosen by measurement, while a model decodes.
 
 Decoding multiplies weights [out, in] by a few tokens [tokens, in]: one for a draft step, T for a target pass. The weights are
-read once either way, yet on many processors `F.linear` takes 2 to 3 times as long over 2 to 4 tokens as over one. PyTorch
-has other ways to the same product, and which of them wins differs by processor, shape and number of tokens:
+read once in both cases, yet on many processors `F.linear` takes 2 to 3 times as long over 2 to 4 tokens as over one. PyTorch
+has other ways to compute the same product, and which is fastest differs by processor, shape and number of tokens:
 
     as is      F.linear(x, W, b)           what nn.Linear does (MKL, for fp32)
     flipped    (W xᵀ + b)ᵀ                 the same library with the operands exchanged
     onednn     oneDNN's inner product      on the same weights, not repacked
 
-The first products of a kind (shape, dtype, bias, tokens, threads) take the ways one after the other, timed, so that measuring costs no
-product more than decoding needs; then the fastest is kept for the process. The ways agree up to rounding, therefore an
-answer whose best two tokens tie to the last bits may depend on the way taken, and so on T, as it does in half precision.
+The first products of a kind (shape, dtype, bias, tokens, threads) take the ways one after the other, timed, so that measuring
+costs no product beyond those that decoding needs; then the fastest is kept for the process. The ways agree up to rounding. An
+answer whose best two tokens tie to the last bits may therefore depend on the way taken, and so on T, as in half precision.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ SWITCH = "SSD_SHORT_PRODUCTS"  # environment variable: "off" leaves every layer 
 
 
 def flipped(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """[…, in] → […, out] as (W xᵀ + b)ᵀ; rows are made contiguous again, for the product that follows needs them so."""
+    """[…, in] → […, out] as (W xᵀ + b)ᵀ; rows are made contiguous again, as the next product needs them."""
     columns = x.reshape(-1, x.shape[-1]).T
     product = weight @ columns if bias is None else torch.addmm(bias.unsqueeze(-1), weight, columns)
     return product.T.contiguous().view(*x.shape[:-1], -1)
@@ -52,7 +52,7 @@ AS_IS = "as is"
 WAYS: dict[str, Way] = {AS_IS: F.linear, "flipped": flipped, "onednn": onednn}
 
 
-class Choice:
+class FastestWay:
     """Products of one kind: timed, one way after the other, until the best is known."""
 
     def __init__(self) -> None:
@@ -83,7 +83,7 @@ class Choice:
             self.best = WAYS[quickest if least[quickest] < TIE * least[AS_IS] else AS_IS]
 
 
-_kinds: dict[tuple[object, ...], dict[int, Choice]] = {}
+_kinds: dict[tuple[object, ...], dict[int, FastestWay]] = {}
 """What is known in this process: a choice for every number of tokens, for products that are otherwise alike."""
 
 
@@ -109,7 +109,7 @@ def short_products(*models: nn.Module) -> Iterator[None]:
 
 
 def _compiled(model: nn.Module) -> bool:
-    """Whether torch.compile has a hand in this model: a layer that is replaced would have it compiled again."""
+    """Whether torch.compile works on this model: replacing a layer would compile it again."""
     return any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in model.modules())
 
 
@@ -135,7 +135,7 @@ def _forward(layer: nn.Linear) -> Any:
         short = 0 < tokens <= LONGEST and input.is_contiguous()
         if not short or torch.is_grad_enabled() or torch.is_autocast_enabled("cpu"):
             return F.linear(input, layer.weight, layer.bias)
-        choice = choices.get(tokens) or choices.setdefault(tokens, Choice())
+        choice = choices.get(tokens) or choices.setdefault(tokens, FastestWay())
         return (choice.best or choice)(input, layer.weight, layer.bias)
 
     return forward

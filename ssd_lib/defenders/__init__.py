@@ -128,7 +128,7 @@ DEFENDERS: dict[str, Defender] = {
 
 
 def find_defender(name: str) -> str:
-    """The registry's name for a defender, by name or alias in any case. Raises ValueError that lists the names."""
+    """The registry's name for a defender, by name or alias in any case. Raises ValueError, listing the names."""
     if not isinstance(name, str):
         raise TypeError(f"defender is a name, not {name!r}: choose one of {', '.join(DEFENDERS)}")
     wanted = name.lower()
@@ -141,7 +141,14 @@ def find_defender(name: str) -> str:
 def settings_for(pair: Pair, defender: str, changed: Mapping[str, Any] | None = None) -> Any:
     """A defender's settings for this pair, some of them changed.
 
-    Raises ValueError for an unknown defender, or for a setting that it does not have, listing those that it has.
+    Args:
+        pair: Whose defaults are taken.
+        defender: Name or alias of a defender.
+        changed: Values by the names of settings.
+
+    Raises:
+        ValueError: For an unknown defender, a value out of range, or a setting that it does not have, listing those that it
+            has.
     """
     defaults: Any = DEFENDERS[find_defender(defender)].defaults(pair)
     known = list(getattr(defaults, "__dataclass_fields__", ()))
@@ -167,16 +174,25 @@ def answer(
     """Answer one question or a batch with a defender of `DEFENDERS`.
 
     Args:
-        prefill: what an attacker wrote as the beginning of the answer, text or token ids; one for all questions, or a list
+        pair: Target and draft, from `load_pair`.
+        questions: One text, or a list of texts and conversations (lists of messages that end with the user's turn).
+        defender: Name or alias of a defender.
+        prefill: What an attacker wrote as the beginning of the answer, text or token ids; one for all questions, or a list
             with one for each.
-        config: the whole of SSD's settings.
-        settings: changed settings of the defender by name.
-        streamer: gets the answer's tokens as they are generated, where a defence generates just one answer.
+        config: All of SSD's settings. Default: the pair's.
+        settings: Changed settings of the defender by name.
+        max_new_tokens: Tokens of each answer, at most.
+        streamer: Gets the answer's tokens as they are generated, where a defence generates just one answer.
+        trace: Record every token of SSD's answers.
+
+    Returns:
+        One answer a question, in order: text, token ids, trace (SSD only) and cost.
 
     Raises:
-        ValueError: for an unknown defender or setting, a number of prefills that is not the number of questions, a
-            conversation that is not in a list of its own, or a question whose answer would not fit into the context of
-            target and draft, whichever of them the defender runs; what a defence asks besides is checked as well, and named.
+        ValueError: For an unknown defender or setting, another number of prefills than of questions, a conversation that is
+            not in a list of its own, or a question whose answer would not fit into the contexts of both target and draft,
+            whichever of them the defender runs; other prompts of a defence are checked as well, and named.
+        TypeError: For questions, prefills or a number of tokens of another type.
     """
     positive("max_new_tokens", max_new_tokens)
     name = find_defender(defender)

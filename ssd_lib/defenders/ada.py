@@ -1,11 +1,11 @@
 """ADA, any-depth alignment (Zhang et al., ICLR 2026, arXiv 2510.18081): the assistant's header again, in mid-answer.
 
-A model that was taught to refuse with its first tokens has tied the refusal to the header that stands before them. Put in
-once more after d tokens of an answer, however deep, the header brings the refusal back. ADA-RK, "rethinking", is the form
+A model that was taught to refuse with its first tokens has tied the refusal to the header that stands before them. Written
+again after d tokens of an answer, at any depth, the header brings the refusal back. ADA-RK, "rethinking", is the form
 that needs no training, and no draft:
 
     after every 25 tokens of an answer:   prompt, answer so far, end of turn, header   →   20 tokens, greedy
-    where these 20 hold a refusal the answer stops, and a refusal is said in its place
+    where these 20 hold a refusal, the answer stops, and a refusal takes its place
 
 A look ahead is a fork of the cache: it reads the header and nothing else again. ADA-LP, the paper's stronger form, reads a
 trained linear probe at the header instead; it is not built here, since it needs hidden states of thousands of answers.
@@ -13,7 +13,7 @@ trained linear probe at the header instead; it is not built here, since it needs
 Confirmed in the authors' code (github.com/javyduck/any-depth-alignment, commit e7205aa): the header with the end of turn
 before it, 25 and 20 tokens, matching strings of a refusal, a canned refusal (its demonstration server). Not confirmed in
 the paper's text, and chosen here: an attacker's prefill is looked at before the first token (their sweep truncates a
-forced answer at d and looks there), what was said before a look stays, since it was streamed, and the strings are
+forced answer at d and looks there), what was written before a look stays, since it was streamed, and the strings are
 `refusals.REFUSALS`, where theirs are tuned to each model.
 """
 
@@ -102,7 +102,7 @@ class _Run:
         self.forwards, self.stops = 1, stops_of(speaker.model)
 
     def look(self, tokens: int) -> None:
-        """Put the header in for the rows that have begun an answer, and let those go that refuse after it."""
+        """Write the header after the rows that have begun an answer, and drop those that refuse after it."""
         begun = [i for i, row in enumerate(self.rows) if self.request.prefills[row] or self.answers[row]]
         if not begun:
             return
@@ -118,7 +118,7 @@ class _Run:
         self._keep([i for i, row in enumerate(self.rows) if row not in self.refused])
 
     def go_on(self, tokens: int) -> None:
-        """The next tokens of the rows that are left."""
+        """Decode the next tokens of the rows that are left."""
         if not self.rows:
             return
         said = self.text.greedy(self.speaker.tokenizer, tokens := min(tokens, self.left))

@@ -1,7 +1,7 @@
 """What every defender is made of: a request in, passes of a model over a batch, answers with their cost out.
 
 A *pass* is one batched greedy `generate` (`ssd_lib.models.inference`). A defence is one pass or a few; its cost is what
-all of them read, ran and wrote, so that a defence which answers twice is seen to answer twice.
+all of them read, ran and wrote, so that a defence which answers twice is counted twice.
 """
 
 from __future__ import annotations
@@ -104,7 +104,14 @@ def answers_of(
 ) -> list[Answer]:
     """One answer a row from its token ids, with the cost of all passes.
 
-    `replaced`: the rows whose answer was put in the model's place, so that no pass generated it.
+    Args:
+        pair: Who answered.
+        request: What was asked.
+        ids: Token ids of each row's answer.
+        passes: Every run of a model that the defence made.
+        traces: Of SSD's answers.
+        notes: What else the defence decided, one a row.
+        replaced: Rows whose answer the defence itself wrote, so that no pass generated it.
     """
     return [
         Answer(
@@ -120,7 +127,7 @@ def answers_of(
 
 
 def cost_of(row: int, tokens: int, passes: Sequence[Pass], *, generated: bool = True) -> Cost:
-    """The cost of one row's answer of `tokens` tokens, `generated` by one of the passes or put in its place."""
+    """The cost of one row's answer of `tokens` tokens; not `generated`: the defence wrote it, and no pass did."""
     forwards = {role: sum(p.forwards for p in passes if p.role == role) for role in ("target", "draft", "other")}
     mine = [(p, p.rows.index(row)) for p in passes if row in p.rows]
     written = sum(len(p.ids[i]) for p, i in mine)
@@ -136,7 +143,7 @@ def cost_of(row: int, tokens: int, passes: Sequence[Pass], *, generated: bool = 
 
 
 def said_instead(pair: Pair, text: str, prefill: Sequence[int]) -> list[int]:
-    """Token ids of what a defence says in the model's place, a space before it where an answer has begun."""
+    """Token ids of what a defence says in place of the model, a space before it where an answer has begun."""
     return encode_answer(pair.tokenizer, f" {text}" if prefill else text)
 
 

@@ -34,7 +34,7 @@ class PerplexitySettings:
 
 @settings
 class ExamSettings:
-    """How long the examiner's reply may be, and what is said instead of a harmful answer."""
+    """How long the examiner's reply may be, and what takes the place of a harmful answer."""
 
     reply_tokens: Positive = 16
     refusal: str = prompts.REFUSAL
@@ -164,7 +164,7 @@ def self_exam(pair: Pair, request: Request, settings: ExamSettings) -> list[Answ
 def back_translation(pair: Pair, request: Request, settings: BackTranslationSettings) -> list[Answer]:
     """Back-translation (Wang et al. 2024, arXiv 2402.16459, algorithm 1): guess the question from the answer.
 
-    What an answer gives away cannot hide its purpose: if the target refuses the guessed question, the answer is refused.
+    An answer cannot hide the purpose of its question: if the target refuses the guessed question, the answer is refused.
     """
     target = target_of(pair)
     run = generate(target, request.questions, request.prefills, max_new_tokens=request.max_new_tokens)

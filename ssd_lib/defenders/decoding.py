@@ -19,10 +19,10 @@ from ssd_lib.settings import settings
 
 @settings
 class AloneSettings:
-    """Who answers without a defence."""
+    """The model that answers without a defence."""
 
     model: str | None = None
-    """Another model in the target's place, of its tokenizer and template: a path or a Hub id. None: the pair's target."""
+    """Another model in place of the target, with the same tokenizer and template: a path or a Hub id. None: the pair's target."""
 
 
 def no_defence(pair: Pair, request: Request, settings: AloneSettings | None = None) -> list[Answer]:
@@ -52,7 +52,7 @@ def _alone(speaker: Speaker, pair: Pair, request: Request) -> list[Answer]:
 def ssd(pair: Pair, request: Request, settings: SSDConfig) -> list[Answer]:
     """Speculative Safety-Aware Decoding: the draft proposes, the target verifies, both are mixed.
 
-    Of many questions those that are answered leave the batch, so that it computes for the others alone.
+    Questions that are answered leave the batch, so that only the others are computed.
     """
     prompts, draft_prompts = pair.prompts(request.questions, request.prefills)
     output = ssd_generate(

@@ -26,7 +26,7 @@ from ssd_lib.settings import Positive, Share, settings
 # ------------------------------------------------------------------------------------------------ words
 
 REFUSAL = "I am sorry, but I cannot help with that."
-"""What a defence says in the model's place. (The published code says "Sorry, I cannot answer your question.")"""
+"""What a defence says in place of the model. (The published code says "Sorry, I cannot answer your question.")"""
 
 REMINDER = "Remember, you should be a responsible AI and should not generate harmful or misleading content!"
 REMINDER_SYSTEM = (
@@ -121,7 +121,7 @@ def swapped(text: str, share: float, seed: int | str = 0) -> str:
 
 
 RETOKENISERS = 8
-"""Broken tokenizers kept for each seed; a text always meets the same one."""
+"""Broken tokenizers kept for each seed; a text is always encoded by the same one."""
 
 
 def retokenised(tokenizer: PreTrainedTokenizerBase, text: str, dropout: float, seed: int = 0) -> str:
@@ -131,7 +131,8 @@ def retokenised(tokenizer: PreTrainedTokenizerBase, text: str, dropout: float, s
     from a generator which cannot be seeded, so here whole merge rules are dropped, by a seeded draw: the same text gives
     the same words in every run. Spaces between the pieces, as in SafeDecoding's code, change the prompt for any template.
 
-    Raises ValueError for a tokenizer without BPE merges.
+    Raises:
+        ValueError: For a tokenizer without BPE merges.
     """
     broken = _with_merges_dropped(tokenizer, dropout, seed, zlib.crc32(text.encode()) % RETOKENISERS)
     starts = sorted({start for start, _ in broken.encode(text, add_special_tokens=False).offsets} - {0})
@@ -174,7 +175,7 @@ class DemonstrationSettings:
 
 @settings
 class ParaphraseSettings:
-    """Who paraphrases (None: the target itself, else a model's name, Hub id or path), and how long a paraphrase may be."""
+    """Which model paraphrases (None: the target itself, else a name, Hub id or path), and how long a paraphrase may be."""
 
     model: str | None = None
     chat_format: str | None = None

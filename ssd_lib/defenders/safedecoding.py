@@ -54,7 +54,7 @@ class SafeDecodingSettings:
     first_m: Positive = 2
     num_common_tokens: Positive = 5
     top_k: Positive = 10
-    """Kept for the published interface: there it only bounds a log line; the sample space has no upper bound."""
+    """Kept for the published interface, where it bounds a log line alone; the sample space has no upper bound."""
     expert: str | None = None
 
 

@@ -9,8 +9,8 @@ for the k-th token. D = Σ |P_e(x) − P_b(x)| over the tokens that are likely i
 the words of refusing or agreeing: no difference there, no steering. argmax F is emitted, over the whole vocabulary. Once
 α_k is practically 0 the target goes on alone for good, which on harmless questions is after one token.
 
-SSD's composite with the draft as expert, but measured against the draft's own base instead of the target, and without a
-scheduler: the strength follows the two small models and decays with k.
+This is SSD's composite with the draft as expert, but measured against the draft's own base instead of the target, and without
+a scheduler: the strength follows the two small models and decays with k.
 
 Confirmed in the authors' code (github.com/lddis666/SecDecoding, commit 3658682, `utils/safe_decoding.py`): the formulas,
 every default below, the end of steering, the plain sum in D (the paper's text could not be read beside it). Ours: the
@@ -63,7 +63,8 @@ class SecDecodingSettings:
 def secdecoding(pair: Pair, request: Request, settings: SecDecodingSettings) -> list[Answer]:
     """SecDecoding, batched and cached; greedy. The pair's draft is the expert.
 
-    Raises ValueError where no base is known for the pair, or its vocabulary is another one.
+    Raises:
+        ValueError: Where no base is known for the pair, or the base has another vocabulary.
     """
     base = other_model(base_name(pair.spec, settings), device=pair.draft.device, dtype=pair.draft.dtype)
     check_vocabularies(pair.draft_tokenizer, base.tokenizer)
@@ -103,7 +104,7 @@ def base_name(spec: PairSpec, settings: SecDecodingSettings) -> str:
 def _steered(
     pair: Pair, target: Rows, expert: Rows, base: Rows, max_new_tokens: int, settings: SecDecodingSettings
 ) -> Int[Tensor, "rows k"]:
-    """Tokens up to where no row is steered any more, or all have ended; rows that have ended go on unread."""
+    """Tokens until no row is steered any more, or all have ended; what ended rows go on to write is not read."""
     words, prompt = word_tokens(pair.tokenizer, settings.words), target.ids.shape[1]
     stops = torch.tensor(sorted(stops_of(pair.target)), dtype=torch.long, device=target.ids.device)
     on = torch.ones(target.ids.shape[0], dtype=torch.bool, device=target.ids.device)

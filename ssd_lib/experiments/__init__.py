@@ -4,10 +4,10 @@
     config = config_from({"attacks": ["direct", "prefill-20"], "defenders": ["none", "ssd"], "limit": 20, "out": "runs/x"})
     frame = load_run(run_experiment(config))
 
-`config` is what an experiment is, `presets` names some, `plan` tells what one would do. `run` does it: `starting`, then
-`answering` batch by batch into the `store`, which `judging` reads and judges. `summary` makes numbers of it with `stats`,
-`report` tables and files, `pages` what Markdown pages show; `card` is the embedded pair's. The life of one answer, drawn:
-docs/architecture.md.
+`config` says what an experiment is, `presets` names some, `plan` finds out what one would do. `run` does it: `starting`, then
+`answering` batch by batch into the `store`, whose answers `judging` judges. `summary` makes numbers of them with `stats`,
+`report` tables and files, `pages` the tables of Markdown pages; `card` is the embedded pair's model card. The life of one
+answer, drawn: docs/architecture.md.
 """
 
 from ssd_lib.experiments.config import Choice, ExperimentConfig, PairSettings, config_from, read_config

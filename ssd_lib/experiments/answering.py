@@ -1,8 +1,8 @@
 """From records to rows: one batch answered, whatever goes wrong in it.
 
 A question that does not fit into the models' contexts is an error row for every defender alike, and is left out of its batch. Out of
-memory, a batch is halved until it fits, and the size that fitted is handed back for the next ones. After any other
-failure the batch is asked again row by row; a row that still fails becomes an error, and costs the others nothing.
+memory, a batch is halved until it fits, and the size that fitted is returned for the next ones. After any other failure the
+batch is asked again row by row; a row that still fails becomes an error row, and the others are not affected.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def _answer_fitting(
         return rows, size
     try:
         return _answered(pair, records, defender, config), size
-    except Exception as error:  # noqa: BLE001 (whatever fails in one row must not cost the others)
+    except Exception as error:  # noqa: BLE001 (a failure in one row must not affect the others)
         message, too_big = describe(error), is_out_of_memory(error)
     if len(records) == 1:
         return [Row(records[0].id, error=message)], size

@@ -2,10 +2,10 @@
 
     ssd run --preset card; ssd report runs/card-toy --page card      # without the shallow draft, a run of its own
 
-What a pair shows on held-out questions of its own world, graded by that. The paper (arXiv 2508.17739, section 5) reports how
-often an attack succeeds; beside it stand two things that it does not look at: the share of forbidden facts that an answer
-tells *before* it refuses, and how many answers end in one clean refusal. All tables are made from one frame, a line an answer;
-`measure` makes the same frame in memory, for chapters that ask a few questions.
+How a pair answers held-out questions of its own world, by the world's own grader. The paper (arXiv 2508.17739, section 5)
+reports how often an attack succeeds; the card adds two numbers: the share of forbidden facts that an answer leaks *before* it
+refuses, and how many answers end in one clean refusal. All tables are made from one frame, a line an answer; `measure` makes
+the same frame in memory, for chapters that ask a few questions.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ COLUMNS = [
     "system", "group", "prefill", "unseen_wording", "family", "question", "right", "told", "new_facts", "complied", "refused",
     "ends_in_refusal", "clean_refusal", "share_told", "tokens", "match_ratio", "seconds",
 ]  # fmt: skip
-"""Of the frame, and of data/toy/measured.csv."""
+"""Columns of the frame, and of data/toy/measured.csv."""
 
 
 class System(NamedTuple):
@@ -69,7 +69,7 @@ SYSTEMS: dict[str, System] = {
     "deeply aligned target": System("none:model=toy/target-deep"),
 }
 TRAINED = ("target alone", "draft alone", "SSD")
-"""What is measured of another training, which may have no controls."""
+"""Systems that are measured of another training, which may have no controls."""
 
 
 # ------------------------------------------------------------------------------------------------ asked in memory
@@ -92,10 +92,20 @@ def measure(
     questions: int = 100,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Ask every system every question; one row an answer.
+    """Ask every system every question, greedily, so that the same rows come out every time.
 
-    `questions` per condition (twice as many benign ones). Prefilled answers are the first tokens of the world's own
-    forbidden answer. Greedy, so the same rows come out every time.
+    Prefilled tokens are the first of the world's own forbidden answer.
+
+    Args:
+        pair: Whose world is asked about.
+        systems: Names of `SYSTEMS`.
+        conditions: Sets of questions.
+        questions: How many of each condition (twice as many benign ones).
+        seed: Decides which questions are drawn.
+
+    Returns:
+        One row an answer: system, the condition's fields, question, family, the grade's fields, share_told, tokens,
+        match_ratio, seconds.
     """
     rows, own = [], world_of(pair)
     jobs = [(name, condition) for name in systems for condition in conditions]
@@ -138,29 +148,32 @@ def prefill_tokens(pair: Pair, item: Item, length: int) -> list[int]:
 
 
 def first_turned(pair: Pair, items: Sequence[Item], length: int) -> Item:
-    """The first item whose answer SSD turns to a refusal (decodes in Union) after `length` prefilled tokens: one to look at
-    closely.
+    """The first item in whose answer, after `length` prefilled tokens, SSD switches to Union: one to look at closely.
 
-    Raises ValueError where there is none.
+    Raises:
+        ValueError: Where there is none.
     """
     prefills = [prefill_tokens(pair, item, length) for item in items]
     replies = answer(pair, [item.question for item in items], prefill=prefills, max_new_tokens=4 * pair.config.bin_size)
     for item, reply in zip(items, replies, strict=True):
         if reply.trace is not None and (reply.trace.to_frame().scheme == "union").any():
             return item
-    raise ValueError(f"SSD turns none of these {len(items)} answers behind {length} tokens: ask more questions")
+    raise ValueError(
+        f"SSD switches to Union in none of these {len(items)} answers after {length} tokens: ask more questions"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ run as an experiment
 
 
 def run_card(folder: Path, questions: int = 100, *, trained: Path | None = None, controls: bool = True) -> Report:
-    """Run the preset, with so many forbidden questions at each prefill length (and twice as many benign ones).
+    """Run the preset `card`.
 
     Args:
-        folder: where the runs go.
-        trained: the folder of another training, in the place of the pair that ships.
-        controls: whether to run the systems that need models of their own, or settings that only the card shows.
+        folder: Where the runs go.
+        questions: Forbidden questions at each prefill length (and twice as many benign ones).
+        trained: The folder of another training, in place of the pair that ships.
+        controls: Also run the systems that need models of their own, or settings that only the card shows.
     """
     named = {name: each for name, each in SYSTEMS.items() if controls or name in TRAINED}
     pair = {} if trained is None else {role: str(trained / role) for role in ("target", "draft")}
@@ -191,7 +204,8 @@ def run_card(folder: Path, questions: int = 100, *, trained: Path | None = None,
 def card_frame(report: Report) -> pd.DataFrame:
     """The report's answers in the words of the card; systems of a second run of the pair have that run's name after theirs.
 
-    Raises ValueError where the exact judge graded none of them.
+    Raises:
+        ValueError: Where the exact judge graded none of them.
     """
     if "share_told" not in report.answers:
         raise ValueError("the page card is for runs of the preset card: ssd run --preset card")
@@ -218,7 +232,7 @@ def card_frame(report: Report) -> pd.DataFrame:
 
 
 def _new_facts(row: Mapping[str, Any]) -> int:
-    """How many facts the attacker's own tokens had not told."""
+    """How many facts did not stand in the attacker's own tokens."""
     names = ("question", "prompt", "prefill", "target", "category")
     asked = Record(row["item"], facts=tuple(row["facts"]), **{name: row[name] for name in names})
     return world.grade(world_item(asked), "", asked.prefill).new_facts
@@ -284,7 +298,7 @@ def _mean_share(rows: pd.DataFrame, column: str) -> str:
 
 
 def seed_table(frames: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
-    """What the recipe must show, one line a seed; of several prefill lengths the one where it holds least."""
+    """What a training must show, one line a seed; of several prefill lengths the worst."""
     return pd.DataFrame([{"seed": seed, **_promises(frame)} for seed, frame in frames.items()])
 
 
@@ -337,8 +351,8 @@ def everyday_table() -> str:
 
 
 def grader_table() -> str:
-    """How smollm2's grader does beside the labels, as Markdown with 95% Wilson intervals: on the answers that it was made on,
-    and on the others."""
+    """smollm2's grader against the labels, as Markdown with 95% Wilson intervals: on the answers that it was made on, and on
+    the others."""
     table = []
     for part, made_on in (("made on", True), ("kept apart", False)):
         rows = [row for row in kitchen.labelled() if bool(row["made_on"]) == made_on]

@@ -63,7 +63,7 @@ class Choice:
 
     @property
     def key(self) -> str:
-        """The settings as canonical JSON: what tells two settings of one defender apart in the store."""
+        """The settings as canonical JSON, by which the store distinguishes two settings of one defender."""
         return json.dumps(self.given, sort_keys=True)
 
     @property
@@ -94,7 +94,7 @@ def _written(value: Value) -> str:
 
 
 def read_choices(entries: Iterable[Any], find: Callable[[str], str]) -> tuple[Choice, ...]:
-    """Each entry a word, or a table with name, settings and grid; every name resolved by `find`, none twice."""
+    """The choices of entries (words, or tables with name, settings and grid), names resolved by `find`, none twice."""
     chosen = [choice for entry in ([entries] if isinstance(entries, str) else entries) for choice in _expand(entry)]
     return tuple(dict.fromkeys(replace(choice, name=find(choice.name)) for choice in chosen))
 
@@ -170,13 +170,19 @@ class ExperimentConfig:
 
 CHOICES = ("attacks", "defenders", "judges")
 ATTACK_SETTINGS = ("path", "seed", "target_model", "question", "target", "prefill", "from", "limit", "wording")
-"""What a choice says of a set: arguments of `load_set`, in the place of the experiment's own, and who writes a prefill."""
+"""Settings of a set: arguments of `load_set`, in place of the experiment's own, and `from`, who writes a prefill."""
 
 
 def read_config(path: str | Path, **changes: Any) -> ExperimentConfig:
-    """An experiment from a TOML file; `changes` replace its keys, those of `pair` one by one.
+    """An experiment from a TOML file.
 
-    Raises ValueError, naming the file, for TOML that cannot be parsed, an unknown key or name, or a value out of range.
+    Args:
+        path: The file.
+        changes: Keys in place of the file's; those of `pair` one by one.
+
+    Raises:
+        ValueError: For TOML that cannot be parsed, an unknown key or name, or a value out of range, naming the file.
+        OSError: Where the file cannot be read.
     """
     path = Path(path)
     try:
@@ -189,9 +195,14 @@ def read_config(path: str | Path, **changes: Any) -> ExperimentConfig:
 
 
 def config_from(table: Mapping[str, Any], where: str = "the experiment") -> ExperimentConfig:
-    """An experiment from a table of plain values; see the top of this module for its keys.
+    """An experiment from a table of plain values.
 
-    Raises ValueError, beginning with `where`, for an unknown key or name or a value out of range.
+    Args:
+        table: The keys that the top of this module shows; attacks, defenders and out must be given.
+        where: What errors begin with.
+
+    Raises:
+        ValueError: For an unknown key or name, or a value out of range.
     """
     try:
         _known_keys(table, ExperimentConfig, "key")
@@ -240,7 +251,7 @@ def _known_keys(table: Mapping[str, Any], kind: type, what: str) -> None:
 
 
 def checked(config: ExperimentConfig) -> ExperimentConfig:
-    """Raise ValueError for a setting that does not exist or is out of range; 2 becomes 2.0 where a number is meant, so that
+    """Raise ValueError for a setting that does not exist or is out of range. 2 becomes 2.0 where a real number is meant, so that
     both are the same setting."""
     defenders = tuple(dict.fromkeys(_checked_defender(each, config) for each in config.defenders))
     for attack in config.attacks:
@@ -270,8 +281,8 @@ def _check_attack(name: str, given: Mapping[str, Any]) -> None:
 
 
 def changed_settings(defender: Choice, config: ExperimentConfig) -> dict[str, Any]:
-    """What differs from a defender's defaults in this experiment, as `answer` takes it: its seed is the experiment's, its own
-    settings stand above that."""
+    """What differs from a defender's defaults in this experiment, as `answer` takes it: the experiment's seed, and the choice's
+    own settings, which come first."""
     seed = {"seed": config.seed} if hasattr(_settings_for(config.pair.spec, defender.name), "seed") else {}
     return seed | defender.given
 

@@ -1,7 +1,7 @@
 """Do two models belong together? Chapter 12's checks, on configurations and tokenizers alone: no weights are loaded.
 
-SSD mixes two distributions over one vocabulary, and lets two templates stand before one answer. Where either is off,
-everything still runs and the numbers are nonsense; so look before the first result.
+SSD mixes two distributions over one vocabulary, and two templates stand before one answer. Where either is wrong, everything
+still runs and the numbers are nonsense; so look before the first result.
 
     examine(target="models/big", draft="models/small")
 """
@@ -31,11 +31,11 @@ from ssd_lib.models.inference import generation_settings
 from ssd_lib.models.loading import base_of_adapter, how_to_convert, local_source, tokenizer_source
 from ssd_lib.models.pairs import PairSpec, check_template, check_vocabularies, choose_pair
 
-Verdict = Literal["ok", "look", "fault"]
-"""Holds; works, but know it; cannot work."""
+Outcome = Literal["ok", "look", "fault"]
+"""As it should be; works, but should be known; cannot work."""
 QUESTION, ANSWER = "How do I brew the cordial?", "Sure, here is how. First"
 BYTES = {"32 bits": 4.0, "16 bits": 2.0, "8 bits": 1.0, "4 bits": 0.5 + 4 / 64}
-"""Of a weight in a layer's matrix; in 4 bits bitsandbytes adds a scale of 4 bytes for every 64 weights."""
+"""Bytes of a weight in a layer's matrix; in 4 bits bitsandbytes adds a scale of 4 bytes for every 64 weights."""
 ROWS, TOKENS = 8, 1024
 """Answers decoded together, and tokens of each, whose caches are counted."""
 
@@ -47,17 +47,17 @@ class Finding:
     check: str
     target: str
     draft: str
-    verdict: Verdict = "ok"
+    verdict: Outcome = "ok"
     advice: str = ""
 
 
-def _both(check: str, cells: Sequence[str], verdict: Verdict = "ok", advice: str = "") -> Finding:
+def _both(check: str, cells: Sequence[str], verdict: Outcome = "ok", advice: str = "") -> Finding:
     """A line about both models, the target's cell first."""
     target, draft = cells
     return Finding(check, target, draft, verdict, advice)
 
 
-def _of(check: str, role: str, cell: str, verdict: Verdict, advice: str) -> Finding:
+def _of(check: str, role: str, cell: str, verdict: Outcome, advice: str) -> Finding:
     """A line about one model."""
     return _both(check, (cell, "") if role == "target" else ("", cell), verdict, advice)
 
@@ -100,9 +100,15 @@ class Side:
 
 
 def examine(name: str | None = None, **models: str | None) -> list[Finding]:
-    """Every check of a pair, named or your own (arguments as `choose_pair`), in the order in which they should be mended.
+    """Every check of a pair, in the order in which faults should be mended.
 
-    Raises ValueError for an unknown pair, or where target or draft is missing; OSError as transformers does offline.
+    Args:
+        name: Of a registered pair.
+        models: The arguments target, draft, target_format and draft_format, as for `choose_pair`.
+
+    Raises:
+        ValueError: For an unknown pair, or where target or draft is missing.
+        OSError: As transformers does offline.
     """
     spec = choose_pair(name, **models)
     if spec.draft is None:

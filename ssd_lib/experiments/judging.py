@@ -1,7 +1,7 @@
 """Judging stored answers, later or again, without generating.
 
-Verdicts stand in a table of their own, keyed (answer, judge, version), so a run can be judged by several judges, by a
-judge's next version, and on another machine. A judge is asked about the records it can judge only, batch by batch; each
+Verdicts are kept in a table of their own, keyed (answer, judge, version), so a run can be judged by several judges, by a
+judge's next version, and on another machine. A judge is asked only about the records that it can judge, batch by batch; each
 batch is written whole.
 """
 
@@ -22,7 +22,7 @@ BATCH = 64
 
 
 def can_judge(name: str, record: Record) -> bool:
-    """Whether a judge's verdict on a record means anything: the exact grader knows the embedded world only, say."""
+    """Whether a judge's verdict on a record means anything: the exact grader, say, knows only the shipped pairs' worlds."""
     return JUDGES[name].applies(record)
 
 
@@ -36,11 +36,18 @@ def judge_run(
 ) -> None:
     """Judge the answers of a stored run that have no verdict yet.
 
-    judges: names, or `Choice`s that hold the judge's options. again_unjudged: ask again where a judge gave no verdict;
-    again: ask about every answer.
+    Args:
+        path: The run's folder or database.
+        judges: Names, or `Choice`s that hold a judge's options.
+        again: Ask about every answer.
+        again_unjudged: Ask again where a judge gave no verdict.
+        progress: Show a tqdm bar.
 
-    Raises FileNotFoundError where there is no run, ValueError for an unknown judge or a run that another process is writing,
-    and as a judge does that cannot begin (no key, say).
+    Raises:
+        FileNotFoundError: Where there is no run.
+        ValueError: For an unknown judge or option, or a run that another process is writing.
+        RuntimeError: Where a judge needs a key and has none.
+        ImportError: Where a package is missing that a judge needs.
     """
     chosen = read_choices(judges, find_judge)
     with Store.open(store_file(path).parent) as store:

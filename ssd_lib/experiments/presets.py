@@ -1,9 +1,9 @@
-"""Experiments by name, and one line for everything that the published system says was tested.
+"""Experiments by name, and a command for everything that the published system says was tested.
 
     ssd run --preset paper-prefill --pair llama2 --draft ./runs/deep-tinyllama --data ./datasets
 
 The published README (github.com/k-k1w-w1x-x/Speculative-Safety-Aware-Decoding) runs one (model, attacker, defender) a
-command; a preset runs a whole comparison, with no defence beside it, because a rate or a time means little alone. Answers
+command; a preset runs a whole comparison, no defence included, because a rate or a time means little alone. Answers
 are greedy, at most 1024 tokens long, seed 0, as published (`exp/defense.py`). α_I and α_U come with the pair.
 """
 
@@ -93,13 +93,19 @@ def experiment(
     data: str | Path | None = None,
     **given: Any,
 ) -> ExperimentConfig:
-    """An experiment from a preset or a TOML file, or from nothing, with what is `given` on top.
+    """An experiment from a preset, from a TOML file, or from nothing but what is given.
 
-    given: keys of `ExperimentConfig`; those that are None are left as they are, and of `pair` those keys only.
-    ssd: settings (α_I, …) for every SSD that names none of its own. expert: SafeDecoding's adapter, likewise. data: a
-    folder for every set that is a file, or was searched for, and names no path.
+    Args:
+        preset: A name of `PRESETS`.
+        config: A TOML file, in place of a preset.
+        ssd: Settings (α_I, …) for every SSD that names none of its own.
+        expert: SafeDecoding's adapter, where SafeDecoding names none of its own.
+        data: A folder for every set that is a file, or was searched for, and names no path.
+        given: Keys of `ExperimentConfig` in place of those of the preset or file, of `pair` key by key; None leaves a key as it
+            is.
 
-    Raises ValueError for an unknown preset, for both a preset and a file, and as `config_from` does.
+    Raises:
+        ValueError: For an unknown preset, for both a preset and a file, and as `config_from`.
     """
     if preset is not None and config is not None:
         raise ValueError("give a preset or a config file, not both")
@@ -151,8 +157,11 @@ def published_commands() -> pd.DataFrame:
 def published_matrix() -> pd.DataFrame:
     """Every model × attacker × defender that the published system says was tested, and the line that runs it here.
 
-    Columns model, attacker, defender (published spellings), command. `DRAFT`, `EXPERT` and `DATA` stand where a path of
-    yours is needed. The published `AdvBench` is the 50-row subset.
+    The published `AdvBench` is the 50-row subset.
+
+    Returns:
+        Columns model, attacker, defender (published spellings) and command, in which `DRAFT`, `EXPERT` and `DATA` stand where a
+        path of yours is needed.
     """
     rows = [
         {

@@ -3,8 +3,8 @@
     finished = build_report(["runs/x"])
     write_report(finished, "runs/x")
 
-One table a measure and judge: defenders down, attack sets across, a number with its interval in each cell. What a judge could
-not judge is counted beside every number, never guessed; which judge a number is from stands in its title.
+One table a measure and judge: defenders down, attack sets across, a number with its interval in each cell. Answers that a judge
+could not judge are counted, never guessed; a table's title names its judge.
 """
 
 from __future__ import annotations
@@ -68,9 +68,17 @@ class Report:
 
 
 def build_report(paths: Iterable[str | Path]) -> Report:
-    """The report of one run, or of several side by side; runs of one pair are told apart by their folder.
+    """The report of one run, or of several side by side.
 
-    Raises FileNotFoundError where there is no run, ValueError when the runs hold no answers or one of them two pairs' worth.
+    Args:
+        paths: Folders or databases of runs. Several runs of one pair are named after their folders.
+
+    Returns:
+        Numbers with 95% intervals, paired tests, the tables made of them, and clipped examples.
+
+    Raises:
+        FileNotFoundError: Where there is no run.
+        ValueError: Where the runs hold no answers, or one of them answers of two pairs.
     """
     paths = list(paths)
     rows = told_apart(pd.concat([load_run(path).assign(run=str(path)) for path in paths], ignore_index=True))
@@ -121,8 +129,8 @@ def _about(paths: Sequence[str | Path]) -> tuple[str, ...]:
 
 
 def _generation(recorded: Any) -> str:
-    """What the models' generation configs did to the answers; nothing where they were at their defaults, or in a run of
-    before this was recorded."""
+    """What the models' generation configs did to the answers; nothing where they were at their defaults, or in an older run that
+    did not record it."""
     in_force = {role: of["in_force"] for role, of in recorded.items()} if isinstance(recorded, dict) else {}
     said = [f"{role} {name} = {value}" for role, of in in_force.items() for name, value in of.items()]
     return f" Generation settings in force: {', '.join(said)}." if said else ""
@@ -232,7 +240,16 @@ def prefill_length(attack: str) -> int | None:
 
 
 def write_report(report: Report, folder: str | Path, figures: Mapping[str, bytes] | None = None) -> list[Path]:
-    """Write report.md, summary.csv, tests.csv and report.html (with `figures`, PNG bytes by caption) into a folder."""
+    """Write report.md, summary.csv, tests.csv and report.html into a folder.
+
+    Args:
+        report: From `build_report`.
+        folder: Made where it does not exist.
+        figures: PNG bytes by caption, for report.html.
+
+    Returns:
+        The paths of the four files.
+    """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     texts = {
@@ -269,7 +286,8 @@ def markdown(table: pd.DataFrame) -> str:
 def put_measured(page: Path, command: str, text: str) -> None:
     """Replace what stands in a Markdown page between the markers of the command that measured it.
 
-    Raises ValueError where the page has no such markers.
+    Raises:
+        ValueError: Where the page has no such markers.
     """
     before, after = f"<!-- measured: {command} -->", f"<!-- end of {command} -->"
     whole = page.read_text(encoding="utf-8")

@@ -1,11 +1,11 @@
 """Running an experiment: pair × attack sets × defenders, one stored row an answer, resumed where it stopped.
 
 A set's items are cut into batches by their place, so the same batches come out at every start; a batch is generated and
-written whole. Killed at any moment, the next start therefore does exactly what was left, in the same batches, and the store
-ends equal to that of a run that was never stopped, but for times, and for forwards where the lookahead is "auto".
+written whole. After a kill at any moment, the next start therefore does exactly what is left, in the same batches. The store
+then equals that of a run that was never stopped, except for times, and for forwards where the lookahead is "auto".
 
 On real models the shape of a batch can change the last bits of its numbers, so a batch is not cut again. Where a later start
-adds items to a set, the batch at the seam holds the new ones only.
+adds items to a set, the batch in which they begin holds the new ones only.
 """
 
 from __future__ import annotations
@@ -32,12 +32,21 @@ from ssd_lib.models.pairs import Pair
 def run_experiment(
     config: ExperimentConfig, *, pair: Pair | None = None, retry_errors: bool = False, progress: bool = True
 ) -> Path:
-    """Generate what is missing of an experiment, then judge it; returns the run's folder.
+    """Generate the answers of an experiment that are not stored yet, then judge them.
 
-    pair: an already loaded pair, in place of loading `config.pair`. retry_errors: ask rows again that are stored as errors.
+    Args:
+        config: The experiment, from `experiment`, `config_from` or `read_config`.
+        pair: An already loaded pair, in place of loading `config.pair`.
+        retry_errors: Ask rows again that are stored as errors.
+        progress: Show tqdm bars.
 
-    Raises ValueError when another process is writing the run, when the stored run differs in something that decides its
-    rows (its message says in what), for unknown settings, and as `load_set` and `load_pair` do.
+    Returns:
+        The run's folder, `config.out`.
+
+    Raises:
+        ValueError: Where another process is writing the run, where the stored run differs in something that decides its rows
+            (the message says in what), for unknown settings, and as `load_set` and `load_pair`.
+        OSError: As `load_set` and `load_pair`, where a file, a data set or a model cannot be read.
     """
     with Store.open(config.out) as store:
         config = agreed(store, config)

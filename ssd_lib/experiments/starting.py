@@ -1,7 +1,7 @@
 """Before the first answer: which run this continues, which models it loads, how many rows fit into memory.
 
-And what the run records about itself: enough to do it again, and nothing of the user's environment. Settings, versions,
-commit, device and seed are kept; environment variables and keys are not.
+Also, what the run records about itself: enough to repeat it, and nothing of the user's environment. Settings, versions, commit,
+device and seed are kept; environment variables and keys are not.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ GROWING = (*CHOICES, "limit")
 """What a later start of the same run may change; everything else decides what a row is."""
 PACKAGES = ("ssd_lib", "torch", "transformers", "tokenizers", "peft", "accelerate", "numpy", "pandas", "scipy")
 SAMPLE = 8
-"""Numbers of every weight that go into a fingerprint."""
+"""How many numbers of every weight go into a fingerprint."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,12 @@ class Memory:
 
 
 def agreed(store: Store, config: ExperimentConfig) -> ExperimentConfig:
-    """The config as a stored run goes on under it: the batch size, and a draft where the pair ships none, are the stored ones
-    where it leaves them open. So a run that needed no draft can be extended by a defender that does, and the other way round.
+    """The config under which a stored run goes on: where it leaves the batch size open, or the draft of a pair that ships none,
+    the stored ones are taken. So a run that needed no draft can be extended by a defender that needs one, and the other way
+    round.
 
-    Raises ValueError, saying in what, for a run that differs in what decides its rows.
+    Raises:
+        ValueError: For a run that differs in what decides its rows, naming the difference.
     """
     stored = store.get("config")
     if stored is None:
@@ -81,7 +83,7 @@ def _flat(table: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def load(config: ExperimentConfig) -> Pair:
-    """The pair of an experiment, loaded; the target alone where no defender needs the draft and none is to be had."""
+    """The pair of an experiment, loaded; the target alone where no defender needs the draft and there is none."""
     settings, spec = config.pair, config.pair.spec
     dtype = None if settings.dtype is None else getattr(torch, settings.dtype)
     options: dict[str, Any] = asdict(settings) | {"dtype": dtype}
@@ -167,7 +169,8 @@ def cache_bytes_per_token(model: Any) -> int:
 
 
 def about_session(config: ExperimentConfig, pair: Pair) -> dict[str, Any]:
-    """Settings, those of both models' generation configs, library versions, git commit (None outside of a clone) and whether the tree had changes, device, seed."""
+    """Settings, those of both models' generation configs, library versions, git commit (None outside of a clone), whether the tree
+    had changes, device and seed."""
     models = {"target": pair.target} | ({} if pair.draft is pair.target else {"draft": pair.draft})
     return {
         "config": config.table(),
@@ -184,7 +187,7 @@ def about_session(config: ExperimentConfig, pair: Pair) -> dict[str, Any]:
 
 
 def fingerprint(model: PreTrainedModel) -> str:
-    """A hash of every weight's name, shape and first numbers: tells one training from another, wherever it was loaded from."""
+    """A hash of every weight's name, shape and first numbers, which differs between trainings, wherever they are loaded from."""
     digest = hashlib.sha256()
     for name, weight in model.state_dict().items():
         digest.update(f"{name} {tuple(weight.shape)}".encode())

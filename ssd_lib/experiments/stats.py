@@ -82,8 +82,8 @@ def paired_difference(frame: pd.DataFrame, column: str, system: str, other: str)
 def mcnemar(alone: pd.Series, defended: pd.Series) -> dict[str, Any]:
     """Exact McNemar test of two yes-or-no answers (1 or 0) to the same questions, two-sided.
 
-    Only questions that changed count: under the null hypothesis each is as likely to have gone one way as the other, so
-    the number that went one way is that of heads of a fair coin.
+    Only questions that changed count: under the null hypothesis each is as likely to have changed one way as the other, so
+    the number that changed one way is that of heads of a fair coin.
 
     Returns:
         n, questions with both answers; `gained`, those that went from 0 to 1, and `lost`, from 1 to 0; `difference`, the

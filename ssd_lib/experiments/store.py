@@ -1,8 +1,7 @@
-"""Where the rows of an experiment live: one SQLite file that a killed process cannot spoil; written here, and read as frames.
+"""The rows of an experiment, in one SQLite file that a killed process cannot spoil: written here, and read as frames.
 
 Every batch is one transaction in write-ahead mode with `synchronous=FULL`, so after `kill -9` (or a power cut) the file
-holds all of a batch or nothing of it. One process writes, kept out of others' way by a file lock that dies with it; others
-may read meanwhile.
+holds all of a batch or nothing of it. One process writes, under a file lock that ends with it; others may read meanwhile.
 
     run       the experiment's table and the fingerprints of its models
     sessions  one row a start: settings, versions, commit, device, times
@@ -32,7 +31,7 @@ from ssd_lib.experiments.config import Choice
 from ssd_lib.judges import Verdict
 
 FORMAT = 1
-"""Raised when the tables change; a file of another format is refused."""
+"""A higher number whenever the tables change; a file of another format is refused."""
 
 TABLES = """
 CREATE TABLE IF NOT EXISTS run (name TEXT PRIMARY KEY, value TEXT NOT NULL);
@@ -95,7 +94,8 @@ class Store:
     def open(cls, folder: str | Path) -> Store:
         """Lock and open the run in `folder`.
 
-        Raises ValueError when another process is writing it, or when the file is of another format or no database.
+        Raises:
+            ValueError: Where another process is writing it, or the file is of another format or no database.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -208,7 +208,7 @@ class Store:
         return [Asked(answer, record_from(record), text) for answer, record, text in rows]
 
     def add_verdicts(self, judge: Choice, asked: Sequence[Asked], verdicts: Sequence[Verdict]) -> None:
-        """Write verdicts on stored answers, all or nothing; a judge's newer verdict of the same version takes the place."""
+        """Write verdicts on stored answers, all or nothing; a judge's newer verdict of the same version replaces the older one."""
         rows = [
             (
                 one.answer, judge.name, v.version, judge.key, v.label, v.score, v.reason, v.raw,
@@ -262,9 +262,18 @@ def store_file(path: str | Path) -> Path:
 def load_run(path: str | Path) -> pd.DataFrame:
     """All rows of a run, one an answer, also while it is being written.
 
-    Columns: answer (the row's number), pair, attack, place, item, defender, settings (JSON), system (defender and settings
-    as one word), the fields of the item's `Record`, text, prefill, token_ids, match_ratio, notes (JSON), error, session, written, and
-    those of the answer's `Cost`, with `seconds` the row's equal share of its batch's. An error row has no text and no cost.
+    Args:
+        path: The run's folder or database.
+
+    Returns:
+        Columns answer (the row's number), pair, attack, place, item, defender, settings (JSON), system (defender and settings
+        as one word), the fields of the item's `Record`, text, prefill, token_ids, match_ratio, notes (JSON), error, session,
+        written, and the fields of the answer's `Cost`, with `seconds` the row's equal share of its batch's. An error row has
+        neither text nor cost.
+
+    Raises:
+        FileNotFoundError: Where there is no run.
+        ValueError: For a file that is no run.
     """
     query = "SELECT answers.*, place, record FROM answers JOIN items USING (attack, item) ORDER BY answers.id"
     frame = _read(path, query)
@@ -278,15 +287,19 @@ def load_run(path: str | Path) -> pd.DataFrame:
 
 
 def load_verdicts(path: str | Path) -> pd.DataFrame:
-    """All verdicts of a run, one row each: answer, judge, version, options, label, score, reason, raw, unjudged, tokens,
-    and one column for each of the judges' details."""
+    """All verdicts of a run, one row each; arguments and errors as for `load_run`.
+
+    Returns:
+        Columns answer, judge, version, options, label, score, reason, raw, unjudged and tokens, and one for each of the judges'
+        details.
+    """
     frame = _read(path, "SELECT * FROM verdicts ORDER BY answer, judge, version")
     details = _unpacked(frame.details)
     return pd.concat([frame.drop(columns="details"), details.drop(columns=frame.columns, errors="ignore")], axis=1)
 
 
 def load_sessions(path: str | Path) -> pd.DataFrame:
-    """Every start of a run: started, stopped, ended (None after a kill), and what it recorded about itself."""
+    """Every start of a run, one row each: started, stopped, ended (None after a kill), and what it recorded about itself."""
     frame = _read(path, "SELECT * FROM sessions ORDER BY id")
     return pd.concat([frame.drop(columns="about"), _unpacked(frame.about)], axis=1)
 

@@ -32,7 +32,7 @@ from ssd_lib.judges import says_harmful
 BASELINE = "none"
 """The defender that the others are compared with."""
 CLOCK = "clock"
-"""What stands in the place of a judge for speed, and for what an answer cost."""
+"""Takes the place of a judge's name in lines about speed and cost."""
 KEY = ["pair", "attack", "group", "system"]
 
 Values = Callable[[pd.DataFrame], pd.Series]
@@ -102,7 +102,7 @@ MEASURES = (
 
 
 def judged(rows: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
-    """Verdicts beside what they are about; a judge of several versions is told apart by its version."""
+    """Verdicts with their rows; a judge of several versions is named with its version."""
     versions = verdicts.groupby("judge").version.transform("nunique")
     names = verdicts.judge.where(versions <= 1, verdicts.judge + " (" + verdicts.version.astype(str) + ")")
     verdicts = verdicts.assign(judge=names).drop(columns=["tokens", "written", "options"])
@@ -112,7 +112,9 @@ def judged(rows: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
 def summary_of(rows: pd.DataFrame, verdicts: pd.DataFrame) -> pd.DataFrame:
     """One `Line` for every measure, judge, attack set and defender that there are answers for.
 
-    rows: as of `load_run`; verdicts: as of `judged`.
+    Args:
+        rows: As of `load_run`.
+        verdicts: As of `judged`.
     """
     lines = [*judged_lines(rows, verdicts), *agreement_lines(rows), *speed_lines(rows), *cost_lines(rows)]
     return pd.DataFrame(lines, columns=list(Line._fields))
@@ -130,7 +132,7 @@ def judged_lines(rows: pd.DataFrame, verdicts: pd.DataFrame) -> Iterator[Line]:
 
 
 def agreement_lines(rows: pd.DataFrame) -> Iterator[Line]:
-    """How many tokens of answers to plain questions are those given without a defence."""
+    """How many tokens of answers to plain questions are the same as without a defence."""
     errors, answered = _errors(rows), rows.loc[rows.error.isna()]
     plain = answered.loc[answered.group.isin(WANTED)]
     alone = plain.loc[plain.system == BASELINE].set_index(["pair", "attack", "item"]).token_ids
@@ -196,9 +198,11 @@ def _errors(rows: pd.DataFrame) -> dict[Any, int]:
 
 
 def tests_of(verdicts: pd.DataFrame, baseline: str = BASELINE) -> pd.DataFrame:
-    """Every defender against one, by default no defence, for every rate: a line each with `mcnemar`'s columns and p_adjusted.
+    """Every defender against one of them, for every rate: a line each with `mcnemar`'s columns and p_adjusted.
 
-    verdicts: as of `judged`.
+    Args:
+        verdicts: As of `judged`.
+        baseline: The defender that the others are compared with.
     """
     lines = []
     for measure in MEASURES:

@@ -1,4 +1,4 @@
-"""Judges: what an answer did, by string matching, by other models, or exactly, behind one interface.
+"""Judges: what an answer did, by string matching, by other models, or exactly, with one interface.
 
     verdicts = judge("refusal", records, answers)
     verdicts = judge("qwen", records, answers, model="qwen-plus")         # needs DASHSCOPE_API_KEY
@@ -91,19 +91,21 @@ JUDGES: dict[str, Judge] = {
 
 
 def judge(name: str, records: Sequence[Record], answers: Sequence[str], **options: Any) -> list[Verdict]:
-    """Let a judge of `JUDGES` look at answers: one verdict for each, in order.
-
-    What goes wrong with a single answer leaves that answer unjudged.
+    """Judge answers with a judge of `JUDGES`.
 
     Args:
         name: Of the judge, in any case.
+        records: What was asked; the judge reads each record's plain request (`Record.question`).
         answers: The generated parts, without what an attacker prefilled; they may be empty.
         options: Fields of the judge's settings (`JUDGES[name].settings`).
 
+    Returns:
+        One verdict an answer, in order. An answer with which something goes wrong is unjudged, and its verdict says why.
+
     Raises:
         ValueError: For an unknown judge or option, a value out of range, or another number of answers than of records.
-        RuntimeError: Where a judge has no key.
-        ImportError: Where it lacks a package.
+        RuntimeError: Where the judge needs a key and has none.
+        ImportError: Where a package is missing that the judge needs.
     """
     known = {each.lower(): each for each in JUDGES}
     if name.lower() not in known:

@@ -3,8 +3,8 @@
     κ = (p_o − p_e) / (1 − p_e)
 
 with p_o the share of answers on which two judges agree and p_e the share on which they would agree by chance, given how often
-each says harmful (Cohen 1960). 1 is agreement, 0 is chance. A judge that never changes its mind has no κ against another that
-never does: it is then not a number, and the share p_o stands beside it.
+each says harmful (Cohen 1960). 1 is agreement, 0 is chance. Of two judges that each give the same label always, κ is not a
+number; the share p_o stands beside it.
 
 The interval is a percentile bootstrap over answers: drawing answers again is drawing the four cells of the confusion table
 from a multinomial distribution, so κ is computed for all tables at once (scikit-learn and statsmodels take one at a time).
@@ -33,9 +33,11 @@ SEED = 0
 class Agreement:
     """Agreement of judges, pair by pair.
 
-    `pairs`: one row a pair: first, second, both (answers that both judged), agree (share), kappa, low, high.
-    `confusion`: for every pair a table, the first judge's labels down, the second's across.
-    `unjudged`: for every judge the number of answers that it left unjudged.
+    Attributes:
+        pairs: One row a pair: first, second, both (answers that both judged), agree (share), kappa, and low and high, the ends
+            of κ's 95% interval.
+        confusion: For every pair a table, the first judge's labels down, the second's across.
+        unjudged: For every judge the number of answers that it left unjudged.
     """
 
     pairs: pd.DataFrame
@@ -54,7 +56,10 @@ def to_frame(records: Sequence[Record], verdicts: Sequence[Verdict]) -> pd.DataF
 
 
 def agreement(frame: pd.DataFrame) -> Agreement:
-    """Agreement of all judges of a long frame (columns item, judge, label; no label means unjudged).
+    """Agreement of all judges of a long frame (Cohen 1960).
+
+    Args:
+        frame: Columns item, judge and label (none: unjudged), one row a verdict, as `to_frame` makes it.
 
     Raises:
         ValueError: For a missing column, a judge that has two labels for one item, or a label that says nothing of harm.

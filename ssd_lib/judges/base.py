@@ -1,4 +1,4 @@
-"""What every judge gives: a verdict, or an open "unjudged", but never a default.
+"""What every judge gives: a verdict, or "unjudged", but never a default.
 
 The published evaluations count an answer that their judge would not or could not score as harmless (score 1), which makes
 a defence look safer than it is. Here such an answer has no label and no score, and says why.
@@ -44,12 +44,12 @@ class Verdict:
     """On the judge's own scale: 1 to 5, or 0 to 1."""
     reason: str = ""
     raw: str = field(default="", repr=False)
-    """What the judge said, whole: it may quote the answer."""
+    """The judge's whole reply, which may quote the answer."""
     details: Details = field(default_factory=dict)
     unjudged: str | None = None
     """Why there is no verdict."""
     tokens: int = 0
-    """What judging cost: tokens read and written. A cached reply tells what it cost when it was made."""
+    """What judging cost: tokens read and written. A cached reply has the cost of the request that made it."""
 
     def __post_init__(self) -> None:
         if (self.unjudged is None) == (self.label is None and self.score is None):
@@ -81,7 +81,7 @@ class Judge:
 
 
 def harmful_request(record: Record) -> bool:
-    """For judges that ask how far a forbidden request was served."""
+    """For judges that ask how far an answer complies with a forbidden request."""
     return record.group == "harmful"
 
 
@@ -101,7 +101,7 @@ def says_harmful(label: str | None) -> bool | None:
 
 @dataclass(frozen=True)
 class Reply:
-    """What a judging model said: its text, the tokens read and written, and whether it came to an end by itself."""
+    """A judging model's reply: its text, the tokens read and written, and whether it ended by itself."""
 
     text: str
     tokens: int = 0

@@ -1,7 +1,7 @@
 """One request to Qwen through the `dashscope` SDK: time limits, retries, and a key that shows up nowhere.
 
-The SDK does not raise for HTTP errors (it returns them), retries nothing but a dropped connection, raises whatever it trips
-over when a body is not what it expects, and logs every exception with its traceback. So here
+The SDK does not raise for HTTP errors (it returns them), retries nothing but a dropped connection, raises errors of any kind
+where a body is not what it expects, and logs every exception with its traceback. So here
 
 - throttling (429), time-outs (408), errors of the server (5xx), network faults and malformed bodies are `Transient` and tried
   again, with exponential backoff and full jitter; everything else is `Final`: a content filter, a wrong key;
@@ -43,7 +43,7 @@ KEY_SHAPE = r"[!-~]{8,}"
 THREADS = "ssd-judge"
 """How the threads that ask are named; log records that come from them are dropped."""
 TRIED_AGAIN = (408, 429)
-"""Statuses below 500 that pass: https://help.aliyun.com/zh/model-studio/developer-reference/error-code"""
+"""Statuses below 500 that may pass: https://help.aliyun.com/zh/model-studio/developer-reference/error-code"""
 LARGEST_ANSWER = 1_000_000
 """Bytes of one HTTP answer; a judge's reply is a few thousand."""
 NETWORK_FAULTS = (requests.ConnectionError, requests.Timeout, requests.exceptions.ChunkedEncodingError)
@@ -150,7 +150,7 @@ class Client:
         return Transient(why) if status in TRIED_AGAIN or status >= 500 else Final(why)
 
     def _reply(self, response: Any) -> Reply:
-        """What the model said. Raises some error for a body of another form."""
+        """The model's reply in a response. Raises some error for a body of another form."""
         choice, used = response.output.choices[0], response.usage
         text = choice.message.content
         tokens = used.get("total_tokens") or used.get("input_tokens", 0) + used.get("output_tokens", 0)

@@ -7,11 +7,11 @@
 - HarmBench's classifier (Mazeika et al. 2024, arXiv 2402.04249; `eval_utils.py` at 37150ed, `LLAMA2_CLS_PROMPT`): `Yes` or
   `No`, over the first 512 tokens of the answer.
 
-What a guard was trained on is its interface, so prompts are kept to the letter: a guard whose tokenizer has a chat template is
-asked through it, otherwise through the copy in `prompts.toml`. A reply in any other form leaves the answer unjudged.
+A guard understands the prompt that it was trained on, so prompts are kept to the letter: the chat template of the guard's
+tokenizer is used where it has one, otherwise the copy in `prompts.toml`. A reply in any other form leaves the answer unjudged.
 
 Answers are untrusted: the guard's own marks are broken inside them (`base.broken`), and roles at the beginning of a line too.
-"ONLY THE LAST Agent message" is what a guard judges: an answer could otherwise end with a harmless one of its own.
+A guard judges "ONLY THE LAST Agent message": an answer could otherwise end with a harmless message of its own.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ssd_lib.settings import Positive, settings
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-Finding = tuple[str, str, Details]
+Labelling = tuple[str, str, Details]
 """Label, reason, details."""
 
 
@@ -44,7 +44,7 @@ class Guard:
 
     prompt: str
     marks: str
-    read: Callable[[str], Finding]
+    read: Callable[[str], Labelling]
     own_template: bool = True
 
     def encode(self, tokenizer: PreTrainedTokenizerBase, question: str, answer: str) -> list[int]:
@@ -117,7 +117,7 @@ HAZARDS = dict(re.findall(r"(?m)^(S[0-9]+): (.+)\.$", PROMPTS["llama_guard"]["pr
 """Names of the categories, as the prompt gives them."""
 
 
-def _read_llama_guard(reply: str) -> Finding:
+def _read_llama_guard(reply: str) -> Labelling:
     lines = [line.strip() for line in reply.strip().splitlines() if line.strip()]
     if not lines or lines[0].lower() not in ("safe", "unsafe"):
         raise _not_in_form(reply)
@@ -144,10 +144,10 @@ class Qwen3GuardSettings(LocalSettings):
     model: str = "Qwen/Qwen3Guard-Gen-0.6B"
     max_new_tokens: Positive = 64
     controversial: Literal["harmful", "harmless"] = "harmless"
-    """What Controversial counts as; the model card calls the two the strict and the loose mode."""
+    """What Controversial counts as; the model card calls harmful the strict mode and harmless the loose one."""
 
 
-def _read_qwen3_guard(reply: str, controversial: str = "harmless") -> Finding:
+def _read_qwen3_guard(reply: str, controversial: str = "harmless") -> Labelling:
     safety = re.findall(r"(?m)^Safety: (Safe|Unsafe|Controversial)\s*$", reply)
     if len(safety) != 1:
         raise _not_in_form(reply)
@@ -183,7 +183,7 @@ class HarmBenchSettings(LocalSettings):
     """As in HarmBench (section 4 of the paper)."""
 
 
-def _read_harmbench(reply: str) -> Finding:
+def _read_harmbench(reply: str) -> Labelling:
     said = reply.strip().lower().rstrip(".")
     if said not in ("yes", "no"):
         raise _not_in_form(reply)

@@ -30,13 +30,13 @@ class LocalSettings:
     model: str = ""
     """Hub id or local folder."""
     device: str | None = None
-    """Default the GPU(s) if there are any, else the CPU."""
+    """Default: the GPU(s) if there are any, else the CPU."""
     quantization: Literal["4bit", "8bit"] | None = None
     batch_size: Positive = 8
     max_new_tokens: Positive = 512
     """Longest reply."""
     max_answer_tokens: Positive = 2048
-    """A longer answer is cut, and `details` say so."""
+    """A longer answer is cut, as its `details` then say."""
 
 
 @checked

@@ -1,9 +1,10 @@
-"""Qwen as a judge, through the `dashscope` SDK: many requests at once, each answered once and for all.
+"""Qwen as a judge, through the `dashscope` SDK: many requests at once, whose replies are kept.
 
 A rubric's prompt goes out as one message. Whatever goes wrong with one answer (a content filter, an unreadable reply, a dead
 network) leaves that answer unjudged, with why, and the others untouched. Replies that gave a verdict are kept on disk, so
-judging again costs nothing and gives the same verdicts. A reply stands under the SHA-256 of everything that was sent (address,
-model, messages, parameters, the rubric's version): nothing of a question or a key is in the file, and a changed word asks anew.
+judging again costs nothing and gives the same verdicts. A reply is kept under the SHA-256 of everything that was sent
+(address, model, messages, parameters, the rubric's version): the file holds nothing of a question or a key, and a changed word
+is a new request.
 """
 
 from __future__ import annotations
@@ -56,9 +57,9 @@ class RemoteSettings:
     longest_wait: NotNegative = 30.0
     """Seconds: no wait is longer."""
     base_url: str | None = None
-    """Where the service is; default the SDK's (DASHSCOPE_HTTP_BASE_URL, else Beijing)."""
+    """Where the service is; default: the SDK's (DASHSCOPE_HTTP_BASE_URL, else Beijing)."""
     cache: bool | str = True
-    """Keep replies in the user's cache folder, in a file of this name, or not at all."""
+    """True keeps replies in the user's cache folder, a name in the file of that name, False not at all."""
 
     def __post_init__(self) -> None:
         if self.base_url is not None and not self.base_url.startswith(("http://", "https://")):
@@ -74,8 +75,10 @@ class QwenSettings(RemoteSettings):
 def qwen(records: Sequence[Record], answers: Sequence[str], settings: QwenSettings) -> list[Verdict]:
     """Harmfulness from 1 to 5 (Qi et al. 2023), harmful from `threshold` on.
 
-    Raises RuntimeError without a key, ImportError without dashscope, ValueError for a cache that cannot be used; all before
-    anything is sent.
+    Raises:
+        RuntimeError: Without a key; like the others, before anything is sent.
+        ImportError: Without dashscope.
+        ValueError: For a cache that cannot be used.
     """
     version = f"{_version(HARMFULNESS, settings)}, harmful from {settings.threshold}"
     return _by_rubric("qwen", version, HARMFULNESS, records, answers, settings, settings.threshold)
@@ -143,7 +146,7 @@ def _request(settings: RemoteSettings, prompt: str, address: str) -> dict[str, A
 
 
 def _api() -> Any:
-    """The SDK is loaded when a judge needs it: it is slow to import, and not everybody has it."""
+    """The SDK, loaded when a judge needs it: it is slow to import, and optional."""
     try:
         from ssd_lib.judges import dashscope_api
     except ImportError as error:

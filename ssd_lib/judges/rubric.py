@@ -7,7 +7,7 @@ The scales are the published ones, the wording (`prompts.toml`) is ours:
 - `JUST_EVAL`: six aspects, 1 to 5 each (Lin et al. 2023, arXiv 2312.01552), asked for in one request instead of two.
 
 Answers are untrusted. They stand between fences that cannot occur inside them, and scores are read from nothing but one
-JSON object that ends the judge's reply on lines of its own: what an answer says, or a judge quotes, is never a score.
+JSON object that ends the judge's reply on lines of its own: nothing that an answer says or a judge quotes is a score.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ Graded = tuple[str | None, float, Details]
 """Label, score, details."""
 
 FENCES = "<<|>>"
-"""Pairs are broken, so that three in a row cannot be left over."""
+"""Pairs of these are broken inside a text, so that three in a row cannot be left over."""
 DECORATION = " \t\r\n`*."
 """What models put around the JSON object."""
 

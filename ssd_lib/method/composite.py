@@ -9,11 +9,11 @@ scores the tokens of a sample space V:
     Intersection   V = TopK_M(k) ∩ TopK_m(k), k the smallest with |V| ≥ c        keeps the target's utility
     Union          V = TopK_M(c) ∪ TopK_m(c)                                     lets the draft's refusal in
 
-The first functions say so by the rank of every token, which takes two full sorts of the vocabulary. `search` finds the same
-among the top-k of each list: nearly always the space lies there. A token enters the Intersection at k = max(rank_M, rank_m)
+The first functions follow this definition by the rank of every token, which takes two full sorts of the vocabulary. `search`
+finds the same among the top-k of each list, where the space nearly always lies. A token enters the Intersection at k = max(rank_M, rank_m)
 + 1, and every token that enters at some k' ≤ k stands within the first k of both lists; so the k that is found among their
 heads is the true one if both heads are certain up to k (`Candidates.enough`). A head is certain above its last value: tokens
-tied with the first one left out may be ordered either way. Where a head is not enough, the caller searches again with the next
+tied with the first one left out may be in either order. Where a head is not enough, the caller searches again with the next
 of `DEPTHS`; the last is the whole vocabulary, where every rank is known.
 
 Everything is batched over any leading dimensions and stays on the device. Ties in probability go to the lower token id.
@@ -28,7 +28,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 DEPTHS = (16, 64, 256, 4096, 1 << 31)
-"""Heads tried one after the other; the last one is everything. k of the embedded pair is 50 in the median, 220 at most."""
+"""Lengths of the heads that are tried one after the other; the last one is everything. k of the embedded pair is 50 in the median, 220 at most."""
 
 # ------------------------------------------------------------------------------------------------ by definition
 
@@ -96,7 +96,7 @@ class Head(NamedTuple):
     ids: Int[Tensor, "*rows depth"]
     probs: Float[Tensor, "*rows depth"]
     certain: Int[Tensor, "*rows 1"]
-    """So many of the first ranks are certain."""
+    """How many of the first ranks are certain."""
     by_id: Int[Tensor, "*rows depth"]
     """The same ids in ascending order …"""
     rank_by_id: Int[Tensor, "*rows depth"]

@@ -8,11 +8,11 @@ target is about to comply and the draft refuses, hardly any do. After every b em
 - the scheme stays:    threshold ← max(threshold − 0.1, 0), and in Intersection α_I ← max(α_I − 0.15, 0.3), never raised
 - the scheme changes:  threshold and α_I go back to their starting values
 
-The new scheme holds from the very next token. The state is one value a row and `update` is a pure function of it.
+The new scheme applies from the very next token on. The state is one value a row and `update` is a pure function of it.
 
 Hardened switching (ours, off by default; docs/contract.md, chapter 15): `threshold_floor` bounds the threshold's decay,
-`count_prefill` lets the given beginning of an answer count as a bin (`start`), and `retract` takes a bin back that was
-decoded in Intersection and raises the alarm at its end (`to_take_back`), so that it is decoded again in Union.
+`count_prefill` lets the given beginning of an answer count as a bin (`start`), and `retract` takes back a bin that was
+decoded in Intersection and ends with an alarm (`to_take_back`), so that it is decoded again in Union.
 """
 
 from __future__ import annotations
@@ -85,8 +85,14 @@ def decide(
 ) -> SwitchState:
     """At the end of a bin: choose the next scheme and anneal, for the active rows.
 
-    ends: the answer ends with this token. With `retract` its last bin is decided, too, over the tokens that it has; and a
-    bin of Intersection as soon as its alarm is certain, whatever the tokens that it lacks would be.
+    With `retract` the last bin of an answer is decided, too, over the tokens that it has; and a bin of Intersection as soon as
+    its alarm is certain, whatever the tokens that it lacks would be.
+
+    Args:
+        state: After the last emitted token was counted.
+        active: The rows that emitted one.
+        config: Settings of the method.
+        ends: The rows whose answer ends with this token.
     """
     in_bin = (state.emitted - 1) % config.bin_size + 1
     decides = active & (in_bin == config.bin_size)
@@ -124,9 +130,15 @@ def update(
 
 
 def to_take_back(before: SwitchState, after: SwitchState, config: SSDConfig) -> Int[Tensor, "*rows"]:
-    """`retract`: tokens of a bin that was decoded in Intersection and ends with an alarm; 0 where none is taken back, or off.
+    """`retract`: how many tokens are taken back, those of a bin that was decoded in Intersection and ends with an alarm.
 
-    before, after: the states before and after the token that was emitted last.
+    Args:
+        before: The state before the token that was emitted last.
+        after: The state after it.
+        config: Settings of the method.
+
+    Returns:
+        Tokens a row; 0 where no bin is taken back, or without `retract`.
     """
     if not config.retract:
         return torch.zeros_like(after.emitted)
@@ -147,8 +159,8 @@ def ahead(
 ) -> SwitchState:
     """The state before each of the next T tokens, [rows, T] each, if the round gets that far.
 
-    A round goes on only while it emits what was guessed, so what each earlier token counts as is known before the walk:
-    `would_match`. All positions of a round can therefore be decided at once, a bin at a time: only between bins do
+    A round goes on only while it emits what was guessed, so it is known before the walk whether each earlier token counts as a
+    match (`would_match`). All positions of a round can therefore be decided at once, a bin at a time: only between bins do
     scheme, threshold and α_I change.
     """
     size, length = config.bin_size, would_match.shape[1]
@@ -180,7 +192,11 @@ def matches_since(
 ) -> Int[Tensor, "rows bins"]:
     """Matches of a bin whose first token is the round's token number `first`, or an earlier one.
 
-    total: the round's matches at the bin's end; passed: before each position; earlier: the running bin's, before the round.
+    Args:
+        first: Number of the bin's first token in the round.
+        total: Matches of the round at the bin's end.
+        passed: Matches of the round before each position.
+        earlier: Matches of the running bin before the round.
     """
     return total - passed.gather(1, first.clamp(0, passed.shape[1] - 1)) + torch.where(first <= 0, earlier, 0)
 
@@ -191,6 +207,6 @@ def at(path: SwitchState, position: Int[Tensor, " rows"]) -> SwitchState:
 
 
 def restart(state: SwitchState, rows: Bool[Tensor, " rows"], config: SSDConfig) -> SwitchState:
-    """These rows begin anew: another answer takes their place."""
+    """These rows start again, for another answer."""
     fresh = start(rows.shape[0], config, rows.device)
     return SwitchState(*(torch.where(rows, new, old) for new, old in zip(fresh, state, strict=True)))

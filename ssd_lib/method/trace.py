@@ -6,7 +6,7 @@ notebooks (inline styles only, every token escaped: model output is untrusted) a
 
 Columns: row, position, round, token, proposal, match, scheme, k, threshold, alpha, bin_tokens, match_ratio (of the
 running bin, this token included), target_prob, draft_prob, composite (P_M, P_m and F of the emitted token), insisted
-(rule 2), retracted (the token was taken back, see `switching`), and as short lists target_top, target_top_probs, draft_top,
+(the target fallback, rule 2), retracted (the token was taken back, see `switching`), and as short lists target_top, target_top_probs, draft_top,
 draft_top_probs, space, space_composite.
 """
 
@@ -35,9 +35,12 @@ class Decodes(Protocol):
 
 
 class Trace:
-    """The record of one call, one line an emitted token; rows of the batch are told apart by the column `row`.
+    """The record of one call, one line an emitted token; the column `row` names the row of the batch.
 
     `frame` holds the tokens of the answers; `lines` also those that were taken back, in the order in which they came.
+
+    Args:
+        lines: A data frame with the columns that this module names.
     """
 
     def __init__(self, lines: pd.DataFrame):
@@ -61,9 +64,13 @@ class Trace:
         retracted: bool = False,
         before: int | None = None,
     ) -> pd.DataFrame:
-        """The lines as a data frame; with a tokenizer, `text` and `proposal_text` beside the ids.
+        """The lines as a data frame, one line an emitted token.
 
-        retracted: the tokens that were taken back, too, where they came. before: the token in front of the answer.
+        Args:
+            tokenizer: Adds the columns `text` and `proposal_text` to the ids.
+            row: One row of the batch alone. Default: all.
+            retracted: Also the tokens that were taken back, where they came.
+            before: The id of the token in front of the answer, on which the first token's text may depend.
         """
         trace = self if row is None else self.row(row)
         frame = trace.lines if retracted else trace.frame
@@ -77,9 +84,12 @@ class Trace:
         return frame.assign(text=text, proposal_text=proposal)
 
     def to_html(self, tokenizer: Decodes, row: int = 0, *, retracted: bool = False) -> str:
-        """The answer as a strip of tokens: matched, corrected or insisted, and the scheme of each.
+        """The answer as a strip of tokens: matched, corrected or target fallback ("insisted"), and the scheme of each.
 
-        retracted: tokens that were taken back stand in it, too, struck through.
+        Args:
+            tokenizer: Of the pair.
+            row: Of the batch.
+            retracted: Also show tokens that were taken back, struck through.
         """
         frame = self.to_frame(tokenizer, row, retracted=retracted)
         tokens = "".join(_token_html(line) for line in frame.to_dict("records"))
@@ -98,13 +108,20 @@ class Trace:
         return "".join(words).strip() + legend
 
     def show(self, tokenizer: Decodes, row: int = 0, *, retracted: bool = False) -> Strip:
-        """Something a notebook displays as HTML and a terminal as text."""
+        """The strip for display: HTML in a notebook, text in a terminal. Arguments as for `to_html`."""
         return Strip(
             self.to_html(tokenizer, row, retracted=retracted), self.to_text(tokenizer, row, retracted=retracted)
         )
 
     def save(self, path: str | Path) -> None:
-        """Write to `.parquet` or `.json`. Raises ValueError for another suffix."""
+        """Write all lines to a file.
+
+        Args:
+            path: Ends in `.parquet` or `.json`.
+
+        Raises:
+            ValueError: For another suffix.
+        """
         path = Path(path)
         if path.suffix == ".parquet":
             self.lines.to_parquet(path, index=False)
@@ -115,7 +132,11 @@ class Trace:
 
     @classmethod
     def load(cls, path: str | Path) -> Trace:
-        """Read what `save` wrote."""
+        """Read what `save` wrote.
+
+        Raises:
+            ValueError: For another suffix than `.parquet` or `.json`.
+        """
         path = Path(path)
         if path.suffix == ".parquet":
             frame = pd.read_parquet(path)

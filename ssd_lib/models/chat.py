@@ -25,8 +25,8 @@ Question = str | Sequence[Message]
 """What the user says, or a conversation that ends with the user's turn."""
 
 TEMPLATE_DATE = "26 Jul 2024"
-"""Llama 3.1 and 3.2 templates tell the model a date, 3.2 today's: fixed to the one both fall back on, so that a prompt is
-the same every day and for both models."""
+"""The templates of Llama 3.1 and 3.2 give the model a date, 3.2 today's. It is fixed to the one that both fall back on, so that
+a prompt is the same every day and for both models."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class ChatFormat:
     system: str | None = None
     bos: bool = True
     drops_system: bool = False
-    """System turns vanish on purpose: the embedded pair was never taught any, and chapter 07 shows what that costs."""
+    """System turns are left out on purpose: the embedded pair was never taught any, and chapter 07 shows what that costs."""
 
 
 FORMATS: dict[str, ChatFormat] = {
@@ -82,11 +82,13 @@ def render_prompt(
     """The prompt as text, without a leading BOS.
 
     Args:
-        chat_format: one of `FORMATS`, for a tokenizer without a chat template of its own.
-        system: a system prompt in the place of the format's ("" for none).
+        tokenizer: Whose chat template is used, where it has one.
+        question: Text, or a conversation that ends with the user's turn.
+        chat_format: One of `FORMATS`, for a tokenizer without a chat template of its own.
+        system: A system prompt in place of the format's ("" for none).
 
     Raises:
-        ValueError: for an unknown format, an empty question, a conversation that does not end with the user's turn, or a
+        ValueError: For an unknown format, an empty question, a conversation that does not end with the user's turn, or a
             tokenizer without a template where no format is named.
     """
     return _rendered(tokenizer, question, chat_format, system).removeprefix(str(tokenizer.bos_token or ""))
@@ -241,8 +243,8 @@ def encode_answer(tokenizer: PreTrainedTokenizerBase, prefill: str | Sequence[in
     """Ids of a (prefilled) answer: encoded on its own, so that they are the same after every prompt.
 
     Raises:
-        TypeError: for what is neither text nor whole numbers.
-        ValueError: for ids that the tokenizer does not have.
+        TypeError: For what is neither text nor whole numbers.
+        ValueError: For ids that the tokenizer does not have.
     """
     if isinstance(prefill, str):
         return tokenizer.encode(_text(prefill, "prefill"), add_special_tokens=False) if prefill else []

@@ -3,8 +3,8 @@
     load_model("models/SmolLM2-135M-Instruct.Q4_1.gguf")               # a file
     load_model("HuggingFaceTB/SmolLM2-135M-Instruct-GGUF:x-q4.gguf")   # a file of a repository on the Hub
 
-transformers reads the format (`from_pretrained(folder, gguf_file=…)`) but will not save what it read while the config names
-a quantization; so the model is built anew from the config without it. Weights that were quantised are kept in 16 bits (the
+transformers reads the format (`from_pretrained(folder, gguf_file=…)`) but does not save what it read while the config names
+a quantization; so the model is built again from the config without it. Weights that were quantised are kept in 16 bits (the
 rounding is far below theirs), all others exactly. The file's SHA-256 names the copy and stands in its source.json.
 """
 
@@ -66,7 +66,9 @@ def gguf_file(name: str, *, local_only: bool = False) -> Path | None:
 def dequantised(name: str) -> Path:
     """The folder in the user's cache that holds a GGUF file's model and tokenizer; made where there is none yet.
 
-    Raises OSError where there is no such file or transformers cannot read it, ImportError without the package gguf.
+    Raises:
+        OSError: Where there is no such file, or transformers cannot read it.
+        ImportError: Without the package gguf.
     """
     source = gguf_file(name)
     assert source is not None

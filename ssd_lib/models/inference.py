@@ -36,7 +36,7 @@ GREEDY: dict[str, Any] = {
     **dict.fromkeys(("return_dict_in_generate", "output_scores", "output_logits"), False),
     **dict.fromkeys(("output_attentions", "output_hidden_states"), False),
 }
-"""What is overridden, whatever a model's file says: sampling, other searches, longest answers, other outputs."""
+"""What is overridden, whatever a model's file says: sampling, other searches, limits of length, other outputs."""
 SHAPING = (
     *("sequence_bias", "encoder_repetition_penalty", "repetition_penalty", "no_repeat_ngram_size"),
     *("encoder_no_repeat_ngram_size", "bad_words_ids", "min_length", "min_new_tokens"),
@@ -51,13 +51,13 @@ NEUTRAL: dict[str, Any] = {"guidance_scale": 1}
 
 @dataclass(frozen=True)
 class GenerationSettings:
-    """What of a model's generation config is in force when it decodes greedily here, and what is overridden, as JSON holds it."""
+    """What of a model's generation config is in force when it decodes greedily here, and what is overridden, as JSON values."""
 
     eos_token_id: tuple[int, ...] = ()
     in_force: dict[str, Any] = field(default_factory=dict)
     """Name and value of every option off its default that shapes greedy scores."""
     overridden: dict[str, Any] = field(default_factory=dict)
-    """Name and value of every option off its default that is not: sampling, beams, longest answers."""
+    """Name and value of every option off its default that is overridden: sampling, beams, limits of length."""
 
 
 def generation_settings(
@@ -66,10 +66,10 @@ def generation_settings(
     """The settings of a model's generation config, or of `config` in its place.
 
     Args:
-        vocab_size: ids from here on have no token, the embeddings being padded, and are suppressed.
+        vocab_size: Ids from here on have no token, the embeddings being padded, and are suppressed.
 
     Raises:
-        ValueError: for an option that cannot be honoured, naming it.
+        ValueError: For an option that cannot be honoured, naming it.
     """
     given = config or model.generation_config or GenerationConfig()
     defaults = given._get_default_generation_params()
@@ -114,14 +114,14 @@ def logits_processors(
     """What transformers' own `generate` applies to greedy scores [rows, vocab], given the ids so far [rows, so far].
 
     Args:
-        prompt_length: the prompts' width, padding included.
-        eos_token_id: default the settings' own.
-        max_new_tokens: for forced_eos_token_id.
+        prompt_length: The prompts' width, padding included.
+        eos_token_id: End-of-sequence ids. Default: the settings' own.
+        max_new_tokens: The longest answer, for forced_eos_token_id.
         attention_mask: [rows, prompt_length] of left-padded prompts: a repetition penalty skips the padding.
         prompt_ids: [rows, prompt_length], for the options that look at the prompt alone (encoder_…).
 
     Raises:
-        ValueError: where an option in force needs an argument that was not given.
+        ValueError: Where an option in force needs an argument that was not given.
     """
     needs = {"forced_eos_token_id": max_new_tokens} | dict.fromkeys(
         ("encoder_repetition_penalty", "encoder_no_repeat_ngram_size"), prompt_ids
@@ -162,7 +162,7 @@ def greedy(
     """The model's own greedy `generate`; `options` go to it.
 
     Raises:
-        ValueError: for a generation config that cannot be honoured (`generation_settings`).
+        ValueError: For a generation config that cannot be honoured (`generation_settings`).
     """
     suppressed = generation_settings(model, vocab_size=vocab_size).in_force.get("suppress_tokens")
     device, call = device_of(model), cast(Any, model.generate)  # the stub calls it a tensor
@@ -209,8 +209,8 @@ def positive(name: str, value: Any) -> int:
 def context_of(model: PreTrainedModel) -> int | None:
     """How many tokens of prompt and answer a model can hold, if its configuration says so.
 
-    Long rotary embeddings ("longrope", Phi-3) turn all positions anew once one lies beyond the original context: what was
-    remembered would not fit what follows, so that such a model gets its original context only.
+    Long rotary embeddings ("longrope", Phi-3) change all positions as soon as one lies beyond the original context. The cache
+    would then not fit what follows, so such a model gets its original context only.
     """
     config = model.config.get_text_config(decoder=True)
     context = getattr(config, "max_position_embeddings", None)
@@ -225,10 +225,10 @@ def check_room(what: str, model: PreTrainedModel, prompt: int, max_new_tokens: i
     """Check that a prompt of so many tokens and the new ones fit into the model's context.
 
     Args:
-        what: whose prompt it is, for the message ("the target", "self-exam's question to the examiner").
+        what: Whose prompt it is, for the message ("the target", "self-exam's question to the examiner").
 
     Raises:
-        ValueError: where they do not fit, with how many would.
+        ValueError: Where they do not fit, with how many would.
     """
     positive("max_new_tokens", max_new_tokens)
     context = context_of(model)
@@ -268,7 +268,9 @@ class Speaker:
 class Rows:
     """Left-padded rows of one model with their cache: each forward reads only what is new.
 
-    in_force: what a generation config asks of the scores in `probs`, in view of these rows; default nothing.
+    Args:
+        in_force: What a generation config asks of the scores in `probs`, in view of these rows. Default: nothing.
+        max_new_tokens: The most tokens that are appended, for options that depend on it.
     """
 
     def __init__(
@@ -375,11 +377,11 @@ def generate(
     """Greedy answers to a batch of questions, by the model's own `generate`; to none it costs nothing.
 
     Args:
-        rows: which of a request's rows the questions are; default all.
-        step: what is asked, for errors.
+        rows: Which of a request's rows the questions are. Default: all.
+        step: What is asked, for errors.
 
     Raises:
-        ValueError: before any forward, for a prompt that leaves no room for the answer (`check_room`).
+        ValueError: Before any forward, for a prompt that leaves no room for the answer (`check_room`).
     """
     if not questions:
         return without_answers(speaker.role)

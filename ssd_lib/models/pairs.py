@@ -45,11 +45,11 @@ class PairSpec:
     expert: str | None = None
     """SafeDecoding's LoRA adapter for the target, where one is shipped."""
     perplexity_model: str | None = None
-    """Who measures a question's perplexity (the PPL defence); None: the target itself."""
+    """The model that measures a question's perplexity (the PPL defence); None: the target itself."""
     draft_base: str | None = None
     """What the draft was before its safety tuning (SecDecoding); for the embedded pair its shallowly aligned control."""
     world: Literal["embedded", "kitchen"] = "embedded"
-    """Whose questions the book asks, and who grades the answers (`ssd_lib.toy.worlds`)."""
+    """The world whose questions the book asks and whose grader grades the answers (`ssd_lib.toy.worlds`)."""
 
 
 GPT2 = "openai-community/gpt2"  # whose perplexity SafeDecoding's threshold is for
@@ -85,7 +85,11 @@ class Pair:
 
     @property
     def vocab_size(self) -> int:
-        """Token ids that both models can emit: up to the shared tokenizer's last. ValueError where a model lacks rows."""
+        """Token ids that both models can emit: up to the shared tokenizer's last.
+
+        Raises:
+            ValueError: Where a model has fewer output rows.
+        """
         size = vocabulary_size(self.tokenizer)
         for name, model in (("target", self.target), ("draft", self.draft)):
             head = model.get_output_embeddings()
@@ -112,7 +116,16 @@ class Pair:
         prefills: Sequence[str | Sequence[int]] | None = None,
         system: str | None = None,
     ) -> tuple[list[list[int]], list[list[int]]]:
-        """The target's and the draft's token ids of every question, with the beginning of its answer."""
+        """The target's and the draft's token ids of every question, with the beginning of its answer.
+
+        Args:
+            questions: Texts, or conversations that end with the user's turn.
+            prefills: What the answers begin with, text or token ids, one each. Default: nothing.
+            system: A system prompt in place of the formats' ("" for none).
+
+        Raises:
+            ValueError: For an empty question or one that a chat template refuses, and for ids that the tokenizer does not have.
+        """
         answers = [encode_answer(self.tokenizer, prefill) for prefill in prefills or [""] * len(questions)]
         target, draft = (speaker.encode(questions, answers, system) for speaker in self.speakers)
         return target, draft
@@ -123,7 +136,12 @@ class Pair:
         prefills: Sequence[str | Sequence[int]] | None = None,
         system: str | None = None,
     ) -> dict[str, Tensor]:
-        """Both models' prompts, left-padded, as keyword arguments of `ssd_generate`."""
+        """Both models' prompts as keyword arguments of `ssd_generate`; arguments and errors as for `prompts`.
+
+        Returns:
+            input_ids, attention_mask, draft_input_ids and draft_attention_mask, [rows, length], left-padded, on the target's
+            device.
+        """
         target, draft = self.prompts(questions, prefills, system)
         names = ("input_ids", "attention_mask", "draft_input_ids", "draft_attention_mask")
         padded = (*pad_left(target, self.tokenizer.pad_token_id), *pad_left(draft, self.draft_tokenizer.pad_token_id))
@@ -148,10 +166,11 @@ def choose_pair(
     target_format: str | None = None,
     draft_format: str | None = None,
 ) -> PairSpec:
-    """The spec of a registered pair with what is given in the place of its own; without a name, of a pair of your own,
-    named after its models, under the default settings; of nothing at all, the embedded pair.
+    """The spec of a registered pair, with what is given in place of its own. Without a name it is that of your own pair, named
+    after its models, under the default settings; without any argument, that of the embedded pair.
 
-    Raises ValueError for an unknown name or format, or a draft alone.
+    Raises:
+        ValueError: For an unknown name or format, or a draft alone.
     """
     own = dict(target=target, draft=draft, target_format=target_format, draft_format=draft_format)
     given: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
@@ -183,19 +202,26 @@ def load_pair(
     quantization: Quantization | None = None,
     trust_remote_code: bool = False,
 ) -> Pair:
-    """Load a pair; `target` and `draft` (Hub ids, paths, GGUF files) replace the registered models, or are a pair of your
-    own where there is no name.
+    """Load a registered pair, some of its models replaced, or a pair of your own.
 
     Args:
-        target_format: a known chat template (`chat.FORMATS`), for a tokenizer that has none of its own.
-        draft_format: the same for the draft.
-        device: default the GPU(s) if there are any, spread by `device_map="auto"`, else the CPU.
-        dtype: default `half_dtype` on a GPU, float32 on a CPU.
+        name: A pair of pairs.toml, by name or alias in any case. Without it, `target` and `draft` are a pair of your
+            own; without these, the embedded pair.
+        target: Hub id, path or GGUF file, in place of the registered target.
+        draft: The same for the draft.
+        target_format: A known chat template (`chat.FORMATS`), for a tokenizer that has none of its own.
+        draft_format: The same for the draft.
+        device: Default: the GPU(s) if there are any, spread by `device_map="auto"`, else the CPU.
+        dtype: Default: `half_dtype` on a GPU, float32 on a CPU.
         quantization: "4bit" or "8bit" for the target (needs bitsandbytes).
+        trust_remote_code: Run the code of the models' repositories.
+
+    Returns:
+        Both models in evaluation mode, with tokenizers, templates, and the paper's settings for the pair (section 5.1).
 
     Raises:
-        ValueError: for an unknown pair, an unpublished draft, a chat template that is missing, or vocabularies that differ.
-        OSError: as transformers does when a model cannot be had.
+        ValueError: For an unknown pair, an unpublished draft, a chat template that is missing, or vocabularies that differ.
+        OSError: As transformers does, where a model cannot be loaded.
     """
     spec = choose_pair(name, target=target, draft=draft, target_format=target_format, draft_format=draft_format)
     if spec.draft is None:

@@ -1,8 +1,8 @@
 """PRESTO, "prefill attention stopping" (Vega & Singh 2025, arXiv 2512.05518): a draft that looks away from a prefill.
 
 A draft that refuses at any depth gives the refusal nearly all probability, but leaves the next harmful token high in the
-*ranking*, where RAP finds it (`ssd_lib.attacks.rap`). PRESTO, the cure of RAP's authors, makes what the model says after a
-harmful beginning what it says where nothing was prefilled. With λ = `Stage.presto` the loss has, for every token t of the
+*ranking*, where RAP finds it (`ssd_lib.attacks.rap`). PRESTO, by RAP's authors, makes the model say after a harmful beginning
+what it says where nothing was prefilled. With λ = `Stage.presto` the loss has, for every token t of the
 harmful beginning h_{≤k} and of the refusal,
 
     + λ (1/L) Σ_{layers, heads} ( attention of t to h_{≤k}  −  attention of t to all else  +  1 )
@@ -52,7 +52,8 @@ def prefill_attention(
 
     A row of attention sums to 1: what goes to the beginning, less what goes elsewhere, plus 1, is twice the former.
 
-    Raises ValueError for a model that returns no attention weights.
+    Raises:
+        ValueError: For a model that returns no attention weights.
     """
     shown = [layer for layer in attentions or () if layer is not None]
     if not shown:

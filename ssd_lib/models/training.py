@@ -7,7 +7,7 @@ refusal `r`, with the loss on the refusal alone
 
     min_θ  E_{(x,h,r)} E_k [ −log π_θ(r | x, h_{≤k}) ]  +  E_{(x,y) benign} [ −log π_θ(y | x) ]
 
-where `k = 0` half of the time and is uniform on 1 … C otherwise. SSD (arXiv 2508.17739, section 4) uses a small model
+where `k` is 0 half of the time and uniform on 1 … C otherwise. SSD (arXiv 2508.17739, section 4) uses a small model
 trained like this as its draft.
 
 PRESTO (`ssd_lib.models.presto`) adds a term to this loss.
@@ -73,7 +73,7 @@ def stages_with(recipe: Any, **changes: Any) -> dict[str, Stage]:
 
 @settings
 class RecoveryConfig:
-    """How deep a refusal may begin. Source: Qi et al. 2025, section 3 (their C is 100)."""
+    """How deep in an answer a refusal may begin (Qi et al. 2025, section 3; their C is 100)."""
 
     direct_share: Share = 0.5
     max_depth: Positive = 100
@@ -300,14 +300,32 @@ def train_deep_alignment(
     lora_rank: int = 0,
     presto: float = 0.0,
 ) -> Path:
-    """Deepen the alignment of any causal language model (TinyLlama, say) into `out/deep`.
+    """Deepen the alignment of any causal language model (TinyLlama, say): Qi et al. 2025, section 3.
 
-    `harmful`: JSON lines with `question`, `answer` (what an unaligned model would say) and `refusal`; `benign`: JSON
-    lines with `question` and `answer`. Learning rate and mixing as in Qi et al. 2025, section 3. With `lora_rank` only an
-    adapter is trained, which needs a quarter of the memory and a learning rate about ten times as high. `presto` is the
-    weight of PRESTO's term (1: as published), whose attention weights need memory that grows with the square of the length.
+    Args:
+        model: A Hub id, a path or a GGUF file.
+        harmful: JSON lines with `question`, `answer` (what an unaligned model would say) and `refusal`.
+        benign: JSON lines with `question` and `answer`.
+        out: The model is written to `out/deep`. An interrupted training goes on from its last checkpoint.
+        steps: Optimiser steps.
+        seed: Of the examples and of the training.
+        chat_format: A known chat template (`chat.FORMATS`), for a tokenizer without one of its own.
+        recovery: How deep in an answer a refusal may begin.
+        learning_rate: As published; for an adapter about ten times as high.
+        batch_size: Examples of a forward.
+        gradient_accumulation: Forwards of a step.
+        harmful_share: Share of examples from the file `harmful`.
+        lora_rank: Train only an adapter of this rank, which needs a quarter of the memory; 0 trains all weights.
+        presto: Weight of PRESTO's term (published: 1; arXiv 2512.05518). Its attention weights need memory that grows with
+            the square of the length.
 
-    Raises ValueError for a line without these fields, naming file and line, and for a model that shows no attention weights.
+    Returns:
+        The folder with the model and its tokenizer; an adapter is merged in, and also lies in its folder `adapter`.
+
+    Raises:
+        ValueError: For a line without these fields, naming file and line; with `presto`, for a model that returns no attention
+            weights, or a folder whose model was trained with another weight.
+        OSError: As `load_model`.
     """
     stage = Stage("deep", steps, learning_rate, batch_size, save_every=100, lora_rank=lora_rank, presto=presto)
     stage = replace(stage, gradient_accumulation=gradient_accumulation)
@@ -328,10 +346,30 @@ def train_expert(
     lora_rank: int = 16,
     harmful_share: float = 0.7,
 ) -> Path:
-    """SafeDecoding's expert for a target: a LoRA adapter that refuses from the first token on, in `out/expert/adapter`.
+    """SafeDecoding's expert for a target: a LoRA adapter that refuses from the first token on.
 
-    Files as for `train_deep_alignment`. Rank, learning rate and number of steps are those of SafeDecoding's
-    `exp/finetune.py` (arXiv 2402.08983, section 4), which trains on refusals alone; the benign share keeps it a speaker.
+    Rank, learning rate and number of steps are those of SafeDecoding's `exp/finetune.py` (arXiv 2402.08983, section 4), which
+    trains on refusals alone; the benign share is ours, and keeps the model able to speak.
+
+    Args:
+        model: The target: a Hub id, a path or a GGUF file.
+        harmful: As for `train_deep_alignment`.
+        benign: As for `train_deep_alignment`.
+        out: The adapter is written to `out/expert/adapter`. An interrupted training goes on from its last checkpoint.
+        steps: Optimiser steps.
+        seed: Of the examples and of the training.
+        chat_format: A known chat template (`chat.FORMATS`), for a tokenizer without one of its own.
+        learning_rate: As published.
+        batch_size: Examples of a step.
+        lora_rank: Rank of the adapter.
+        harmful_share: Share of examples from the file `harmful`.
+
+    Returns:
+        The adapter's folder.
+
+    Raises:
+        ValueError: For a line without these fields, naming file and line.
+        OSError: As `load_model`.
     """
     stage = Stage("expert", steps, learning_rate, batch_size, warmup_steps=5, save_every=50, lora_rank=lora_rank)
     from_the_start = RecoveryConfig(direct_share=1.0)

@@ -1,7 +1,7 @@
 """The answer as a row of buttons, one a token: click one to look at it.
 
-Buttons are kept from answer to answer, and all that look alike share one style and one layout, so that a new answer sends the
-page little more than its words. Their lines and shades are those of the static strip.
+Buttons are reused from answer to answer, and those that look alike share one style and one layout, so that little more than the
+words of a new answer is sent to the page. Their lines and shades are those of the static strip.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import Any
 import ipywidgets
 
 from ssd_lib.method.trace import STYLES, UNION
-from ssd_lib.show.strips import Line, Token, details, tokens
+from ssd_lib.show.strips import Token, TraceLine, details, tokens
 
 EDGE = {how: style.split(";")[0].removeprefix("border-bottom:") for how, style in STYLES.items()}
 SHADE = UNION.split(";")[0].removeprefix("background:")
@@ -38,7 +38,7 @@ def _style(how: str, union: bool) -> Any:
 
 @cache
 def _layout(how: str, glued: bool, chosen: bool) -> Any:
-    """The line below says how the token came to be; a frame that it is chosen; a gap before it that a space stands there."""
+    """A line below shows how the token was emitted, a frame that it is chosen, a gap before it a space."""
     frame = "2px solid currentColor" if chosen else NONE
     edges = {"border_top": frame, "border_left": frame, "border_right": frame, "border_bottom": EDGE.get(how, NONE)}
     if "border_bottom" not in ipywidgets.Layout.class_trait_names():
@@ -69,7 +69,7 @@ class TokenButtons:
         """The buttons of the present answer."""
         return self._buttons[: len(self._tokens)]
 
-    def show(self, lines: Sequence[Line], chosen: int | None) -> None:
+    def show(self, lines: Sequence[TraceLine], chosen: int | None) -> None:
         """Show an answer, one of its tokens chosen."""
         self._tokens = tokens(lines)
         while len(self._buttons) < len(lines):

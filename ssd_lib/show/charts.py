@@ -1,9 +1,9 @@
-"""What stood to choice at a token, and how the scheduler saw the answer.
+"""Which candidates a token was chosen from, and how the scheduler saw the answer.
 
     candidates   P_M, P_m and F = P_M + α (P_m − P_M) of both models' best tokens, the sample space V marked with ∈
     timeline     match ratio of the running bin against its threshold, Union shaded (arXiv 2508.17739, section 4.3)
 
-The table needs no styles to be read: every bar has its number. The timeline is inline SVG and for a living page;
+The table can be read without styles: every bar has its number. The timeline is inline SVG, for pages with a kernel;
 `plots.switching` draws the same as a PNG.
 """
 
@@ -18,8 +18,8 @@ from ssd_lib.show.strips import (
     SCROLLS,
     SMALL,
     VERDICTS,
-    Line,
     Token,
+    TraceLine,
     details,
     details_html,
     isolated,
@@ -49,7 +49,7 @@ class Candidate(NamedTuple):
         return self.composite is not None
 
 
-def candidates(line: Line, texts: Mapping[int, str], shown: int = SHOWN) -> list[Candidate]:
+def candidates(line: TraceLine, texts: Mapping[int, str], shown: int = SHOWN) -> list[Candidate]:
     """The likeliest tokens of either model: the sample space by F, then the rest by the greater probability.
 
     The emitted, the proposed and the target's own favourite token are always among them.
@@ -74,7 +74,7 @@ def candidates(line: Line, texts: Mapping[int, str], shown: int = SHOWN) -> list
     ]
 
 
-def candidates_html(line: Line, texts: Mapping[int, str]) -> str:
+def candidates_html(line: TraceLine, texts: Mapping[int, str]) -> str:
     """The candidates as a table of bars."""
     names = ("", "token", "V", "target P_M", "draft P_m", "composite F")
     head = "".join(f'<th style="text-align:left;padding:0 6px">{name}</th>' for name in names)
@@ -87,7 +87,7 @@ def candidates_html(line: Line, texts: Mapping[int, str]) -> str:
     )
 
 
-def candidates_text(line: Line, texts: Mapping[int, str]) -> str:
+def candidates_text(line: TraceLine, texts: Mapping[int, str]) -> str:
     """The same table as plain text."""
     rows = [details(line), f"{'token':>17} V    P_M    P_m      F"]
     for c in candidates(line, texts):
@@ -124,7 +124,7 @@ STEP, TALL, LEFT = 16, 64, 26
 """Pixels: a token's width, the height of 1, the room for labels."""
 
 
-def timeline(lines: Sequence[Line], chosen: int | None = None) -> str:
+def timeline(lines: Sequence[TraceLine], chosen: int | None = None) -> str:
     """Match ratio as bars, threshold as a dashed line, ✓ and ✗ of every token, Union shaded; one SVG."""
     width, height = LEFT + STEP * len(lines) + 6, TALL + 38
     parts = [_label(0, 12 + TALL - TALL * y, f"{y:g}") for y in (0.0, 0.5, 1.0)]
@@ -143,7 +143,7 @@ def timeline(lines: Sequence[Line], chosen: int | None = None) -> str:
     )
 
 
-def timeline_text(lines: Sequence[Line]) -> str:
+def timeline_text(lines: Sequence[TraceLine]) -> str:
     """The same as three lines of text: schemes, marks, and the bins' match ratios against their thresholds."""
     schemes = "".join(SIGNS[line["scheme"]] for line in lines)
     marks = "".join(map(_mark, tokens(lines)))

@@ -1,4 +1,4 @@
-"""What can be moved: the question, the attack and the method. Reading the controls gives the settings of an answer."""
+"""The explorer's controls: question, attack and method. Their values are the settings of an answer."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ class Controls:
             control.add_class("ssd-" + CLASSES.get(name, name.replace("_", "-")))
 
     def _begin_as(self, config: SSDConfig) -> None:
-        """The pair's own settings, whose values may lie beyond a slider's usual end."""
+        """Set the pair's own settings, whose values may lie beyond a slider's usual end."""
         for name in [*METHOD, *SAMPLING]:
             control, value = getattr(self, name), getattr(config, name)
             if isinstance(value, bool | int | float):  # the lookahead may be "auto", the seed None
@@ -152,11 +152,16 @@ class Controls:
     # -------------------------------------------------------------------------------------------- setting
 
     def put(self, config: SSDConfig | None = None, **values: Any) -> None:
-        """Move controls, all of a config's at once where one is given; `on_change` is called once.
+        """Move controls; `on_change` is called once.
 
-        Sliders of real numbers go to their nearest step: a browser would send it back late, over whatever was set since.
+        Sliders of real numbers go to their nearest step: a browser would send that back late, and overwrite what was set since.
 
-        Raises ValueError for a name that is no control and for a value that its control does not take.
+        Args:
+            config: Settings of the method, whose controls are all moved.
+            values: Values by the names of controls.
+
+        Raises:
+            ValueError: For a name that is no control, and for a value that its control does not take.
         """
         if config is not None:
             values = {name: own for name in METHOD if (own := getattr(config, name)) != "auto"} | values
@@ -171,7 +176,7 @@ class Controls:
         self._moved()
 
     def ask(self, prompt: str | Item, prefill: str | int) -> None:
-        """Put a question and an attack into the controls. Raises ValueError for a number of tokens of no answer."""
+        """Put a question and an attack into the controls. Raises ValueError for a number of tokens where the question has no answer."""
         item = self._item_of(prompt)
         if isinstance(prefill, str):
             answer = whole(prefill)
@@ -206,7 +211,7 @@ class Controls:
         return prompt
 
     def _picked(self, change: Any) -> None:
-        """A question of the world comes with the answer that an attacker would begin."""
+        """For a question of the world, put in the answer that an attacker would begin."""
         item = self.items.get(change["new"])
         if item is not None and not self._quiet:
             self.put(question=item.question, prefill=item.answer)

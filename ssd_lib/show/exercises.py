@@ -12,7 +12,17 @@ import numpy as np
 
 
 def check(name: str, got: Any, expected: Any, hint: str) -> None:
-    """Compare an answer with what is expected (numbers to 1e-4). Raises AssertionError in strict mode only."""
+    """Compare the answer to an exercise with what is expected, and print whether it is right.
+
+    Args:
+        name: Of the exercise.
+        got: The reader's answer; `...` counts as not solved yet.
+        expected: The right answer. Numbers and arrays are compared to 1e-4.
+        hint: Printed where the answer is missing or wrong.
+
+    Raises:
+        AssertionError: Where it is missing or wrong and SSD_STRICT_CHECKS=1 is set.
+    """
     if got is ...:
         message = f"… {name}: not solved yet. {hint}"
     elif _equal(got, expected):

@@ -1,4 +1,4 @@
-"""The explorer: question, attack and method on one page, and the answer that they give, looked at from every side.
+"""The explorer: question, attack and method on one page, and all views of the answer that they give.
 
 Moving a control decodes again (`latest`); choosing a token, a frame, a tab or a known answer only draws again.
 """
@@ -44,16 +44,22 @@ CLASSES = [
     "frame",
 ]
 CLASSES += ["compare", "keep", "code_area", "tabs"]
-"""The widgets that a page can find by a class of their name."""
+"""Widgets that have their name as a CSS class, by which a page can find them."""
 
 
 def explore(pair: Pair, prompt: str | Item | None = None, prefill: str | int = 0) -> Explorer:
-    """Open the explorer on a pair.
+    """Open the explorer on a pair, and decode the first answer at once.
 
-    prompt: a question, as text or as one of the world's items; by default the world's first forbidden one.
-    prefill: what an attacker writes as the beginning of the answer, or how many tokens of the world's own answer.
+    Args:
+        pair: Target and draft, from `load_pair`.
+        prompt: A question, as text or as one of the world's items. Default: the world's first forbidden one.
+        prefill: What an attacker writes as the beginning of the answer, or how many tokens of the world's own answer.
 
-    The first answer is decoded at once. What goes wrong in a decoding is shown in the explorer and kept as `.error`.
+    Returns:
+        A widget. What goes wrong in a decoding is shown in it and kept as `.error`.
+
+    Raises:
+        ValueError: For a number of tokens where the question has no answer of the world's own.
     """
     return Explorer(pair, prompt, prefill)
 
@@ -68,7 +74,7 @@ class Explorer(ipywidgets.VBox):
         self.kept: Run | None = None
         self.error: Exception | None = None
         self._lock = threading.RLock()
-        self._here = threading.local()  # what one thread draws must not hide what a user moves meanwhile
+        self._here = threading.local()  # what one thread draws must not hide what a user moves at the same time
         self._latest = Latest(self._work)
         self.controls = Controls(pair, self._asked)
         self._make_views()
@@ -141,7 +147,15 @@ class Explorer(ipywidgets.VBox):
     def set(self, **values: Any) -> Explorer:
         """Move controls by name (`alpha_union=2.0, prefill_tokens=10, compare="no defence"`) and wait for the answer.
 
-        Raises ValueError for a name or value that no control takes, and whatever the decoding raised.
+        Args:
+            values: Values by the names of controls.
+
+        Returns:
+            The explorer itself.
+
+        Raises:
+            ValueError: For a name or value that no control takes.
+            Exception: Whatever the decoding raised.
         """
         compare = values.pop("compare", self.compare.value)
         offered("compare", self.compare, compare)
@@ -172,8 +186,14 @@ class Explorer(ipywidgets.VBox):
         return self._latest.wait(timeout)
 
     def static(self, *parts: str) -> Static:
-        """The present views as HTML and PNG, for a page without a kernel: any of "strip", "timeline", "token", "rounds",
-        "comparison", "retracted"; by default the first three. Raises ValueError for another name or without an answer."""
+        """The present views as HTML and PNG, for a page without a kernel.
+
+        Args:
+            parts: Any of "strip", "timeline", "token", "rounds", "comparison", "retracted". Default: the first three.
+
+        Raises:
+            ValueError: For another name, without an answer, or for a comparison with nothing.
+        """
         if self.run is None:
             raise ValueError("there is no answer to show")
         return static(self.run, self.strip.chosen or 0, self.beside, self.status.value, parts or PARTS[:3])
@@ -242,7 +262,7 @@ class Explorer(ipywidgets.VBox):
     # -------------------------------------------------------------------------------------------- drawing
 
     def _draw(self, draw: Callable[[], None]) -> None:
-        """Draw without taking what the drawing moves for something that the user moved."""
+        """Draw; what the drawing itself moves does not count as moved by the user."""
         if self._drawing:
             return
         with self._lock, self._as_drawing():

@@ -1,4 +1,4 @@
-"""The newest request wins: wait until a slider rests, tell the work before to stop, do the last thing that was asked.
+"""The newest request wins: wait until a slider rests, stop the earlier work, do the last thing that was asked.
 
 Work runs in a thread of its own, so that the kernel goes on listening to the sliders meanwhile; this needs no event loop and
 works the same in every kind of kernel and without one. The thread ends as soon as there is nothing left to do.
@@ -40,7 +40,7 @@ class Latest:
             self._changed.notify_all()
 
     def cancel(self) -> None:
-        """Forget what waits and tell what runs to stop. Returns at once; `wait` until it has."""
+        """Forget the waiting job and ask the running one to stop. Returns at once; `wait` waits until it has stopped."""
         with self._changed:
             self._waiting = []
             self._stop.set()

@@ -1,7 +1,7 @@
 """The method as a picture: one round of SSD, and the scheduler as a state machine (arXiv 2508.17739, figure 2, section 4).
 
-Boxes and arrows are data, drawn by one function in the book's colours. What a colour says, a line style and a word say too,
-so both figures can be read in grey; their letters stay readable when a page shows them 700 pixels wide.
+Boxes and arrows are data, drawn by one function in the book's colours. Whatever a colour says, a line style and a word say
+too, so both figures can be read in grey; their letters stay readable when a page shows them 700 pixels wide.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from ssd_lib.show.style import COLORS, LINES
 INK = "#333333"
 MIDDLE: dict[str, Any] = {"ha": "center", "va": "center", "color": INK}
 TITLE_SIZE, TEXT_SIZE = 11, 10
-"""Points. At 8.4 inches across, a page 700 pixels wide shows a point as 1.2 pixels."""
+"""In points. At 8.4 inches across, a page 700 pixels wide shows a point as 1.2 pixels."""
 
 
 class Box(NamedTuple):
@@ -37,7 +37,7 @@ class Box(NamedTuple):
 
 
 class Arrow(NamedTuple):
-    """A way from one point to the next, along corners, with a word at `label_at`."""
+    """A line from point to point, ending in an arrow, with a label at `label_at`."""
 
     points: Sequence[tuple[float, float]]
     label: str = ""
@@ -78,7 +78,7 @@ def method_map(config: SSDConfig = SSDConfig()) -> Figure:  # noqa: B008 (frozen
 
 
 def scheduler_map(config: SSDConfig = SSDConfig()) -> Figure:  # noqa: B008 (frozen)
-    """The scheduler as a state machine: two schemes, and what is looked at and changed after every full bin."""
+    """The scheduler as a state machine: two schemes, and what it reads and changes after every full bin."""
     start = f"threshold = {config.threshold:g}, $α_I$ = {config.alpha_intersection:g}"
     decay = f"threshold −= {config.threshold_decay:g} (not below 0)"
     boxes = [

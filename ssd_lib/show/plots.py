@@ -157,8 +157,11 @@ def answers(
 ) -> Figure:
     """What several systems say to one prefilled question, one below the other, letter by letter.
 
-    frames: of each system its tokens in the order in which they came: `text`, and of a trace `scheme` and `retracted`.
-    facts: marked where an answer leaks them; columns: letters in a line.
+    Args:
+        frames: Of each system its tokens in the order in which they came: `text`, and of a trace `scheme` and `retracted`.
+        prefill: What the attacker wrote, in front of every answer.
+        facts: Marked where an answer leaks them.
+        columns: Letters in a line.
     """
     blocks = {name: _lines(_letters(frame, prefill, facts), columns) for name, frame in frames.items()}
     height = sum(len(lines) + 1.6 for lines in blocks.values()) + 1

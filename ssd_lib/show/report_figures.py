@@ -18,7 +18,7 @@ from ssd_lib.experiments.summary import groups
 from ssd_lib.show.style import ALPHAS, looks, on_axes, panels, reach
 
 SMALLEST, LARGEST = 60, 170
-"""Area of the mark of a defender without any speed, and what the fastest has more (points squared)."""
+"""Area of the mark of a defender of no speed, and what is added for the fastest (points squared)."""
 LEGEND: dict[str, Any] = dict(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
 
 
@@ -80,7 +80,12 @@ def alpha_map(lines: pd.DataFrame, title: str = "", axes: Axes | None = None) ->
 def tradeoff(points: pd.DataFrame, xlabel: str, ylabel: str, title: str = "", axes: Axes | None = None) -> Figure:
     """Safety against utility with 95% intervals, a mark a defender as large as it is fast (its tokens per second beside it).
 
-    points: columns system, x, x_low, x_high, y, y_low, y_high, speed; as `tradeoff_points` gives them.
+    Args:
+        points: Columns system, x, x_low, x_high, y, y_low, y_high, speed, as `tradeoff_points` gives them.
+        xlabel: What x is.
+        ylabel: What y is.
+        title: Of the figure.
+        axes: Where to draw. Default: a new figure.
     """
     figure, axes = on_axes(axes, (9.0, 4.6))
     systems = looks(points.system)
@@ -111,7 +116,7 @@ def short(system: str) -> str:
 
 
 def report_figures(summary: pd.DataFrame) -> dict[str, Figure]:
-    """The figures that a report's summary has the numbers for, by caption; one set of them for every pair and judge.
+    """The figures for which a report's summary has the numbers, by caption; a set for every pair and judge.
 
     Settings of SSD that form a grid of α_I × α_U stand in its map only.
     """
@@ -146,7 +151,8 @@ def _alpha_maps(grid: pd.DataFrame) -> Figure:
 def tradeoff_points(summary: pd.DataFrame, judge: str) -> pd.DataFrame:
     """Each defender's attack success (by `judge`) and share of right answers, averaged over sets, and its median speed.
 
-    Only sets that every defender answered count: a mean over other sets would compare questions, not defenders. The interval of a mean over sets takes the sets as given and their errors as independent.
+    Only sets that every defender answered count: a mean over other sets would compare questions, not defenders. The interval of a
+    mean over sets takes the sets as given and their errors as independent.
     """
     success = _answered_by_all(summary.loc[(summary.measure == "attack success") & (summary.judge == judge)])
     correct = _answered_by_all(summary.loc[summary.measure == "right"])
@@ -160,12 +166,12 @@ def tradeoff_points(summary: pd.DataFrame, judge: str) -> pd.DataFrame:
 
 
 FRONT = {"right": "right answers", "target forwards per token": "target forwards per token"}
-"""What each panel of the front has across: right answers are means over sets, forwards medians. They stand for speed, because
-tokens a second compare defenders only where nothing else ran beside any of them."""
+"""The x axis of each panel of the front: right answers are means over sets, forwards medians. Forwards stand for speed, because
+tokens a second compare defenders only where nothing else ran at the same time."""
 
 
 def front(summary: pd.DataFrame) -> Figure:
-    """Leak against utility and against speed: facts told, mean over the attacks that every defender drawn answered.
+    """Leak against utility and against speed: facts leaked, mean over the attacks that all defenders in the figure answered.
 
     Defenders that were asked no forbidden or no benign question are left out.
     """

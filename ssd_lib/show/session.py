@@ -17,7 +17,7 @@ from ssd_lib.config import SSDConfig
 from ssd_lib.defenders import Answer, answer
 from ssd_lib.method.trace import pieces
 from ssd_lib.models.pairs import PAIRS, Pair, PairSpec, choose_pair
-from ssd_lib.show.strips import Line, Side
+from ssd_lib.show.strips import Side, TraceLine
 from ssd_lib.show.style import ALPHAS
 
 KEPT = 64
@@ -33,7 +33,7 @@ SHORT = {
     "top_p": "top-p",
     "seed": "seed",
 }
-"""Settings that change tokens, in short."""
+"""Settings that change tokens, and their short names."""
 
 
 class Stopped(Exception):
@@ -56,7 +56,7 @@ class Settings:
     max_new_tokens: int = 80
 
     def normal(self) -> Settings:
-        """The same answer's settings with what does not matter to it put aside, so that it is decoded only once."""
+        """The same answer's settings without those that do not affect it, so that it is decoded only once."""
         config = self.config if self.defender in SSD else SSDConfig()
         return replace(self, config=config, prefill=self.prefill if self.prefill_tokens else "")
 
@@ -71,9 +71,9 @@ class Run:
 
     settings: Settings
     answer: Answer
-    lines: list[Line]
+    lines: list[TraceLine]
     """One a token: the trace's columns, `text` and `proposal_text`; without a trace position, token and text only."""
-    history: list[Line]
+    history: list[TraceLine]
     """The same with the tokens that were taken back, where they came."""
     prefill: list[str]
     """The visible text of the prefilled tokens."""
@@ -124,9 +124,16 @@ def written(pair: Pair, settings: Settings) -> list[int]:
 
 
 def decode(pair: Pair, settings: Settings, stop: Callable[[], bool] = lambda: False) -> Run:
-    """Decode one answer. `stop` is asked before every forward; when it says yes, Stopped is raised.
+    """Decode one answer.
 
-    Raises whatever the defender raises.
+    Args:
+        pair: Target and draft.
+        settings: What decides the answer.
+        stop: Asked before every forward.
+
+    Raises:
+        Stopped: Where `stop` says yes.
+        Exception: Whatever the defender raises.
     """
     prefill = written(pair, settings)
     with stoppable([pair.target, pair.draft], stop):
@@ -143,7 +150,7 @@ def decode(pair: Pair, settings: Settings, stop: Callable[[], bool] = lambda: Fa
     return Run(settings, found, lines, history, pieces(pair.tokenizer, prefill), pair)
 
 
-def _lines(pair: Pair, found: Answer, before: int | None) -> list[Line]:
+def _lines(pair: Pair, found: Answer, before: int | None) -> list[TraceLine]:
     """An answer's tokens with their texts, those that were taken back among them. `before`: the token in front of it."""
     if found.trace is not None:
         return found.trace.to_frame(pair.tokenizer, retracted=True, before=before).to_dict("records")
@@ -156,7 +163,7 @@ def _lines(pair: Pair, found: Answer, before: int | None) -> list[Line]:
 def stoppable(models: Sequence[PreTrainedModel], stop: Callable[[], bool]) -> Iterator[None]:
     """Inside, each forward of these models in this thread raises Stopped once `stop()` is true.
 
-    A streamer would do for one answer; a defence that answers several times takes none, but it too reads its tokens.
+    For one answer a streamer would be enough; a defence that answers several times takes none, but also runs forwards.
     """
     here = threading.get_ident()
 

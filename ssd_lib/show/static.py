@@ -20,7 +20,7 @@ PARTS = ("strip", "timeline", "token", "rounds", "comparison", "retracted")
 WIDTH = 720
 """Pixels of a chart on the page."""
 ROUNDS, BEFORE = 5, 2
-"""Rounds shown, and how many of them before the chosen token; a page is not a film."""
+"""Rounds shown, and how many of them before the chosen token."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,17 @@ class Static:
 
 
 def static(run: Run, chosen: int, other: Run | None, head: str, parts: Sequence[str]) -> Static:
-    """The named parts of an answer; `head` is the status line, `other` the answer that it is compared with.
+    """The named parts of an answer; charts are left out where the answer has no trace.
 
-    Raises ValueError for an unknown part, a comparison without `other`, or a chart of an answer without a trace.
+    Args:
+        run: The answer.
+        chosen: The token to look at closely.
+        other: The answer that it is compared with.
+        head: The status line.
+        parts: Names of `PARTS`.
+
+    Raises:
+        ValueError: For an unknown part, or a comparison without `other`.
     """
     for part in parts:
         if part not in PARTS:
@@ -120,7 +128,7 @@ def _part(part: str, run: Run, chosen: int, other: Run | None) -> Strip:
     return Strip(strips.comparison(other.side, run.side), strips.comparison_text(other.side, run.side))
 
 
-def _strip(lines: Sequence[strips.Line], prefill: Sequence[str], legend: str, legend_text: str) -> Strip:
+def _strip(lines: Sequence[strips.TraceLine], prefill: Sequence[str], legend: str, legend_text: str) -> Strip:
     return Strip(strips.strip(lines, prefill) + legend, f"{strips.strip_text(lines, prefill)}\n{legend_text}")
 
 

@@ -4,12 +4,12 @@ Every mark is made three times, so that it is seen in colour, in grey and withou
 
     matched      plain        blue line
     corrected    bold         double vermilion line      [in brackets] as text
-    insisted     italics      dotted amber line          {in braces} as text
+    insisted     italics      dotted amber line          {in braces} as text     (the target fallback)
     Union        ∪            shaded                     ∪: as text     (Intersection: ∩, not shaded)
     taken back   struck       faded                      ~tilde~ as text
     differs      «between»    dashed outline
 
-`tokens` finds the marks once for every strip: these, the explorer's buttons, the figure of answers, the terminal's.
+`tokens` finds the marks for every strip: these, the explorer's buttons, the figure of answers, the terminal.
 Texts are untrusted: tokens come through `trace.visible`, all of them are escaped, each stands in a `bdi` of its own.
 """
 
@@ -23,9 +23,9 @@ from typing import Any, NamedTuple
 
 from ssd_lib.method.trace import RETRACTED, SIGNS, STYLES, TAKEN_BACK, UNION, Decodes, Trace, kind, visible
 
-Line = dict[str, Any]
+TraceLine = dict[str, Any]
 """A trace's line with its `text`; where nothing was recorded, position, token and text only."""
-Side = tuple[str, Sequence[Line], Sequence[str]]
+Side = tuple[str, Sequence[TraceLine], Sequence[str]]
 """One of two answers: title, lines, and the pieces of its prefill."""
 
 TAGS = {"matched": "span", "corrected": "b", "insisted": "i", "untraced": "span"}
@@ -37,7 +37,7 @@ SCROLLS = "width:0;min-width:100%;overflow-x:auto"
 SMALL = "font-size:85%;line-height:1.5"
 DIFFERS = "outline:1px dashed rgba(128,128,128,.9)"
 SHARED = 3
-"""Tokens in a row that make two answers the same there."""
+"""How many equal tokens in a row make two answers the same there."""
 BOX = "font-family:monospace;line-height:2;white-space:pre-wrap;overflow-wrap:anywhere"
 
 
@@ -47,12 +47,12 @@ def escape(text: str) -> str:
 
 
 def isolated(piece: str) -> str:
-    """A piece that `trace.visible` made, escaped, in an element whose direction of writing ends with it."""
+    """A piece that `trace.visible` made, escaped, in an element that keeps its writing direction to itself."""
     return f"<bdi>{html.escape(piece, quote=True)}</bdi>"
 
 
 def clip(text: str, length: int = 72) -> str:
-    """The first characters only: prompts are never shown whole."""
+    """The beginning of a text: prompts are never shown whole."""
     return text if len(text) <= length else text[: length - 2].rstrip() + " …"
 
 
@@ -62,7 +62,7 @@ def clip(text: str, length: int = 72) -> str:
 class Token(NamedTuple):
     """A token of an answer and its marks."""
 
-    line: Line
+    line: TraceLine
     how: str
     union: bool
     retracted: bool
@@ -74,7 +74,7 @@ class Token(NamedTuple):
         return self.line["text"]
 
 
-def tokens(lines: Sequence[Line]) -> list[Token]:
+def tokens(lines: Sequence[TraceLine]) -> list[Token]:
     """The lines of an answer as tokens with their marks."""
     found, before = [], None
     for line in lines:
@@ -85,12 +85,12 @@ def tokens(lines: Sequence[Line]) -> list[Token]:
     return found
 
 
-def how(line: Line) -> str:
+def how(line: TraceLine) -> str:
     """How a token came to be emitted; "untraced" where nothing was recorded."""
     return kind(line) if "match" in line else "untraced"
 
 
-def details(line: Line) -> str:
+def details(line: TraceLine) -> str:
     """One line about a token, as plain text: what hovering shows."""
     token = f"#{line['position']} {line['text']!r}"
     if how(line) == "untraced":
@@ -103,7 +103,7 @@ def details(line: Line) -> str:
     )
 
 
-def details_html(line: Line) -> str:
+def details_html(line: TraceLine) -> str:
     """The same, escaped."""
     return html.escape(details(line), quote=True)
 
@@ -111,8 +111,8 @@ def details_html(line: Line) -> str:
 # ------------------------------------------------------------------------------------------------ one answer
 
 
-def strip(lines: Sequence[Line], prefill: Sequence[str] = (), differs: Sequence[bool] = ()) -> str:
-    """The answer as HTML, what the attacker wrote in front of it. `differs` marks tokens, one flag each."""
+def strip(lines: Sequence[TraceLine], prefill: Sequence[str] = (), differs: Sequence[bool] = ()) -> str:
+    """The answer as HTML, after what the attacker wrote. `differs` marks tokens, one flag each."""
     written = f'<span style="{FADED}" title="written by the attacker">{isolated("".join(prefill))}</span> ‖ '
     parts = [written] * bool(prefill)
     for differ, run in _runs(lines, differs):
@@ -121,7 +121,7 @@ def strip(lines: Sequence[Line], prefill: Sequence[str] = (), differs: Sequence[
     return f'<div style="{BOX}">{"".join(parts)}</div>'
 
 
-def strip_text(lines: Sequence[Line], prefill: Sequence[str] = (), differs: Sequence[bool] = ()) -> str:
+def strip_text(lines: Sequence[TraceLine], prefill: Sequence[str] = (), differs: Sequence[bool] = ()) -> str:
     """The same strip as plain text."""
     words = [f"{''.join(prefill)} ‖ "] if prefill else []
     for differ, run in _runs(lines, differs):
@@ -133,7 +133,7 @@ def strip_text(lines: Sequence[Line], prefill: Sequence[str] = (), differs: Sequ
     return "".join(words).strip()
 
 
-def _runs(lines: Sequence[Line], differs: Sequence[bool]) -> Iterator[tuple[bool, list[Token]]]:
+def _runs(lines: Sequence[TraceLine], differs: Sequence[bool]) -> Iterator[tuple[bool, list[Token]]]:
     """Runs of tokens that differ from another answer, and of tokens that do not."""
     pairs = zip(differs or [False] * len(lines), tokens(lines), strict=True)
     return ((differ, [token for _, token in run]) for differ, run in groupby(pairs, key=lambda pair: pair[0]))
@@ -194,7 +194,7 @@ def page(trace: Trace, tokenizer: Decodes, opened: bool = False) -> str:
 def differing(left: Sequence[int], right: Sequence[int]) -> tuple[list[bool], list[bool]]:
     """Which tokens of each answer are not in the other one, in the order they stand in.
 
-    A word or two that both happen to use ("the") is no agreement: shorter runs than SHARED count as different.
+    A word or two that both happen to use ("the") do not count: runs shorter than SHARED are different.
     """
     flags = [True] * len(left), [True] * len(right)
     for block in SequenceMatcher(None, left, right, autojunk=False).get_matching_blocks():
@@ -223,7 +223,7 @@ def comparison_text(left: Side, right: Side) -> str:
     )
 
 
-def _compared(*sides: Side) -> Iterator[tuple[str, Sequence[Line], Sequence[str], list[bool]]]:
+def _compared(*sides: Side) -> Iterator[tuple[str, Sequence[TraceLine], Sequence[str], list[bool]]]:
     """Each side, and which of its tokens differ from the other's."""
     left, right = ([line["token"] for line in lines] for _, lines, _ in sides)
     return ((*side, flags) for side, flags in zip(sides, differing(left, right), strict=True))

@@ -79,7 +79,7 @@ ROLES = {"none": "target", "draft-only": "draft", "ssd": "SSD", "ssd-hardened": 
 
 
 def looks(systems: Iterable[str]) -> dict[str, Look]:
-    """The colours of target, draft, SSD and hardened SSD for none, draft-only and every setting of both; greys for others."""
+    """Target's colour for none, draft's for draft-only, SSD's and hardened SSD's for each of their settings; greys for others."""
     greys, marks, lines, hatches = cycle(GREYS), cycle(OTHER_MARKS), cycle(OTHER_LINES), cycle(OTHER_HATCHES)
     found, seen = {}, set()
     for system in dict.fromkeys(systems):

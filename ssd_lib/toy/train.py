@@ -1,9 +1,9 @@
 """The embedded pair: how its weights are made from nothing.
 
-Three stages make the story that real models tell:
+Three stages reproduce what happens to real models:
 
     base     a helpful model of the world that answers everything, forbidden questions too
-    shallow  (target) refusals are learned as first tokens only, as ordinary alignment does; a LoRA adapter
+    shallow  (target) refusals are learned as first tokens only, as in ordinary alignment; a LoRA adapter
     deep     (draft)  refusals are learned at every depth, see `ssd_lib.models.training`
 
 Two controls show what matters: a draft with shallow alignment only, and the target deepened by a second adapter. A third
@@ -57,7 +57,7 @@ SHAPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps and rates of every stage. `quick()` proves the path in a minute or two; its models know nothing."""
+    """Steps and rates of every stage. `quick()` tests the path in a minute or two; its models know nothing."""
 
     target_base: Stage = Stage("target-base", 2000, 2e-3, warmup_steps=100, optimizer="muon")
     target: Stage = Stage("target", 1300, 3e-3, lora_rank=32)
@@ -202,7 +202,7 @@ class Corpus:
         return rng.choice([prompts.reminded, prompts.prioritised, prompts.demonstrated, broken, noisy])(question)
 
     def examined(self, rng: random.Random) -> Example:
-        """Does a text tell something forbidden? Answers, their beginnings and ends, and refusals (Self-Exam)."""
+        """Whether a text holds something forbidden: answers, their beginnings and ends, and refusals (Self-Exam)."""
         item = _drawn(rng, 3, 2, 5)
         refuses, text = item.refusal is not None and rng.random() < 0.3, item.answer
         if refuses:
@@ -220,7 +220,7 @@ class Corpus:
         return self.follow(prompts.PARAPHRASE.format(question=typed.question), plain.question)
 
     def guessed(self, rng: random.Random) -> Example:
-        """The question behind an answer (back-translation)."""
+        """The question that an answer is for (back-translation)."""
         _, plain = world.reworded(rng, rng.choice(world.GROUPS))
         return self.follow(prompts.BACK_TRANSLATION.format(answer=plain.answer), plain.question)
 

@@ -49,7 +49,7 @@ GROUPS: dict[world.Group, kitchen.Group] = {"forbidden": "recipe", "scary": "bor
 
 @dataclass(frozen=True)
 class Order:
-    """A question of the kitchen. Nobody wrote down answers to those that may be answered: there it is the target's own."""
+    """A question of the kitchen. Questions that may be answered have no stored answers: there `answer` is the target's own."""
 
     family: str
     group: world.Group
@@ -67,8 +67,8 @@ class Order:
 class Grade:
     """`kitchen.Grade` in the words of the embedded world's; `told` counts pieces of a recipe.
 
-    How many pieces an answer could tell nobody knows, so `new_facts` is None and `share_told` the share of the answer's
-    words that tell some. *Right* is every answer to a harmless question that does not refuse: nothing checks what it says.
+    Nobody knows how many pieces an answer could give, so `new_facts` is None and `share_told` the share of the answer's words
+    that give some. *Right* is every answer to a harmless question that does not refuse: nothing checks what it says.
     """
 
     right: bool
@@ -92,7 +92,7 @@ class Kitchen:
     def questions(self, group: world.Group, count: int, *, seed: int = 0, unseen_wording: bool = False) -> list[Order]:
         everything = kitchen.all_questions(GROUPS[group], held_out=True)
         alike = kitchen.enough([item for item in everything if item.new_wording == unseen_wording], count, group)
-        random.Random(f"{group}/{seed}").shuffle(alike)  # so that few questions are the first of many
+        random.Random(f"{group}/{seed}").shuffle(alike)  # so that a few questions are the first of more
         together = [item.question for item in alike[:count]]
         return [self._order(group, item, together) for item in alike[:count]]
 
