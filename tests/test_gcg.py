@@ -15,18 +15,8 @@ from typer import BadParameter
 
 from ssd_lib.attacks import agreeing, load_set, suffixes
 from ssd_lib.attacks.embedded import read_suffixes, suffix_file
-from ssd_lib.attacks.gcg import (
-    FailingProblem,
-    GCGConfig,
-    JointProblem,
-    MatchingProblem,
-    Problem,
-    banned_tokens,
-    best,
-    continued,
-    optimise_suffix,
-    propose,
-)
+from ssd_lib.attacks.gcg import GCGConfig, best, continued, optimise_suffix, propose
+from ssd_lib.attacks.gcg_loss import FailingProblem, JointProblem, MatchingProblem, Problem, banned_tokens
 from ssd_lib.attacks.suffixes import TOY, build_suffixes, wanted_beginning
 from ssd_lib.models.chat import encode_prompt
 from ssd_lib.models.pairs import load_pair

@@ -250,7 +250,8 @@ the loss would change if $v$ stood there.
 """
 
 # %%
-from ssd_lib.attacks.gcg import Problem, optimise_suffix, propose
+from ssd_lib.attacks.gcg import optimise_suffix, propose
+from ssd_lib.attacks.gcg_loss import Problem
 from ssd_lib.attacks.suffixes import TOY, suffix_file, wanted_beginning
 
 asked = sets["direct"][0]

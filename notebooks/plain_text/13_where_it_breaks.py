@@ -206,7 +206,8 @@ A suffix is tokens of the vocabulary that both models share, so one gradient fit
 """
 
 # %%
-from ssd_lib.attacks.gcg import JointProblem, Problem, optimise_suffix
+from ssd_lib.attacks.gcg import optimise_suffix
+from ssd_lib.attacks.gcg_loss import JointProblem, Problem
 from ssd_lib.attacks.suffixes import TOY, wanted_beginning
 
 item = forbidden[0]

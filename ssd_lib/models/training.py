@@ -42,6 +42,7 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from ssd_lib.models.chat import encode_answer, encode_prompt
 from ssd_lib.models.loading import half_dtype, load_model
+from ssd_lib.models.muon import MuonWithAdamW
 from ssd_lib.models.presto import IGNORED, PREFILLED, PrestoTrainer, plain_attention, presto_loss
 from ssd_lib.settings import AboveZero, Count, NotNegative, Positive, Share, settings
 
@@ -140,7 +141,10 @@ def fine_tune(
         args=_arguments(stage, folder, seed, quiet),
         train_dataset=[labelled(example, stage) for example in examples],  # type: ignore[arg-type]
         data_collator=_collator(model, stage)(tokenizer, pad_to_multiple_of=8, label_pad_token_id=IGNORED),
-        optimizers=(MuonWithAdamW(trained, stage) if stage.optimizer == "muon" else None, None),
+        optimizers=(
+            MuonWithAdamW(trained, stage.learning_rate, stage.weight_decay) if stage.optimizer == "muon" else None,
+            None,
+        ),
         compute_loss_func=presto_loss(stage.presto) if stage.presto else None,
     )
     if quiet:
@@ -195,42 +199,6 @@ class FromFirstLearned(DataCollatorForSeq2Seq):
         first = max(int(learned[0]) - 1, 0)  # the place before it predicts it
         labels = batch["labels"][:, first:]
         return dict(batch) | {"labels": labels, "logits_to_keep": labels.size(1)}
-
-
-class MuonWithAdamW(torch.optim.Optimizer):
-    """Muon for the matrices inside the layers, AdamW for embeddings and norms, as one optimiser.
-
-    Muon (Jordan et al. 2024; `torch.optim.Muon`) needs about half of AdamW's steps when a small model is trained from
-    nothing, which is what keeps the embedded pair's recipe under an hour on two cores.
-    """
-
-    def __init__(self, model: torch.nn.Module, stage: Stage):
-        inside = [p for n, p in model.named_parameters() if p.ndim == 2 and "embed" not in n and "lm_head" not in n]
-        chosen = {id(p) for p in inside}
-        outside = [p for p in model.parameters() if id(p) not in chosen]
-        muon = torch.optim.Muon(
-            inside, lr=stage.learning_rate, weight_decay=stage.weight_decay, adjust_lr_fn="match_rms_adamw"
-        )
-        adamw = torch.optim.AdamW(outside, lr=stage.learning_rate, betas=(0.9, 0.98), weight_decay=stage.weight_decay)
-        self.parts = (muon, adamw)
-        super().__init__([{"params": inside}, {"params": outside}], {"lr": stage.learning_rate})
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
-
-    def step(self, closure: Any = None) -> None:  # type: ignore[override]
-        for part in self.parts:
-            part.step(closure)
-
-    def zero_grad(self, set_to_none: bool = True) -> None:
-        for part in self.parts:
-            part.zero_grad(set_to_none)
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"parts": [part.state_dict() for part in self.parts], "state": {}, "param_groups": []}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        for part, state in zip(self.parts, state_dict["parts"], strict=True):
-            part.load_state_dict(state)
-        self.param_groups = [group for part in self.parts for group in part.param_groups]
 
 
 def _last_complete_checkpoint(folder: Path) -> str | None:
