@@ -1,0 +1,134 @@
+"""What `custom_generate/generate.py` calls: SSD in the place of a model's `generate`, and in an exported folder.
+
+    target.generate(**inputs, custom_generate="integrations/custom_generate", trust_remote_code=True, draft=draft)
+    pipeline("text-generation", model="exported", trust_remote_code=True)          # written by `ssd export`
+
+The decoding is `ssd_custom_generate`. An exported target (`ssd_lib.models.exported`) brings its draft and its settings; what is
+asked of it over the network is cut to the context that is left, and refused with a text that a server shows.
+"""
+
+from __future__ import annotations
+
+import functools
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+from transformers import GenerationConfig, PreTrainedModel
+
+from ssd_lib.config import SSDConfig
+from ssd_lib.decoding.generate import ssd_custom_generate
+from ssd_lib.models.exported import Exported, draft_of, exported
+from ssd_lib.models.inference import check_room, context_of
+
+REFUSED = {
+    "assistant_model": "pass the draft as draft=",
+    "assistant_tokenizer": "target and draft share one vocabulary",
+    "negative_prompt_ids": "leave it out",
+    "negative_prompt_attention_mask": "leave it out",
+    "synced_gpus": "leave it out",
+    "custom_generate": "the loaded folder decodes with SSD; load its target alone for another way",
+}
+"""Arguments of `generate` that would change nothing here, or something else than they say; and what to do."""
+
+
+def generate(
+    *args: Any,
+    model: PreTrainedModel,
+    draft: PreTrainedModel | None = None,
+    ssd_config: SSDConfig | Mapping[str, Any] | None = None,
+    streamer: Any = None,
+    prefilled: int | Sequence[int] | None = None,
+    **options: Any,
+) -> Tensor:
+    """`model.generate(*args, **options)`, decoded with SSD.
+
+    Args:
+        draft: the small, deeply aligned model; an exported target brings its own.
+        ssd_config: settings of the method, or a table of those to change; default: the folder's, else the paper's.
+        streamer: gets the prompt, then tokens as they are settled (one prompt only).
+        prefilled: how many of a prompt's last tokens are a given beginning of the answer, one number or one each; for an
+            exported target found in the prompt.
+
+    Raises:
+        ValueError, TypeError: for what SSD cannot honour, naming it; as `ssd_custom_generate` and `ssd_generate` do.
+    """
+    folder = exported(model)
+    if folder is not None and draft is None:
+        draft = draft_of(model)
+    try:
+        _refuse(options)
+        config = settings_from(ssd_config, folder.config if folder else SSDConfig())
+        decode: Any = ssd_custom_generate
+        if folder is not None and draft is not None:
+            decode = _in_context(folder, draft, prefilled)
+            options.setdefault("vocab_size", folder.vocab_size)
+        elif prefilled is not None:
+            options["prefilled"] = prefilled
+        plain: Any = type(model)  # its `generate`: the instance's own may be this function
+        return plain.generate(
+            model, *args, custom_generate=decode, draft=draft, ssd_config=config, ssd_streamer=streamer, **options
+        )
+    except (ValueError, TypeError) as error:
+        if folder is None:
+            raise
+        raise _shown_by_servers(error) from error
+
+
+def settings_from(given: SSDConfig | Mapping[str, Any] | None, default: SSDConfig) -> SSDConfig:
+    """`given` settings, or the default with what a table changes. Raises TypeError for anything else, ValueError as SSDConfig."""
+    if isinstance(given, SSDConfig):
+        return given
+    if given is not None and not isinstance(given, Mapping):
+        raise TypeError(f"ssd_config is an SSDConfig or a table of its fields, not {type(given).__name__}")
+    return SSDConfig(**(vars(default) | dict(given or {})))
+
+
+def _refuse(options: dict[str, Any]) -> None:
+    """Take arguments that `generate` fills with nothing out of the options; raise ValueError for those that ask for something."""
+    for name, advice in REFUSED.items():
+        given = options.pop(name, None)
+        if given is not None and given is not False:
+            raise ValueError(f"SSD cannot honour {name}: {advice}")
+
+
+def _in_context(folder: Exported, draft: PreTrainedModel, prefilled: int | Sequence[int] | None) -> Any:
+    """`ssd_custom_generate` for an exported target: as many new tokens as both models hold, and given beginnings counted.
+
+    `transformers serve` asks for 1,024 new tokens where a client names no number.
+    """
+
+    @functools.wraps(ssd_custom_generate)  # `generate` hands on what it finds in the signature
+    def decode(
+        model: PreTrainedModel, input_ids: Tensor, *, generation_config: GenerationConfig, **given: Any
+    ) -> Tensor:
+        width: int = input_ids.shape[1]
+        for name, each in (("the target", model), ("the draft", draft)):
+            check_room(name, each, width, 1)
+            context = context_of(each)
+            generation_config.max_length = min(generation_config.max_length, context or generation_config.max_length)
+        begun = [folder.prefilled(row) for row in input_ids.tolist()] if prefilled is None else prefilled
+        return ssd_custom_generate(model, input_ids, generation_config=generation_config, prefilled=begun, **given)
+
+    return decode
+
+
+def _shown_by_servers(error: Exception) -> Exception:
+    """The error as one that `transformers serve` answers with its text and status 400; itself where no server is loaded.
+
+    serve answers 500 without a text to whatever else `generate` raises. In a stream it writes the text into JSON unquoted.
+    """
+    http = sys.modules.get("starlette.exceptions")
+    if http is None:
+        return error
+    text = " ".join(str(error).split()).replace('"', "'").replace("\\", "/")
+
+    class RefusedRequest(ValueError, http.HTTPException):
+        def __init__(self) -> None:
+            http.HTTPException.__init__(self, status_code=400, detail=text)
+
+        def __str__(self) -> str:
+            return text
+
+    return RefusedRequest()
