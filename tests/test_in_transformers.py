@@ -1,11 +1,14 @@
 """SSD inside transformers: `custom_generate` by a local path, and a pair exported as one folder that a pipeline loads. Offline."""
 
+import contextlib
 import json
+import time
+from itertools import product
 
 import pytest
 import torch
 from conftest import Collect, micro_llama, perturbed
-from micro_models import llama2_tokenizer, llama3_tokenizer
+from micro_models import llama2_tokenizer, llama3_tokenizer, save_model
 from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer, dynamic_module_utils, pipeline
 from typer.testing import CliRunner
 
@@ -18,6 +21,7 @@ from ssd_lib.models import export
 from ssd_lib.models.chat import FORMATS, encode_prompt
 from ssd_lib.models.exported import Exported, exported
 from ssd_lib.models.pairs import load_pair
+from ssd_lib.models.rereading import Rereader
 from ssd_lib.paths import REPOSITORY
 
 FOLDER = REPOSITORY / "integrations" / "custom_generate"
@@ -269,6 +273,65 @@ def test_a_known_format_becomes_a_template_that_writes_the_same_prompts(chat_for
     turns = [{"role": "user", "content": "How?"}]
     written = own.apply_chat_template(turns, add_generation_prompt=True, return_dict=False)
     assert written == encode_prompt(tokenizer, "How?", chat_format=chat_format)
+
+
+CONVERSATIONS = [
+    "How?",
+    " Line one\n\n two [INST] three",
+    [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "How?"}],
+    [
+        {"role": "system", "content": "Be kind."},
+        {"role": "user", "content": "How?"},
+        {"role": "assistant", "content": "So."},
+        {"role": "user", "content": "And?"},
+    ],
+]
+
+
+@pytest.mark.parametrize("target", ["llama2", "vicuna", "llama3"])
+@pytest.mark.parametrize("draft", ["tinyllama", "llama2", "vicuna"])
+def test_the_draft_s_prompt_is_read_back_from_the_target_s(target, draft):
+    both = [llama3_tokenizer() if target == "llama3" else llama2_tokenizer() for _ in range(2)]
+    for tokenizer in both:
+        tokenizer.chat_template = None
+    reread = Rereader(*map(export.with_template, both, (target, draft)))
+    for conversation, prefill in product(CONVERSATIONS, ("", "Sure, here is")):
+        given, expected = (
+            encode_prompt(tokenizer, conversation, chat_format=chat_format, prefill=prefill)
+            for tokenizer, chat_format in zip(both, (target, draft), strict=True)
+        )
+        assert reread(given) == expected
+    with pytest.raises(ValueError, match="none that the target's writes"):
+        reread(both[0].encode("no chat prompt", add_special_tokens=False))
+
+
+def test_no_prompt_makes_reading_back_long():
+    tokenizer = llama2_tokenizer()
+    reread = Rereader(*(export.with_template(tokenizer, name) for name in ("llama2", "tinyllama")))
+    hostile = (" [/INST]" * 9 + " </s><s>[INST] " * 9) * 6
+    prompt = tokenizer.encode(f"<s>[INST] {hostile}", add_special_tokens=False)
+    start = time.process_time()
+    with contextlib.suppress(ValueError):
+        reread(prompt)
+    assert time.process_time() - start < 5
+
+
+@pytest.mark.parametrize("target", ["llama2", "vicuna"])
+def test_a_pair_of_two_templates_answers_in_a_pipeline_as_it_does(tmp_path, target):
+    for seed, name in enumerate(("target", "draft")):
+        tokenizer = llama2_tokenizer()
+        tokenizer.pad_token = tokenizer.eos_token
+        save_model(tmp_path / name, tokenizer, seed, 2)
+    named = {name: str(tmp_path / name) for name in ("target", "draft")}
+    pair = load_pair(**named, target_format=target, draft_format="tinyllama")
+    (asked,), (of_draft,) = pair.prompts(["How do I brew?"])
+    assert asked != of_draft
+    ask = pipeline("text-generation", model=str(export.export_pair(pair, tmp_path / "x")), trust_remote_code=True)
+    (own,) = answer(pair, "How do I brew?", max_new_tokens=30)
+    chat = [{"role": "user", "content": "How do I brew?"}]
+    assert ask(chat, max_new_tokens=30)[0]["generated_text"][-1]["content"] == own.text
+    same = ssd_generate(pair.target, pair.draft, [asked], max_new_tokens=30, vocab_size=pair.vocab_size)
+    assert pair.tokenizer.decode(same.sequences[0], skip_special_tokens=True) != own.text, "the draft's prompt matters"
 
 
 def test_the_command_writes_a_folder_and_says_how_to_serve_it(tmp_path):

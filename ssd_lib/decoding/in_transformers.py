@@ -19,8 +19,10 @@ from transformers import GenerationConfig, PreTrainedModel
 
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding.generate import ssd_custom_generate
-from ssd_lib.models.exported import Exported, draft_of, exported
+from ssd_lib.decoding.inputs import prompt_lists
+from ssd_lib.models.exported import Exported, beside, exported
 from ssd_lib.models.inference import check_room, context_of
+from ssd_lib.models.rereading import Rereader
 
 REFUSED = {
     "assistant_model": "pass the draft as draft=",
@@ -55,21 +57,19 @@ def generate(
         ValueError, TypeError: for what SSD cannot honour, naming it; as `ssd_custom_generate` and `ssd_generate` do.
     """
     folder = exported(model)
-    if folder is not None and draft is None:
-        draft = draft_of(model)
+    near = beside(model, folder) if folder is not None and draft is None else None
     try:
         _refuse(options)
         config = settings_from(ssd_config, folder.config if folder else SSDConfig())
         decode: Any = ssd_custom_generate
-        if folder is not None and draft is not None:
-            decode = _in_context(folder, draft, prefilled)
+        if folder is not None:
+            decode = _in_context(folder, near.reread if near else None, prefilled)
             options.setdefault("vocab_size", folder.vocab_size)
         elif prefilled is not None:
             options["prefilled"] = prefilled
+        given = dict(draft=near.draft if near else draft, ssd_config=config, ssd_streamer=streamer)
         plain: Any = type(model)  # its `generate`: the instance's own may be this function
-        return plain.generate(
-            model, *args, custom_generate=decode, draft=draft, ssd_config=config, ssd_streamer=streamer, **options
-        )
+        return plain.generate(model, *args, custom_generate=decode, **given, **options)
     except (ValueError, TypeError) as error:
         if folder is None:
             raise
@@ -93,25 +93,46 @@ def _refuse(options: dict[str, Any]) -> None:
             raise ValueError(f"SSD cannot honour {name}: {advice}")
 
 
-def _in_context(folder: Exported, draft: PreTrainedModel, prefilled: int | Sequence[int] | None) -> Any:
-    """`ssd_custom_generate` for an exported target: as many new tokens as both models hold, and given beginnings counted.
-
-    `transformers serve` asks for 1,024 new tokens where a client names no number.
+def _in_context(folder: Exported, reread: Rereader | None, prefilled: int | Sequence[int] | None) -> Any:
+    """`ssd_custom_generate` for an exported target: the draft asked in its own words, given beginnings of answers counted, and as
+    many new tokens as both models hold (`transformers serve` asks for 1,024 where a client names no number).
     """
 
     @functools.wraps(ssd_custom_generate)  # `generate` hands on what it finds in the signature
     def decode(
-        model: PreTrainedModel, input_ids: Tensor, *, generation_config: GenerationConfig, **given: Any
+        model: PreTrainedModel,
+        input_ids: Tensor,
+        *,
+        draft: PreTrainedModel,
+        generation_config: GenerationConfig,
+        draft_input_ids: Any = None,
+        **given: Any,
     ) -> Tensor:
-        width: int = input_ids.shape[1]
-        for name, each in (("the target", model), ("the draft", draft)):
-            check_room(name, each, width, 1)
-            context = context_of(each)
-            generation_config.max_length = min(generation_config.max_length, context or generation_config.max_length)
-        begun = [folder.prefilled(row) for row in input_ids.tolist()] if prefilled is None else prefilled
-        return ssd_custom_generate(model, input_ids, generation_config=generation_config, prefilled=begun, **given)
+        prompts = prompt_lists("input_ids", input_ids, given.get("attention_mask"), model)
+        if draft_input_ids is None and reread is not None:
+            draft_input_ids = [reread(prompt) for prompt in prompts]
+        mask = given.get("draft_attention_mask")
+        theirs = prompts if draft_input_ids is None else prompt_lists("draft_input_ids", draft_input_ids, mask, draft)
+        room = min(_room("the target", model, prompts), _room("the draft", draft, theirs))
+        generation_config.max_length = min(generation_config.max_length, input_ids.shape[1] + room)
+        return ssd_custom_generate(
+            model,
+            input_ids,
+            draft=draft,
+            generation_config=generation_config,
+            draft_input_ids=draft_input_ids,
+            prefilled=[folder.prefilled(prompt) for prompt in prompts] if prefilled is None else prefilled,
+            **given,
+        )
 
     return decode
+
+
+def _room(name: str, model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> int:
+    """How many new tokens the model's context leaves the longest prompt. Raises ValueError where that is none."""
+    longest = max(map(len, prompts))
+    check_room(name, model, longest, 1)
+    return (context_of(model) or sys.maxsize) - longest
 
 
 def _shown_by_servers(error: Exception) -> Exception:

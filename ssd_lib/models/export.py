@@ -17,6 +17,7 @@ from ssd_lib.config import SSDConfig
 from ssd_lib.models.chat import FORMATS, TEMPLATE_DATE, encode_prompt
 from ssd_lib.models.exported import DRAFT, MODEL_TYPE, SETTINGS, TARGET
 from ssd_lib.models.pairs import Pair
+from ssd_lib.models.rereading import Rereader
 
 GENERATE = '''"""Speculative Safety-Aware Decoding (arXiv 2508.17739) in the place of `generate`: a front of the package ssd_lib."""
 
@@ -76,17 +77,20 @@ def export_pair(pair: Pair, out: str | Path) -> Path:
 
     Raises:
         FileExistsError: for a folder that holds something.
-        ValueError: for a pair whose models are spoken to with different prompts, or whose chat template cannot be handed on.
+        ValueError: for a pair whose chat templates cannot be handed on, or whose draft's prompts cannot be had from the target's.
     """
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already: choose a new folder, or remove it")
-    check_same_prompts(pair)
-    tokenizer = with_template(pair.tokenizer, pair.spec.target_format)
+    tokenizers = (
+        with_template(pair.tokenizer, pair.spec.target_format),
+        with_template(pair.draft_tokenizer, pair.spec.draft_format),
+    )
+    said = settings(pair, *tokenizers)
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write(pair, tokenizer, partial)
+        _write(pair, tokenizers, said, partial)
         if out.exists():
             out.rmdir()
         os.replace(partial, out)
@@ -95,24 +99,52 @@ def export_pair(pair: Pair, out: str | Path) -> Path:
     return out
 
 
-def _write(pair: Pair, tokenizer: PreTrainedTokenizerBase, folder: Path) -> None:
-    pair.target.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    pair.draft.save_pretrained(folder / DRAFT)
-    with_template(pair.draft_tokenizer, pair.spec.draft_format).save_pretrained(folder / DRAFT)
+def _write(
+    pair: Pair, tokenizers: tuple[PreTrainedTokenizerBase, PreTrainedTokenizerBase], said: dict[str, Any], folder: Path
+) -> None:
+    both = ((pair.target, folder), (pair.draft, folder / DRAFT))
+    for (model, place), tokenizer in zip(both, tokenizers, strict=True):
+        model.save_pretrained(place)
+        tokenizer.save_pretrained(place)
     generation_config(pair).save_pretrained(folder)
     (folder / "custom_generate").mkdir()
     (folder / "custom_generate" / "generate.py").write_text(GENERATE, encoding="utf-8")
     (folder / "custom_generate" / "requirements.txt").write_text(REQUIREMENTS, encoding="utf-8")
     (folder / "configuration_ssd.py").write_text(CONFIGURATION, encoding="utf-8")
     (folder / "README.md").write_text(card(pair), encoding="utf-8")
-    _nest(folder / "config.json", settings(pair, tokenizer))
+    _nest(folder / "config.json", said)
 
 
-def settings(pair: Pair, tokenizer: PreTrainedTokenizerBase) -> dict[str, Any]:
-    """What `ssd_lib.models.exported` reads besides the target's configuration."""
-    prompts = [encode_prompt(tokenizer, probe) for probe in PROBES]
-    return {"config": asdict(pair.config), "vocab_size": pair.vocab_size, "answer_follows": shared_end(prompts)}
+def settings(
+    pair: Pair, tokenizer: PreTrainedTokenizerBase, draft_tokenizer: PreTrainedTokenizerBase
+) -> dict[str, Any]:
+    """What `ssd_lib.models.exported` reads besides the target's configuration. Raises ValueError as `export_pair`."""
+    prompts, of_draft = pair.prompts(PROBES)
+    if prompts != of_draft:
+        check_rereading(pair, Rereader(tokenizer, draft_tokenizer))
+    return {
+        "config": asdict(pair.config),
+        "vocab_size": pair.vocab_size,
+        "answer_follows": shared_end(prompts),
+        "same_prompts": prompts == of_draft,
+    }
+
+
+def check_rereading(pair: Pair, reread: Rereader) -> None:
+    """Raise ValueError where the draft's prompts cannot be had from the target's, which are all that `generate` sees."""
+    for prefill in ("", "Sure, here is"):
+        target, draft = pair.prompts(PROBES, [prefill] * len(PROBES))
+        for prompt, expected in zip(target, draft, strict=True):
+            try:
+                read = reread(prompt)
+            except ValueError:
+                read = None
+            if read != expected:
+                raise ValueError(
+                    f"the pair {pair.spec.name!r} cannot be exported: target and draft have different chat templates, and "
+                    f"the draft's prompt cannot be had from the target's ({pair.tokenizer.decode(prompt)!r}). Pass "
+                    "draft_input_ids= yourself (integrations/custom_generate)"
+                )
 
 
 def shared_end(prompts: Sequence[Sequence[int]]) -> list[int]:
@@ -159,17 +191,6 @@ def card(pair: Pair) -> str:
 
 
 # ------------------------------------------------------------------------------------------------ prompts
-
-
-def check_same_prompts(pair: Pair) -> None:
-    """Raise ValueError where target and draft are asked with different tokens: inside `generate` there is one prompt."""
-    target, draft = pair.prompts(PROBES)
-    if target != draft:
-        raise ValueError(
-            f"the pair {pair.spec.name!r} cannot be exported: target and draft are spoken to with different chat templates, and "
-            "inside transformers' generate there is the target's prompt alone. Use a draft of the target's template, or "
-            "pass draft_input_ids= yourself (integrations/custom_generate)"
-        )
 
 
 def with_template(tokenizer: PreTrainedTokenizerBase, chat_format: str | None) -> PreTrainedTokenizerBase:

@@ -17,13 +17,13 @@ from dataclasses import dataclass
 from typing import Any
 from weakref import WeakKeyDictionary
 
-from transformers import CONFIG_MAPPING, AutoModelForCausalLM, PreTrainedConfig, PreTrainedModel
+from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoTokenizer, PreTrainedConfig, PreTrainedModel
 
 from ssd_lib.config import SSDConfig
 from ssd_lib.models.inference import device_of
+from ssd_lib.models.rereading import Rereader
 
 MODEL_TYPE, TARGET, SETTINGS, DRAFT = "ssd", "target", "ssd", "draft"
-_DRAFTS: WeakKeyDictionary[PreTrainedModel, PreTrainedModel] = WeakKeyDictionary()
 
 
 class TargetConfig(PreTrainedConfig):
@@ -48,6 +48,8 @@ class Exported:
     """Token ids that both models share."""
     answer_follows: list[int]
     """The last tokens of every prompt: what comes after them is the answer's."""
+    same_prompts: bool = True
+    """Whether the draft reads the target's prompts, or must be asked with its own chat template (`rereading`)."""
 
     def prefilled(self, prompt: Sequence[int]) -> int:
         """How many of a prompt's last tokens are a given beginning of the answer; 0 where no chat prompt is to be seen."""
@@ -65,26 +67,48 @@ def exported(model: PreTrainedModel) -> Exported | None:
     if said is None:
         return None
     try:
-        return Exported(SSDConfig(**said["config"]), said["vocab_size"], said["answer_follows"])
+        return Exported(**said | {"config": SSDConfig(**said["config"])})
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
             f"the key {SETTINGS!r} in the config.json of {model.name_or_path} is not as `ssd export` writes it: {error}"
         ) from error
 
 
-def draft_of(model: PreTrainedModel) -> PreTrainedModel:
-    """The draft beside an exported target, loaded at first use, where the target is. Raises OSError where there is none."""
-    if model not in _DRAFTS:
-        spread: Any = getattr(model, "hf_device_map", {})
-        placed: dict[str, Any] = {"device_map": "auto"} if len(spread) > 1 else {}
-        options: dict[str, Any] = dict(subfolder=DRAFT, revision=getattr(model.config, "_commit_hash", None))
+@dataclass(frozen=True)
+class Beside:
+    """What lies beside an exported target: the draft, and where it is asked differently, who reads prompts back."""
+
+    draft: PreTrainedModel
+    reread: Rereader | None
+
+
+_BESIDE: WeakKeyDictionary[PreTrainedModel, Beside] = WeakKeyDictionary()
+
+
+def beside(model: PreTrainedModel, folder: Exported) -> Beside:
+    """What lies beside an exported target, loaded at first use, the draft to where the target is.
+
+    Raises OSError where it cannot be had.
+    """
+    if model not in _BESIDE:
+        where: dict[str, Any] = {"revision": getattr(model.config, "_commit_hash", None)}
         try:
-            draft = AutoModelForCausalLM.from_pretrained(
-                model.name_or_path, dtype=model.dtype, use_safetensors=True, **options, **placed
-            )
+            draft, reread = _draft(model, where), None
+            if not folder.same_prompts:
+                load = AutoTokenizer.from_pretrained
+                reread = Rereader(load(model.name_or_path, **where), load(model.name_or_path, subfolder=DRAFT, **where))
         except (OSError, ValueError) as error:
             raise OSError(
                 f"no draft in the subfolder {DRAFT!r} of {model.name_or_path}: pass draft=, or export the pair again ({error})"
             ) from error
-        _DRAFTS[model] = draft.eval() if placed else draft.eval().to(device_of(model))
-    return _DRAFTS[model]
+        _BESIDE[model] = Beside(draft, reread)
+    return _BESIDE[model]
+
+
+def _draft(model: PreTrainedModel, where: dict[str, Any]) -> PreTrainedModel:
+    spread: Any = getattr(model, "hf_device_map", {})
+    placed: dict[str, Any] = {"device_map": "auto"} if len(spread) > 1 else {}
+    draft = AutoModelForCausalLM.from_pretrained(
+        model.name_or_path, subfolder=DRAFT, dtype=model.dtype, use_safetensors=True, **where, **placed
+    )
+    return draft.eval() if placed else draft.eval().to(device_of(model))
