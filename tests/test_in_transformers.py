@@ -212,6 +212,20 @@ def test_a_folder_carries_settings_template_and_draft(toy, tmp_path):
     )
 
 
+def test_a_folder_that_samples_takes_what_a_request_says(toy, tmp_path):
+    sampling = toy.with_config(SSDConfig(do_sample=True, temperature=3.0))
+    folder = export.export_pair(sampling, tmp_path / "x")
+    model = AutoModelForCausalLM.from_pretrained(folder, trust_remote_code=True, dtype="auto")
+    asked = toy.encode([QUESTION])["input_ids"]
+
+    def said(seed, **request):
+        torch.manual_seed(seed)
+        return model.generate(asked, max_new_tokens=30, **request)[0].tolist()
+
+    assert said(1) == said(1) != said(2)
+    assert said(1, do_sample=False) == said(2, do_sample=False) == said(3, top_p=1e-6)
+
+
 def test_a_prefilled_answer_is_found_in_the_prompt(toy, tmp_path):
     (record, *_) = load_set("prefill-10", tokenizer=toy.tokenizer)
     hardened = toy.with_config(toy.config.harden())
@@ -246,6 +260,8 @@ def test_a_refusal_of_a_served_folder_has_a_status_and_a_text_that_fits_into_jso
 def test_an_export_that_cannot_be_leaves_nothing(toy, folder, tmp_path, monkeypatch):
     with pytest.raises(FileExistsError, match="is there already"):
         export.export_pair(toy, folder)
+    with pytest.raises(ValueError, match="takes what follows an @ for a revision"):
+        export.export_pair(toy, tmp_path / "me@home")
 
     def full(*_):
         raise OSError(28, "No space left on device")
@@ -336,8 +352,9 @@ def test_a_pair_of_two_templates_answers_in_a_pipeline_as_it_does(tmp_path, targ
 
 def test_the_command_writes_a_folder_and_says_how_to_serve_it(tmp_path):
     out = tmp_path / "toy"
-    done = CliRunner().invoke(app, ["export", "--pair", "toy", "--hardened", "--out", str(out)])
+    done = CliRunner().invoke(app, ["export", "--pair", "toy", "--hardened", "--temperature", "0.5", "--out", str(out)])
     assert done.exit_code == 0 and f"transformers serve {out} --trust-remote-code" in done.stdout
     assert json.loads((out / "config.json").read_text())["target"]["ssd"]["config"]["retract"] is True
+    assert json.loads((out / "generation_config.json").read_text())["temperature"] == 0.5
     again = CliRunner().invoke(app, ["export", "--pair", "toy", "--out", str(out)])
     assert again.exit_code == 1 and "is there already" in again.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,9 @@ def export(
     out: Annotated[Path, typer.Option(help="The new folder.")],
     pair: Annotated[str | None, typer.Option(help="A registered pair; none: --target and --draft, else toy.")] = None,
     hardened: Annotated[bool, typer.Option("--hardened", help="Hardened switching instead of the published.")] = False,
+    temperature: Annotated[
+        float | None, typer.Option(help="Sample at this temperature unless a request says otherwise; default: greedy.")
+    ] = None,
     target: Target = None,
     draft: Draft = None,
     target_format: TargetFormat = None,
@@ -41,7 +45,12 @@ def export(
             draft_format=draft_format,
             dtype=None if dtype is None else getattr(torch, dtype),
         )
-        folder = export_pair(loaded.with_config(loaded.config.harden()) if hardened else loaded, out)
+        config = loaded.config.harden() if hardened else loaded.config
+        if temperature is not None:
+            config = replace(config, do_sample=True, temperature=temperature)
+        folder = export_pair(loaded.with_config(config), out)
     except (ValueError, OSError, ImportError) as error:
         fail(error)
-    typer.echo(f"{plain(str(folder))}: transformers serve {plain(str(folder))} --trust-remote-code")
+    typer.echo(
+        f"transformers serve {plain(str(folder))} --trust-remote-code    (never with --continuous-batching: it goes round SSD)"
+    )

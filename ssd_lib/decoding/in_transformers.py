@@ -12,6 +12,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -60,7 +61,7 @@ def generate(
     near = beside(model, folder) if folder is not None and draft is None else None
     try:
         _refuse(options)
-        config = settings_from(ssd_config, folder.config if folder else SSDConfig())
+        config = settings_from(ssd_config, greedy_unless_asked(folder) if folder else SSDConfig())
         decode: Any = ssd_custom_generate
         if folder is not None:
             decode = _in_context(folder, near.reread if near else None, prefilled)
@@ -83,6 +84,11 @@ def settings_from(given: SSDConfig | Mapping[str, Any] | None, default: SSDConfi
     if given is not None and not isinstance(given, Mapping):
         raise TypeError(f"ssd_config is an SSDConfig or a table of its fields, not {type(given).__name__}")
     return SSDConfig(**(vars(default) | dict(given or {})))
+
+
+def greedy_unless_asked(folder: Exported) -> SSDConfig:
+    """The folder's settings; whether to sample, and how, stands in its generation_config.json, where a request may change it."""
+    return replace(folder.config, do_sample=False)
 
 
 def _refuse(options: dict[str, Any]) -> None:

@@ -77,9 +77,13 @@ def export_pair(pair: Pair, out: str | Path) -> Path:
 
     Raises:
         FileExistsError: for a folder that holds something.
-        ValueError: for a pair whose chat templates cannot be handed on, or whose draft's prompts cannot be had from the target's.
+        ValueError: for a folder with @ in its path, for a pair whose chat templates cannot be handed on, or whose draft's prompts cannot be had from the target's.
     """
     out = Path(out)
+    if "@" in str(out):
+        raise ValueError(
+            f"{out}: `transformers serve` takes what follows an @ for a revision; choose a folder without one"
+        )
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FileExistsError(f"{out} is there already: choose a new folder, or remove it")
     tokenizers = (
