@@ -128,7 +128,6 @@ def on_config(config: MkDocsConfig) -> None:
             ]
         },
         {"Your own": "your_own.md"},
-        {"Where people work": "ecosystem.md"},
         {"Limits": "limits.md"},
         {
             "The library": [
