@@ -9,7 +9,14 @@ import pytest
 import torch
 from conftest import Collect, micro_llama, perturbed
 from micro_models import llama2_tokenizer, llama3_tokenizer, save_model
-from transformers import AutoModelForCausalLM, AutoTokenizer, TextIteratorStreamer, dynamic_module_utils, pipeline
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    TextIteratorStreamer,
+    dynamic_module_utils,
+    pipeline,
+)
 from typer.testing import CliRunner
 
 from ssd_lib.attacks import load_set
@@ -127,6 +134,18 @@ def test_a_streamer_that_breaks_off_ends_the_decoding(models):
         target.generate(prompt, max_new_tokens=100, eos_token_id=[], **BY_PATH, draft=draft, streamer=streamer)
     assert len(streamer.parts) == 4
     assert target.generate(prompt, max_new_tokens=NEW, **BY_PATH, draft=draft).shape[1] > 5, "the next call works"
+
+
+def test_stop_strings_end_an_answer(toy):
+    asked = toy.encode([QUESTION])
+    options = dict(**asked, **BY_PATH, draft=toy.draft, max_new_tokens=60)
+    whole = toy.tokenizer.decode(toy.target.generate(**options)[0])
+    assert whole.count(" lamp") == 1 and not whole.endswith(" lamp")
+    for given in (dict(stop_strings=" lamp"), dict(generation_config=GenerationConfig(stop_strings=[" lamp"]))):
+        said = toy.tokenizer.decode(toy.target.generate(**options, **given, tokenizer=toy.tokenizer)[0])
+        assert said == whole.partition(" lamp")[0] + " lamp"
+    with pytest.raises(ValueError, match="pass tokenizer="):
+        toy.target.generate(**options, stop_strings="lamp")
 
 
 def test_a_prefilled_answer_counts_where_it_is_named(toy):

@@ -117,6 +117,16 @@ def test_without_a_number_of_tokens_an_answer_takes_what_the_context_leaves(clie
     assert reply.choices[0].message.content == texts(pair, QUESTIONS[1:2])[0]
 
 
+def test_options_of_a_request_are_honoured(client, server, pair):
+    (whole,) = texts(pair, QUESTIONS[:1])
+    first, second, third = whole.split(" ")[:3]
+    reply = ask(client, server.folder, QUESTIONS[0], stop=[f" {third}"], temperature=0)
+    assert reply.choices[0].message.content == f"{first} {second} {third}"
+    (short,) = answer(pair, QUESTIONS[:1], max_new_tokens=4)
+    reply = ask(client, server.folder, QUESTIONS[0], max_tokens=4)
+    assert (reply.choices[0].message.content, reply.choices[0].finish_reason) == (short.text, "length")
+
+
 def test_a_stream_is_the_answer_in_parts(client, server, pair):
     chunks = list(ask(client, server.folder, QUESTIONS[2], stream=True))
     parts = [chunk.choices[0].delta.content for chunk in chunks if chunk.choices[0].delta.content]

@@ -9,6 +9,7 @@ asked of it over the network is cut to the context that is left, and refused wit
 
 from __future__ import annotations
 
+import copy
 import functools
 import sys
 from collections.abc import Mapping, Sequence
@@ -16,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList, StopStringCriteria
 
 from ssd_lib.config import SSDConfig
 from ssd_lib.decoding.generate import ssd_custom_generate
@@ -61,6 +62,7 @@ def generate(
     near = beside(model, folder) if folder is not None and draft is None else None
     try:
         _refuse(options)
+        _make_stop_strings(model, options)
         config = settings_from(ssd_config, greedy_unless_asked(folder) if folder else SSDConfig())
         decode: Any = ssd_custom_generate
         if folder is not None:
@@ -97,6 +99,23 @@ def _refuse(options: dict[str, Any]) -> None:
         given = options.pop(name, None)
         if given is not None and given is not False:
             raise ValueError(f"SSD cannot honour {name}: {advice}")
+
+
+def _make_stop_strings(model: PreTrainedModel, options: dict[str, Any]) -> None:
+    """Stop strings as a stopping criterion among the options: `generate` loses the tokenizer on its way to a callable.
+
+    Raises ValueError where there is none.
+    """
+    tokenizer, own = options.pop("tokenizer", None), options.get("generation_config") or model.generation_config
+    asked = options.pop("stop_strings", None) or getattr(own, "stop_strings", None)
+    if not asked:
+        return
+    if tokenizer is None:
+        raise ValueError(f"stop_strings={asked!r} are found in text: pass tokenizer=, too")
+    options["generation_config"] = copy.deepcopy(own)
+    options["generation_config"].stop_strings = None
+    criterion: Any = StopStringCriteria(tokenizer, asked)
+    options["stopping_criteria"] = StoppingCriteriaList([*(options.get("stopping_criteria") or ()), criterion])
 
 
 def _in_context(folder: Exported, reread: Rereader | None, prefilled: int | Sequence[int] | None) -> Any:
