@@ -1,5 +1,8 @@
 """What the evaluation tools share: the answers of `answer`, stop strings, and a trace in a few numbers."""
 
+import copy
+from dataclasses import replace
+
 import pytest
 
 from ssd_lib.attacks import load_set
@@ -36,6 +39,20 @@ def test_answers_are_those_of_the_defenders(pair, hardened, records):
         ]
 
 
+def test_each_model_is_spoken_to_in_its_own_template(pair, records):
+    other = copy.deepcopy(pair.draft_tokenizer)
+    other.chat_template = "Well: " + str(other.chat_template)
+    answerer = Answerer(replace(pair, draft_tokenizer=other), pair.config)
+    prompts = [answerer.chat(r.prompt, r.prefill) for r in records]
+    assert all(len(prompt.draft) > len(prompt.target) for prompt in prompts)
+    expected = answer(
+        answerer.pair, [r.prompt for r in records], prefill=[r.prefill for r in records], max_new_tokens=30
+    )
+    assert [reply.token_ids for reply in answerer.ask(prompts, max_new_tokens=30)] == [e.token_ids for e in expected]
+    plain = answer(pair, [r.prompt for r in records], prefill=[r.prefill for r in records], max_new_tokens=30)
+    assert [each.token_ids for each in plain] != [each.token_ids for each in expected], "the draft's prompt matters"
+
+
 def test_a_stop_string_ends_the_answer_where_it_stands(hardened, records):
     prompts = [hardened.chat(r.prompt, r.prefill) for r in records]
     whole = hardened.ask(prompts, max_new_tokens=40)
@@ -67,7 +84,7 @@ def test_the_numbers_are_those_of_a_walk_through_the_trace(hardened, pair, recor
     seen = {"alarms": 0, "retractions": 0}
     for answerer in (hardened, Answerer(pair, pair.config)):
         prompts = [answerer.chat(r.prompt, r.prefill) for r in records]
-        for prompt, reply in zip(prompts, answerer.ask(prompts, max_new_tokens=60, trace=True), strict=True):
+        for reply in answerer.ask(prompts, max_new_tokens=60, trace=True):
             said = summary(reply, answerer.config)
             expected = walk(reply.trace.lines.to_dict("records"), answerer.config.bin_size)
             assert (said["alarms"], said["retractions"]) == expected

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from inspect_ai.model import modelapi
+from inspect_ai.model import modelapi  # pyright: ignore[reportMissingImports]
 
 
 @modelapi(name="ssd")

@@ -22,7 +22,7 @@ from typing import Any
 from anyio import Lock
 from anyio.lowlevel import checkpoint
 from anyio.to_thread import run_sync
-from inspect_ai.model import (
+from inspect_ai.model import (  # pyright: ignore[reportMissingImports]
     ChatCompletionChoice,
     ChatMessage,
     ChatMessageAssistant,
@@ -31,7 +31,7 @@ from inspect_ai.model import (
     ModelOutput,
     ModelUsage,
 )
-from inspect_ai.tool import ToolChoice, ToolInfo
+from inspect_ai.tool import ToolChoice, ToolInfo  # pyright: ignore[reportMissingImports]
 
 from ssd_lib.tools.answerer import Answerer, Prompt, Reply, sampled, summary
 

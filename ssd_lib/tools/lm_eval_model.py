@@ -16,9 +16,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
 import torch
-from lm_eval.api.registry import register_model
-from lm_eval.models.huggingface import HFLM
-from lm_eval.models.utils import Collator, handle_stop_sequences, normalize_gen_kwargs
+from lm_eval.api.registry import register_model  # pyright: ignore[reportMissingImports]
+from lm_eval.models.huggingface import HFLM  # pyright: ignore[reportMissingImports]
+from lm_eval.models.utils import Collator, handle_stop_sequences, normalize_gen_kwargs  # pyright: ignore[reportMissingImports]
 from tqdm.auto import tqdm
 
 from ssd_lib.models.chat import FORMATS
@@ -36,8 +36,11 @@ NO_LIKELIHOOD = (
 )
 
 
+OfHF: Any = HFLM  # lm-eval's decorator hides its type
+
+
 @register_model("ssd")
-class SSDLM(HFLM):
+class SSDLM(OfHF):
     """`--model ssd`: a pair by name, hardened or not, options of `load_pair` and settings of SSD by name."""
 
     def __init__(
@@ -173,7 +176,7 @@ def read_options(asked: Mapping[str, Any], max_gen_toks: int) -> tuple[int, list
 
 def main() -> None:
     """`ssd-lm-eval`: lm-eval's own command line, with the model `ssd` registered (this module is imported)."""
-    from lm_eval.__main__ import cli_evaluate
+    from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
 
     try:
         cli_evaluate()
