@@ -208,7 +208,7 @@ def test_without_a_chat_template_both_models_read_the_text_as_it_stands(pair, ro
         ({"pair": "toy", "alpha_onion": 1}, {}, "no setting alpha_onion"),
         ({"pair": "tory"}, {}, "unknown pair 'tory'"),
         ({"pair": "toy"}, {"num_beams": 2}, "num_beams=2, which SSD does not know"),
-        ({"pair": "toy"}, {"max_gen_toks": 510}, "the target's prompt"),
+        ({"pair": "toy"}, {"max_gen_toks": 510}, "question 0 of 12: the target's prompt"),
         ({"pair": "toy"}, {"batch_size": "auto"}, "batch_size='auto'"),
     ],
 )

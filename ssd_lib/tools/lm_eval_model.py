@@ -56,10 +56,8 @@ class SSDLM(OfHF):
         wrong = sorted(set(options) & set(OF_ONE_MODEL))
         if wrong:
             raise ValueError(f"the model ssd takes no {wrong[0]}=: give pair=NAME, or target=… and draft=… of your own")
-        if not str(batch_size).isdecimal():
-            raise ValueError(
-                f"batch_size={batch_size!r}: the model ssd takes a number, it cannot measure two models' memory"
-            )
+        if not str(batch_size).isdecimal() or int(batch_size) < 1:
+            raise ValueError(f"batch_size={batch_size!r}: the model ssd takes a number, 1 or more")
         self.ssd = Answerer.load(pair, hardened=hardened, device=_device(device), **options)
         target: Any = self.ssd.pair.target
         super().__init__(pretrained=target, tokenizer=self.ssd.pair.tokenizer, batch_size=int(batch_size))
@@ -98,9 +96,14 @@ class SSDLM(OfHF):
 
     def generate_until(self, requests: Sequence[Any], disable_tqdm: bool = False) -> list[str]:
         """Answers in the order of the requests. Raises ValueError, before the first, for one that cannot be answered."""
-        prompts = {context: self.prompt(context) for context, _ in (each.args for each in requests)}
-        for context, asked in (each.args for each in requests):
-            self.ssd.check(prompts[context], read_options(asked, self.max_gen_toks)[0])
+        prompts: dict[str, Prompt] = {}
+        for number, (context, asked) in enumerate(each.args for each in requests):
+            tokens, *_ = read_options(asked, self.max_gen_toks)
+            try:
+                prompts[context] = self.prompt(context)
+                self.ssd.check(prompts[context], tokens)
+            except ValueError as error:
+                raise ValueError(f"question {number} of {len(requests)}: {error}") from error
         order = Collator(
             [each.args for each in requests],
             sort_fn=lambda request: (-len(prompts[request[0]].target), request[0]),
