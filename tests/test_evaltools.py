@@ -271,6 +271,27 @@ def test_inspect_is_told_what_ssd_cannot_do(config, said, rows, folder):
     assert log.status == "error" and said in log.error.message
 
 
+@pytest.mark.parametrize(
+    ("model", "args", "said"),
+    [
+        ("ssd/tory", [], "unknown pair 'tory': choose one of toy"),
+        ("ssd/toy", ["-M", "alpha_onion=1"], "no setting alpha_onion"),
+        ("ssd/toy", ["-M", "batch=0"], "batch=0: give the number"),
+    ],
+)
+def test_the_command_line_of_inspect_says_what_is_wrong_in_a_line(model, args, said, folder):
+    (folder / "a_task.py").write_text(
+        "from inspect_ai import Task, task\nfrom inspect_ai.dataset import Sample\n"
+        "@task\ndef one():\n    return Task(dataset=[Sample(input='How far is it to Quorrin?')])\n",
+        encoding="utf-8",
+    )
+    program = Path(sys.executable).with_name("inspect")
+    typed = [program, "eval", "a_task.py", "--model", model, "--display", "plain", *args]
+    done = subprocess.run(list(map(str, typed)), capture_output=True, text=True, env=os.environ, cwd=folder)
+    assert done.returncode != 0 and "Traceback" not in done.stdout + done.stderr
+    assert said in " ".join((done.stdout + done.stderr).split())
+
+
 def test_inspect_is_told_of_tools_and_images(pair):
     import asyncio
 

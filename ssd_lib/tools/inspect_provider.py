@@ -22,6 +22,7 @@ from typing import Any
 from anyio import Lock
 from anyio.lowlevel import checkpoint
 from anyio.to_thread import run_sync
+from inspect_ai._util.error import PrerequisiteError  # pyright: ignore[reportMissingImports]  (what it shows without a traceback)
 from inspect_ai.model import (  # pyright: ignore[reportMissingImports]
     ChatCompletionChoice,
     ChatMessage,
@@ -32,6 +33,7 @@ from inspect_ai.model import (  # pyright: ignore[reportMissingImports]
     ModelUsage,
 )
 from inspect_ai.tool import ToolChoice, ToolInfo  # pyright: ignore[reportMissingImports]
+from rich.markup import escape
 
 from ssd_lib.tools.answerer import Answerer, Prompt, Reply, sampled, summary
 
@@ -77,10 +79,13 @@ class SSDAPI(ModelAPI):
         **options: Any,
     ):
         super().__init__(model_name, base_url, api_key, [], config)
-        if type(batch) is not int or batch < 1:
-            raise ValueError(f"batch={batch!r}: give the number of questions answered together, 1 or more")
+        try:
+            if type(batch) is not int or batch < 1:
+                raise ValueError(f"batch={batch!r}: give the number of questions answered together, 1 or more")
+            self.ssd = _loaded(None if model_name == "own" else model_name, json.dumps(options, sort_keys=True))
+        except (ValueError, OSError, ImportError) as error:
+            raise PrerequisiteError(escape(str(error))) from error
         self.batch = batch
-        self.ssd = _loaded(None if model_name == "own" else model_name, json.dumps(options, sort_keys=True))
         self.lock, self.waiting = Lock(), list[_Waiting]()
 
     async def generate(
