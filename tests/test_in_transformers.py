@@ -1,5 +1,8 @@
 """SSD inside transformers: `custom_generate` by a local path, and a pair exported as one folder that a pipeline loads. Offline."""
 
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false
+# (wrong values on purpose, and options handed on as they are)
+
 import contextlib
 import json
 import time

@@ -1,5 +1,8 @@
 """`transformers serve` on an exported folder, talked to with the `openai` client: the real server, the real client, on loopback."""
 
+# pyright: reportMissingImports=false
+# (an extra that `make` does not install)
+
 import os
 import socket
 import subprocess

@@ -9,7 +9,7 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from transformers import GenerationConfig, PreTrainedTokenizerBase
 
@@ -179,8 +179,9 @@ def generation_config(pair: Pair) -> GenerationConfig:
     own, config = copy.deepcopy(pair.target.generation_config), pair.config
     own._from_model_config = False
     own.do_sample = config.do_sample
-    sampled = dict(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
-    own.update(**(sampled if config.do_sample else dict.fromkeys(sampled)))
+    sampled: dict[str, Any] = dict(temperature=config.temperature, top_k=config.top_k, top_p=config.top_p)
+    chosen: dict[str, Any] = sampled if config.do_sample else dict.fromkeys(sampled)
+    own.update(**chosen)
     return own
 
 
@@ -216,7 +217,7 @@ def with_template(tokenizer: PreTrainedTokenizerBase, chat_format: str | None) -
         if written != expected:
             raise ValueError(
                 f"the chat template of {tokenizer.name_or_path} does not write the prompts of this pair by itself: "
-                f"{tokenizer.decode(written)!r}, not {tokenizer.decode(expected)!r}"
+                f"{tokenizer.decode(cast(list[int], written))!r}, not {tokenizer.decode(expected)!r}"
             )
     return own
 

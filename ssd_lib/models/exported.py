@@ -108,7 +108,7 @@ def beside(model: PreTrainedModel, folder: Exported) -> Beside:
 def _draft(model: PreTrainedModel, where: dict[str, Any]) -> PreTrainedModel:
     spread: Any = getattr(model, "hf_device_map", {})
     placed: dict[str, Any] = {"device_map": "auto"} if len(spread) > 1 else {}
-    draft = AutoModelForCausalLM.from_pretrained(
-        model.name_or_path, subfolder=DRAFT, dtype=model.dtype, use_safetensors=True, **where, **placed
+    draft: Any = AutoModelForCausalLM.from_pretrained(
+        str(model.name_or_path), subfolder=DRAFT, dtype=model.dtype, use_safetensors=True, **where, **placed
     )
     return draft.eval() if placed else draft.eval().to(device_of(model))
