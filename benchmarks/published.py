@@ -1,6 +1,6 @@
 """The published algorithm's loop, reimplemented plainly: no KV cache, one prompt, Python sets to find the sample space.
 
-It computes shared/algorithm.md's greedy decoder, so its tokens must equal ours (the benchmark asserts it). It reuses nothing:
+It computes docs/contract.md's greedy decoder, so its tokens must equal ours (the benchmark asserts it). It reuses nothing:
 every forward reads the whole sequence again, as the authors' code does.
 """
 

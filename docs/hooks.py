@@ -136,7 +136,7 @@ def on_config(config: MkDocsConfig) -> None:
                 {"Limits": "limits.md"},
             ]
         },
-        {"Your own": "your_own.md"},
+        {"Your own": ["your_own.md", {"In other tools": "ecosystem.md"}]},
         {
             "The library": [
                 {"Architecture": "architecture.md"},

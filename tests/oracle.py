@@ -1,6 +1,6 @@
 """The contract in plain Python: lists, sets, full forwards, one token at a time. Shares no code with ssd_lib.
 
-It follows shared/algorithm.md literally: each token is a function of the prefix and the switching state, so there are
+It follows docs/contract.md literally: each token is a function of the prefix and the switching state, so there are
 no rounds and no lookahead here.
 """
 

@@ -13,6 +13,8 @@ from ssd_lib.defenders import answer
 from ssd_lib.models.pairs import load_pair
 from ssd_lib.tools.answerer import Answerer, sampled, summary
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def pair():

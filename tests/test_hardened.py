@@ -1,4 +1,4 @@
-"""Hardened switching (shared contract, "Hardened switching"): against the plain oracle, and its laws."""
+"""Hardened switching (docs/contract.md): against the plain oracle, and its laws."""
 
 import random
 from dataclasses import replace

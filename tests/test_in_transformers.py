@@ -34,6 +34,8 @@ from ssd_lib.models.pairs import load_pair
 from ssd_lib.models.rereading import Rereader
 from ssd_lib.paths import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 FOLDER = REPOSITORY / "integrations" / "custom_generate"
 BY_PATH = dict(custom_generate=str(FOLDER), trust_remote_code=True)
 NEW = 18

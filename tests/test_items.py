@@ -15,6 +15,8 @@ from ssd_lib.experiments.items import write_items
 from ssd_lib.experiments.report import build_report
 from ssd_lib.models.pairs import load_pair
 
+pytestmark = pytest.mark.slow
+
 THEIRS = "How far is it to the Grey Harbour of the others?"
 
 
