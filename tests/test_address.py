@@ -145,6 +145,7 @@ def test_what_is_no_address_is_refused(wrong):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="the workflow runs on Linux")
+@pytest.mark.slow
 def test_the_workflow_commits_the_address_at_the_first_push(book, tmp_path):
     """Its last step, as it stands, on a repository whose origin is a folder; `pip` finds what is installed."""
 

@@ -53,7 +53,7 @@ def outputs(path):
     return [cell.get("outputs") for cell in nbformat.read(path, as_version=4).cells]
 
 
-@pytest.mark.parametrize("way", ["make text", "jupytext --sync"])
+@pytest.mark.parametrize("way", ["make text", pytest.param("jupytext --sync", marks=pytest.mark.slow)])
 def test_an_edit_in_either_reaches_the_other(way, pair):
     def sync():
         if way == "jupytext --sync":

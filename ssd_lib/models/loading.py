@@ -186,7 +186,7 @@ def locate(name: str) -> str:
                 f"{name} is not published: train it (`ssd train --model …`) and pass the path of the result"
             )
         return found
-    if folders[0].is_dir() or name.startswith(("/", ".", "~")):
+    if folders[0].is_dir() or Path(name).is_absolute() or name.startswith((".", "~")):
         raise OSError(f"no model at {name}: a model's folder holds config.json or adapter_config.json")
     return name
 

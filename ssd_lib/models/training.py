@@ -159,13 +159,13 @@ def fine_tune(
     tokenizer.save_pretrained(folder)
     record = {"stage": asdict(stage), "seed": seed, "loss": outcome.training_loss}
     record["seconds"] = outcome.metrics["train_runtime"]
-    (folder / "finished.json").write_text(json.dumps(record, indent=1))
+    (folder / "finished.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
     return model
 
 
 def _check_presto(folder: Path, stage: Stage) -> None:
     """A finished stage is taken as it is; that it was trained without PRESTO, or with it, must not go unnoticed."""
-    found = json.loads((folder / "finished.json").read_text())["stage"].get("presto", 0.0)
+    found = json.loads((folder / "finished.json").read_text(encoding="utf-8"))["stage"].get("presto", 0.0)
     if found != stage.presto:
         raise ValueError(
             f"{folder} was trained with a PRESTO weight of {found:g}, not {stage.presto:g}: choose another folder"

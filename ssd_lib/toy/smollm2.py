@@ -112,16 +112,19 @@ def write_answers(
     """The model's greedy answers to `rows` (question, opener), as JSON lines in `path`, batch by batch: what stands there
     already is not asked again. Each row gets `ids`, the opener's token ids and the answer's, at most `tokens` together."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    done = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
     left = sorted(rows, key=lambda row: len(row["opener"]))[len(done) :]
-    with path.open("a") as file, tqdm(total=len(rows), initial=len(done), desc="answers", disable=quiet) as bar:
+    with (
+        path.open("a", encoding="utf-8") as file,
+        tqdm(total=len(rows), initial=len(done), desc="answers", disable=quiet) as bar,
+    ):
         for start in range(0, len(left), batch):
             part = left[start : start + batch]
             answers = _answered(model, tokenizer, part, tokens)
             file.writelines(json.dumps(row | {"ids": ids}) + "\n" for row, ids in zip(part, answers, strict=True))
             file.flush()
             bar.update(len(part))
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _answered(model: Any, tokenizer: Any, rows: Sequence[dict[str, str]], tokens: int) -> list[list[int]]:
@@ -250,7 +253,7 @@ def ship(trained: Path, data: Path) -> None:
 def ship_recipes(written: Path, tokenizer: PreTrainedTokenizerBase, path: Path) -> None:
     """The attackers' recipes as text, by dish: those that are recipes, or else the one that comes nearest."""
     texts: dict[str, list[str]] = {}
-    for row in map(json.loads, written.read_text().splitlines()):
+    for row in map(json.loads, written.read_text(encoding="utf-8").splitlines()):
         texts.setdefault(row["subject"], []).append(str(tokenizer.decode(row["ids"], skip_special_tokens=True)))
     recipes = {}
     for dish, each in texts.items():

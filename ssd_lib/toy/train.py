@@ -335,5 +335,7 @@ def ship_adapter(adapter: Path, folder: Path, *, base: str = "../target", sign: 
     weights = load_file(adapter / "adapter_model.safetensors")
     weights = {name: (sign * w if "lora_B" in name else w).half() for name, w in weights.items()}
     save_file(weights, folder / "adapter_model.safetensors")
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    (folder / "adapter_config.json").write_text(json.dumps(config | {"base_model_name_or_path": base}, indent=1))
+    config = json.loads((adapter / "adapter_config.json").read_text(encoding="utf-8"))
+    (folder / "adapter_config.json").write_text(
+        json.dumps(config | {"base_model_name_or_path": base}, indent=1), encoding="utf-8"
+    )
