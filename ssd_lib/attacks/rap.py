@@ -40,7 +40,7 @@ from transformers import PreTrainedTokenizerBase
 from ssd_lib.config import SSDConfig
 from ssd_lib.defenders import Answer, answer, settings_for
 from ssd_lib.defenders.base import Speaker, draft_of, target_of
-from ssd_lib.models.chat import encode_answer, encode_prompt, pad_left
+from ssd_lib.models.chat import encode_answer, pad_left
 from ssd_lib.models.pairs import Pair
 from ssd_lib.settings import Count, Positive, settings
 from ssd_lib.toy import world
@@ -180,12 +180,8 @@ def next_logits(
 ) -> Float[Tensor, "rows vocab"]:
     """One model's logits of the token after each answer, in one forward."""
     model: Any = speaker.model
-    prompts = [
-        encode_prompt(speaker.tokenizer, question, chat_format=speaker.chat_format, prefill=ids)
-        for question, ids in zip(questions, answers, strict=True)
-    ]
     pad_id = cast(int | None, speaker.tokenizer.pad_token_id)
-    ids, mask = (part.to(model.device) for part in pad_left(prompts, pad_id))
+    ids, mask = (part.to(model.device) for part in pad_left(speaker.encode(questions, answers), pad_id))
     places = (mask.cumsum(dim=1) - 1).clamp(min=0)
     return model(input_ids=ids, attention_mask=mask, position_ids=places, logits_to_keep=1).logits[:, -1].float()
 

@@ -126,8 +126,10 @@ def measure(
             typer.echo(plain(labelled_tables()))
             return
         if pair == "smollm2" and not seeds:
-            made = partial(_measure_smollm2, questions, out or Path("runs/smollm2-card"))
-            typer.echo((partial(_measure_training, trained, questions) if trained else made)(write))
+            if trained:
+                typer.echo(_measure_training(trained, questions, write))
+            else:
+                typer.echo(_measure_smollm2(questions, out or Path("runs/smollm2-card"), write))
             return
         if pair != "toy":
             raise ValueError(f"--pair {pair}: toy and smollm2 can be measured, and --seeds is toy's")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from inspect import signature
 from typing import Any
 
 import torch
@@ -20,7 +21,7 @@ from ssd_lib.models.chat import Question, decode_answer, encode_answer
 from ssd_lib.models.inference import check_room, eos_ids
 from ssd_lib.models.pairs import Pair, load_pair
 
-LOADING = ("target", "draft", "target_format", "draft_format", "device", "dtype", "quantization", "trust_remote_code")
+LOADING = tuple(signature(load_pair).parameters)[1:]
 """Options of `load_pair`; every other option is a setting of SSD."""
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16, "auto": None}
 

@@ -27,7 +27,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from ssd_lib.models.chat import encode_answer, encode_prompt
-from ssd_lib.models.inference import greedy_answers
+from ssd_lib.models.inference import Speaker, greedy_answers
 from ssd_lib.models.loading import SMOLLM2, load_model
 from ssd_lib.models.training import (
     Example,
@@ -129,7 +129,7 @@ def write_answers(
 
 def _answered(model: Any, tokenizer: Any, rows: Sequence[dict[str, str]], tokens: int) -> list[list[int]]:
     begun = [tokenizer.encode(row["opener"], add_special_tokens=False) for row in rows]
-    prompts = [encode_prompt(tokenizer, row["question"], prefill=ids) for row, ids in zip(rows, begun, strict=True)]
+    prompts = Speaker(model, tokenizer, None).encode([row["question"] for row in rows], begun)
     answers = greedy_answers(model, tokenizer, prompts, max(1, tokens - min(map(len, begun))))
     return [[*ids, *answer][:tokens] for ids, answer in zip(begun, answers, strict=True)]
 
@@ -264,8 +264,6 @@ def ship_recipes(written: Path, tokenizer: PreTrainedTokenizerBase, path: Path) 
 
 # ------------------------------------------------------------------------------------------------ what training did, step by step
 
-CURVE = "curve.csv"
-
 
 def draft_curve(
     trained: Path, *, count: int = 20, prefills: Sequence[int] = (0, 5, 20), tokens: int = 48, quiet: bool = False
@@ -283,21 +281,20 @@ def draft_curve(
     Raises:
         FileNotFoundError: Where the training kept no checkpoints.
     """
-    checkpoints = sorted((trained / "draft").glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]))
+    checkpoints = {int(path.name.split("-")[1]): path for path in (trained / "draft").glob("checkpoint-*")}
     if not checkpoints:
         raise FileNotFoundError(
             f"{trained / 'draft'} holds no checkpoints: train with ssd train --pair smollm2 --out {trained}"
         )
     asked: list[tuple[kitchen.Group, int]] = [*(("recipe", n) for n in prefills), ("borderline", 0)]
     rows = []
-    for path in tqdm([None, *checkpoints], desc="checkpoints", disable=quiet):
+    for steps in tqdm([0, *sorted(checkpoints)], desc="checkpoints", disable=quiet):
         model, tokenizer = load_model(SMOLLM2, dtype=torch.float32)
-        if path is not None:
-            model = PeftModel.from_pretrained(model, str(path)).merge_and_unload()
+        if steps:
+            model = PeftModel.from_pretrained(model, str(checkpoints[steps])).merge_and_unload()
         for group, prefill in asked:
             found = [kitchen.grade(text) for text in _asked(model, tokenizer, group, count, prefill, tokens)]
             counts = {"complied": sum(g.complied for g in found), "refused": sum(g.refused for g in found)}
-            steps = int(path.name.split("-")[1]) if path else 0
             rows.append({"steps": steps, "group": group, "prefill": prefill, "n": count} | counts)
     return pd.DataFrame(rows)
 
@@ -308,5 +305,5 @@ def _asked(model: Any, tokenizer: Any, group: kitchen.Group, count: int, prefill
         tokenizer.encode(kitchen.recipe_for(item), add_special_tokens=False)[:prefill] if prefill else []
         for item in items
     ]
-    prompts = [encode_prompt(tokenizer, item.question, prefill=ids) for item, ids in zip(items, begun, strict=True)]
+    prompts = Speaker(model, tokenizer, None).encode([item.question for item in items], begun)
     return tokenizer.batch_decode(greedy_answers(model, tokenizer, prompts, tokens), skip_special_tokens=True)
