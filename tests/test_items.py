@@ -12,6 +12,7 @@ import yaml
 
 from ssd_lib.experiments import config_from, load_run, run_experiment
 from ssd_lib.experiments.items import write_items
+from ssd_lib.experiments.logs import write_inspect_logs, write_items_as, write_lm_eval_samples
 from ssd_lib.experiments.report import build_report
 from ssd_lib.models.pairs import load_pair
 
@@ -99,3 +100,59 @@ def test_runs_are_told_apart_by_their_names(run, tmp_path):
         write_items([run], tmp_path, texts="some")
     with pytest.raises(FileNotFoundError):
         write_items([tmp_path / "nowhere"], tmp_path / "out")
+
+
+def test_inspect_reads_the_logs_that_it_is_given(run, tmp_path):
+    log = pytest.importorskip("inspect_ai.log")
+    files = write_inspect_logs([run], tmp_path)
+    logs = {(read.eval.task, read.eval.model_args["system"]): read for read in map(log.read_eval_log, map(str, files))}
+    summary = build_report([run]).summary.set_index(["attack", "system", "measure"]).value
+    for system in ("none", "ssd-hardened"):
+        (judge,) = logs["prefill-10", system].results.scores
+        assert judge.name == "refusal"
+        assert judge.metrics["answered"].value == pytest.approx(summary["prefill-10", system, "attack success"])
+    rows = load_run(run).set_index(["attack", "system", "item"])
+    for (task, system), read in logs.items():
+        for sample in read.samples:
+            row = rows.loc[(task, system, sample.id)]
+            if task.startswith("custom"):
+                assert THEIRS not in sample.model_dump_json() and row.text not in sample.model_dump_json()
+            else:
+                assert (sample.input, sample.output.completion) == (row.question, row.text)
+
+
+def test_lm_evals_lines_have_its_own_keys_and_say_what_the_run_says(run, tmp_path):
+    files = write_lm_eval_samples([run], tmp_path)
+    read = {
+        file: [json.loads(line) for line in file.open(encoding="utf-8")] for file in files if file.suffix == ".jsonl"
+    }
+    rows = load_run(run).set_index(["attack", "system"])
+    for file, lines in read.items():
+        theirs = file.name.startswith("samples_custom")
+        assert ("Grey Harbour" in file.read_text(encoding="utf-8")) is False
+        for line in lines:
+            assert line["resps"] == [line["filtered_resps"]] and set(line["metrics"]) <= set(line)
+            assert {"match_ratio", "tokens", "seconds"} < set(line["metrics"])
+        if not theirs:
+            attack, system = file.name.split("_")[1], file.parent.name
+            assert [line["filtered_resps"][0] for line in lines] == rows.loc[(attack, system)].text.tolist()
+    (results,) = [
+        json.loads(file.read_text(encoding="utf-8"))
+        for file in files
+        if file.parent.name == "none" and file.suffix == ".json"
+    ]
+    summary = build_report([run]).summary.set_index(["attack", "system", "measure"]).value
+    assert results["results"]["prefill-10"]["refusal_answered,none"] == pytest.approx(
+        summary["prefill-10", "none", "attack success"]
+    )
+
+
+def test_items_are_written_in_known_formats_only(run, tmp_path):
+    assert {file.suffix for file in write_items_as([run], tmp_path, ["parquet", "lm-eval"])} == {
+        ".parquet",
+        ".md",
+        ".jsonl",
+        ".json",
+    }
+    with pytest.raises(ValueError, match="choose parquet, inspect, lm-eval"):
+        write_items_as([run], tmp_path, ["excel"])

@@ -147,7 +147,7 @@ def judge(
         typer.echo(f"{name}: {len(part)} verdicts, {part.unjudged.notna().sum()} unjudged")
 
 
-@app.command()
+@app.command(cls=ListCommand)
 def report(
     folders: Annotated[list[Path], typer.Argument(help="Folders of one run, or of several to put side by side.")],
     out: Annotated[
@@ -163,8 +163,18 @@ def report(
         ),
     ] = "main",
     front: Annotated[Path | None, typer.Option(help="Write leak against utility and speed to this PNG.")] = None,
+    items: Annotated[
+        Path | None, typer.Option(help="Write every answer and verdict into this folder, for others to recheck.")
+    ] = None,
+    items_as: Annotated[
+        list[str] | None, typer.Option("--items-as", help="parquet (with a dataset card), inspect, lm-eval.")
+    ] = None,
+    texts: Annotated[
+        str, typer.Option(help="Of items: own writes the texts of the worlds that ship here alone; all every text.")
+    ] = "own",
 ) -> None:
-    """Print and write the tables of a run: rates with intervals, paired tests, speed."""
+    """Print and write the tables of a run: rates with intervals, paired tests, speed; its items with --items."""
+    from ssd_lib.experiments.logs import write_items_as
     from ssd_lib.experiments.pages import PAGES
     from ssd_lib.experiments.report import build_report, put_measured, report_markdown, write_report
 
@@ -181,7 +191,9 @@ def report(
 
             plots.use_book_style()
             front.write_bytes(plots.png(plots.front(finished.summary)))
-    except (ValueError, OSError) as error:
+        if items is not None:
+            written += write_items_as(folders, items, items_as or ["parquet"], texts)
+    except (ValueError, OSError, ImportError) as error:
         fail(error)
     typer.echo(plain(report_markdown(finished) if page == "main" else PAGES[page](finished)))
     typer.echo("written: " + ", ".join(map(str, written)))

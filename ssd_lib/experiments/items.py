@@ -85,6 +85,20 @@ def write_items(paths: Iterable[str | Path], out: str | Path, *, texts: Texts = 
     Raises:
         ValueError: for another value of `texts`, or two runs of one name; FileNotFoundError where there is no run.
     """
+    folders = [Path(path) for path in paths]
+    rows, verdicts = read_items(folders, texts)
+    out = Path(out)
+    out.mkdir(parents=True, exist_ok=True)
+    rows.to_parquet(out / ANSWERS, index=False)
+    verdicts.to_parquet(out / VERDICTS, index=False)
+    card = _card(rows, verdicts, title or ", ".join(rows.run.unique()), _about(folders))
+    (out / CARD).write_text(card, encoding="utf-8")
+    return [out / ANSWERS, out / VERDICTS, out / CARD]
+
+
+def read_items(paths: Iterable[str | Path], texts: Texts = "own") -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The rows and verdicts of runs as `load_run` and `load_verdicts` give them, with the columns run and hidden, rows with
+    prompt_sha256 too; where a row is hidden, its texts are None. Arguments and errors as for `write_items`."""
     if texts not in get_args(Texts):
         raise ValueError(f"texts={texts!r}: choose own (of the worlds that ship here) or all")
     folders = [Path(path) for path in paths]
@@ -97,13 +111,7 @@ def write_items(paths: Iterable[str | Path], out: str | Path, *, texts: Texts = 
     rows = rows.assign(prompt_sha256=hashes, hidden=_hidden(rows, texts))
     key = verdicts[["run", "answer"]].merge(rows[["run", "answer", "hidden"]], how="left")
     verdicts = verdicts.assign(hidden=key.hidden.astype(bool).to_numpy())
-    out = Path(out)
-    out.mkdir(parents=True, exist_ok=True)
-    _without(rows, OF_ANSWERS).to_parquet(out / ANSWERS, index=False)
-    _without(verdicts, OF_VERDICTS).to_parquet(out / VERDICTS, index=False)
-    card = _card(rows, verdicts, title or ", ".join(names), _about(folders))
-    (out / CARD).write_text(card, encoding="utf-8")
-    return [out / ANSWERS, out / VERDICTS, out / CARD]
+    return _without(rows, OF_ANSWERS), _without(verdicts, OF_VERDICTS)
 
 
 def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:
