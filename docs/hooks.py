@@ -172,10 +172,22 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
-    """In chapters, links to sources become links to pages; everywhere, TeX becomes MathML."""
+    """In chapters, what follows a prediction is folded and links to sources become links to pages; everywhere, TeX becomes MathML."""
     if page.file.src_uri.endswith(".ipynb"):
+        content = _folded(content)
         content = re.sub(r'href="([^":#]+\.(?:ipynb|md))(#[^"]*)?"', lambda link: _to_page(link, page, files), content)
     return _formulas(content)
+
+
+def _folded(content: str) -> str:
+    """Neighbouring cells that are tagged "reveal", in one box to be opened."""
+    cells = re.split(r'(?=<div[^>]* class="jp-Cell )', content)
+    folded = ["celltag_reveal" in cell.partition(">")[0] for cell in cells]
+    box = '<details class="reveal"><summary>Made your prediction? Then look at the code and its output.</summary>\n'
+    for place, (cell, inside) in enumerate(zip(cells, folded, strict=True)):
+        begins, ends = inside and not folded[place - 1], inside and not folded[place + 1]  # a chapter ends with text
+        cells[place] = f"{box if begins else ''}{cell}{'</details>' if ends else ''}"
+    return "".join(cells)
 
 
 def _to_page(link: re.Match[str], page: Page, files: Files) -> str:

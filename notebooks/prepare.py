@@ -1,5 +1,7 @@
 """What the first cell of every notebook runs: `ssd_lib` is imported from this repository, whatever else is installed.
 
+`checks`, the chapters' exercises and predictions, is imported from this folder.
+
 A repository that the notebook lies in is used as it is. One that the cell has cloned (in Colab) also gets what `ssd_lib` needs
 and the machine lacks; torch is there already, fits the machine, and is not replaced.
 """
@@ -32,7 +34,7 @@ def _lacking() -> list[str]:
     return found
 
 
-sys.path.insert(0, str(ROOT))
+sys.path[:0] = [str(ROOT), str(ROOT / "notebooks")]
 if not Path.cwd().is_relative_to(ROOT) and (_packages := _lacking()):
     subprocess.run([sys.executable, "-m", "pip", "install", "-q", *_packages], check=True)
     importlib.invalidate_caches()

@@ -12,6 +12,7 @@ from pathlib import Path
 import nbformat
 import numpy as np
 import pytest
+from checks import BOOK
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
@@ -49,10 +50,16 @@ def strip(notebook):
     notebook.metadata.pop("widgets", None)
     notebook.metadata["language_info"] = {"name": "python"}
     for cell in notebook.cells:
-        cell.metadata = {}
+        cell.metadata = {key: cell.metadata[key] for key in ("tags", "jupyter") if key in cell.metadata}
         if cell.cell_type == "code":
-            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" and WIDGET not in o.get("data", {})]
+            cell.outputs = [o for o in cell.outputs if o.get("name") != "stderr" and shown_without_kernel(o)]
     return notebook
+
+
+def shown_without_kernel(output):
+    """Whether anything of an output is left without its widget; a quiz leaves its text, an explorer nothing."""
+    data = output.get("data", {})
+    return data.pop(WIDGET, None) is None or "text/html" in data
 
 
 def code(path):
@@ -117,9 +124,10 @@ def test_every_chapter_has_the_same_frame(path):
     text, cells = words(path), code(path)
     assert re.search(r"^[A-Z_]+ = ", cells[1], re.M), "the second code cell sets the constants"
     assert re.search(r"^# \d\d · ", text, re.M)
-    for part in ("You will be able to", "**Predict", "## Exercises", "## Takeaways", "## Questions"):
+    for part in ("You will be able to", "## Exercises", "## Takeaways", "## Questions"):
         assert part in text, part
-    assert sum("check(" in cell and "= ..." in cell or "return ..." in cell for cell in cells) >= 1
+    assert "predict(" in "".join(cells) or "**Predict" in text
+    assert sum("= ..." in cell or "return ..." in cell for cell in cells) >= 1
 
 
 @pytest.mark.parametrize("path", CHAPTERS + SOLUTIONS, ids=lambda path: path.stem)
@@ -147,6 +155,73 @@ def test_links_between_notebooks_exist(path):
     for link in re.findall(r"\]\(([^)#]+\.ipynb)\)", words(path)):
         if not link.startswith("http"):
             assert (path.parent / link).exists(), link
+
+
+# ------------------------------------------------------------------------------------------------ second edition
+
+SECOND = [path for path in CHAPTERS if (FOLDER / f"checks/chapter_{path.stem[:2]}.py").exists()]
+"""Chapters with judges, predictions and questions of their own in notebooks/checks."""
+REVEAL = {"jupyter": {"source_hidden": True, "outputs_hidden": True}, "tags": ["reveal"]}
+second = pytest.mark.parametrize("path", SECOND, ids=lambda path: path.stem)
+
+
+def asked(path, function):
+    """The names that a chapter's cells give to `predict`, `question` or `check`, in order."""
+    return re.findall(rf'^{function}\("([^"]+)"', "\n".join(code(path)), re.M)
+
+
+@second
+def test_exercises_are_judged_outside_of_the_chapter(path):
+    chapter, text, cells = path.stem[:2], words(path), code(path)
+    judged = BOOK.exercises(chapter)
+    headings = re.findall(rf"^### Exercise ({chapter}\.\d+) · ([a-z ]+) · (\d+) minutes?$", text, re.M)
+    assert headings == [(each.name, each.level, str(each.minutes)) for each in judged.values()]
+    assert {"easy", "real", "open"} <= {each.level for each in judged.values()}
+    assert asked(path, "check") == list(judged), "each exercise is checked once, in order"
+    assert "ssd_lib.show.exercises" not in "".join(cells), "it is `from checks import check, predict, question, score`"
+    assert cells[-1].splitlines()[-1] == f'score("{chapter}")'
+    solution = FOLDER / f"solutions/{chapter}_solutions.ipynb"
+    assert set(asked(solution, "check")) == set(judged)
+    assert all(each.hints for each in judged.values())
+
+
+@second
+def test_predictions_and_questions_are_each_asked_once(path):
+    quizzes = BOOK.quizzes(path.stem[:2])
+    named = asked(path, "predict") + asked(path, "question")
+    assert sorted(named) == sorted(quizzes) and asked(path, "predict") and asked(path, "question")
+    assert all(name[3] == "p" for name in asked(path, "predict"))
+    for name, entry in quizzes.items():
+        assert set(entry) == {"ask", "options", "right", "why"}, name
+        assert entry["right"] in list("abcdef")[: len(entry["options"])] and len(entry["options"]) > 1, name
+    rights = [entry["right"] for entry in quizzes.values()]
+    assert max(map(rights.count, rights)) < len(rights), "the right one is not always the same letter"
+
+
+@second
+def test_what_follows_a_prediction_is_folded(path):
+    cells, quizzes = nbformat.read(path, as_version=4).cells, BOOK.quizzes(path.stem[:2])
+    opened = False  # whether a prediction waits for its explanation
+    for place, cell in enumerate(cells):
+        if cell.cell_type == "code" and "predict(" in cell.source:
+            names = re.findall(r'^predict\("([^"]+)"\)$', cell.source, re.M)
+            assert len(names) == len(cell.source.splitlines()), f"only predictions stand in this cell: {cell.source}"
+            before = " ".join(each.source for each in cells[:place]).lower()
+            for name in names:
+                entry = quizzes[name]
+                right = entry["options"]["abcdef".index(entry["right"])]
+                assert right.lower().rstrip(".") not in before or len(right) < 12, (
+                    f"{name}: the answer stands before it"
+                )
+            opened = True
+        elif cell.cell_type == "code":
+            assert (dict(cell.metadata) == REVEAL) == opened, f"folded, or not, as it should be: {cell.source[:200]}"
+        elif opened:
+            assert cell.source.startswith("<details>"), f"the explanation is folded, too: {cell.source[:200]}"
+            opened = False
+        if cell.cell_type == "markdown" and "**Predict" in cell.source:
+            assert "predict(" in cells[place + 1].source, f"nothing to commit to: {cell.source[:200]}"
+    assert not opened
 
 
 def test_an_unsolved_exercise_says_what_to_try_and_fails_when_strict(capsys, monkeypatch):
