@@ -21,7 +21,7 @@ def test_a_wrong_acceptance_rule_is_seen(monkeypatch):
     right, config = decoder.accept_or_resample, answers.random_config
     monkeypatch.setattr(decoder, "accept_or_resample", accepts_all_of_the_space)
     monkeypatch.setattr(answers, "random_config", lambda rng: replace(config(rng), do_sample=True))
-    found = oracle.run(60).failures
+    found = oracle.run(100).failures
     assert any("sampled tokens are not distributed" in line for line in found)
     assert any("accepted proposals are not distributed" in line for line in found)
 
