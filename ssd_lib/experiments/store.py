@@ -9,14 +9,16 @@ holds all of a batch or nothing of it. One process writes, under a file lock tha
     answers   one row for each (pair, attack, item, defender, settings)
     verdicts  one row for each (answer, judge, version)
     sizes     the batch size that fitted into memory, where the run's own did not
+    sums      a hash of every row, by which a damaged file is known (damage.py)
 """
 
 from __future__ import annotations
 
 import json
+import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -28,6 +30,7 @@ from filelock import FileLock, Timeout
 from ssd_lib.attacks import Record
 from ssd_lib.defenders import Answer
 from ssd_lib.experiments.config import Choice
+from ssd_lib.experiments.damage import SUMS, examine, keep_sums, new_number, reading, sync_folder, told
 from ssd_lib.judges import Verdict
 
 FORMAT = 1
@@ -87,15 +90,17 @@ def now() -> str:
 class Store:
     """The one process that writes a run. Use it as a context manager; `open` makes the folder and the tables."""
 
-    def __init__(self, connection: sqlite3.Connection, lock: FileLock):
-        self.connection, self.lock = connection, lock
+    def __init__(self, connection: sqlite3.Connection, lock: FileLock, file: Path):
+        self.connection, self.lock, self.file = connection, lock, file
+        self.opened = _identity(file)
 
     @classmethod
     def open(cls, folder: str | Path) -> Store:
         """Lock and open the run in `folder`.
 
         Raises:
-            ValueError: Where another process is writing it, or the file is of another format or no database.
+            ValueError: Where another process is writing it, or the file is of another format, damaged or no database.
+            OSError: Where the folder cannot be written, or its disk is full. Every method that writes raises it, too.
         """
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
@@ -105,7 +110,8 @@ class Store:
         except Timeout as error:
             raise ValueError(f"another process is writing {folder}: wait for it, or choose another out") from error
         try:
-            return cls(_connect(folder / "run.sqlite"), lock)
+            file = folder / "run.sqlite"
+            return cls(_connect(file), lock, file)
         except BaseException:
             lock.release()
             raise
@@ -117,34 +123,55 @@ class Store:
         self.connection.close()
         self.lock.release()
 
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """What is written inside is written whole or not at all.
+
+        Raises:
+            OSError: Where the disk is full, or the file is no longer the one that was opened; ValueError where it is damaged.
+        """
+        if _identity(self.file) != self.opened:
+            raise OSError(
+                f"{self.file} was removed or replaced while this run was writing it, and its answers with it: what is "
+                "written now would be lost. Put it back, or run the same command again to begin anew"
+            )
+        with told(self.file), self.connection:
+            yield self.connection
+
+    def _rows(self, query: str, values: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        with told(self.file):
+            return self.connection.execute(query, values).fetchall()
+
     # -------------------------------------------------------------------------------------------- the run and its sessions
 
     def get(self, name: str) -> Any:
         """What `set` stored under `name`, or None."""
-        found = self.connection.execute("SELECT value FROM run WHERE name = ?", (name,)).fetchone()
-        return json.loads(found[0]) if found else None
+        found = self._rows("SELECT value FROM run WHERE name = ?", (name,))
+        return json.loads(found[0][0]) if found else None
 
     def set(self, name: str, value: Any) -> None:
         """Keep a JSON value about the whole run."""
-        with self.connection:
+        with self.transaction():
             self.connection.execute("INSERT OR REPLACE INTO run VALUES (?, ?)", (name, json.dumps(value)))
 
     @contextmanager
     def session(self, about: Mapping[str, Any]) -> Iterator[int]:
         """One start of the run: writes when and how it began, and at the end when and how it ended."""
-        with self.connection:
+        with self.transaction():
             insert = "INSERT INTO sessions (started, about) VALUES (?, ?)"
             session = self.connection.execute(insert, (now(), json.dumps(about))).lastrowid
-        ended = "finished"
         try:
             yield session or 0
         except BaseException as error:
-            ended = type(error).__name__
+            with suppress(OSError, ValueError):  # on a full disk, say: the error is the one to tell
+                self._end(session, type(error).__name__)
             raise
-        finally:
-            with self.connection:
-                update = "UPDATE sessions SET stopped = ?, ended = ? WHERE id = ?"
-                self.connection.execute(update, (now(), ended, session))
+        self._end(session, "finished")
+
+    def _end(self, session: int | None, how: str) -> None:
+        with self.transaction():
+            update = "UPDATE sessions SET stopped = ?, ended = ? WHERE id = ?"
+            self.connection.execute(update, (now(), how, session))
 
     # -------------------------------------------------------------------------------------------- items and answers
 
@@ -158,25 +185,25 @@ class Store:
                 "choose another out, or bring the old data back"
             )
         rows = [(attack, each.id, place, json.dumps(asdict(each))) for place, each in enumerate(records)]
-        with self.connection:
+        with self.transaction():
             self.connection.executemany("INSERT OR IGNORE INTO items VALUES (?, ?, ?, ?)", rows)
 
     def items(self, attack: str) -> dict[str, Record]:
         """The items of a set that were kept, by their id."""
-        stored = self.connection.execute("SELECT item, record FROM items WHERE attack = ?", (attack,))
+        stored = self._rows("SELECT item, record FROM items WHERE attack = ?", (attack,))
         return {item: record_from(record) for item, record in stored}
 
     def answered(self, pair: str, attack: str, defender: Choice, *, errors: bool = True) -> set[str]:
         """Ids of the items that have a row; without `errors`, only of those whose row is an answer."""
         query = "SELECT item FROM answers WHERE pair = ? AND attack = ? AND defender = ? AND settings = ?"
         query += "" if errors else " AND error IS NULL"
-        return {item for (item,) in self.connection.execute(query, (pair, attack, defender.name, defender.key))}
+        return {item for (item,) in self._rows(query, (pair, attack, defender.name, defender.key))}
 
     def size(self, attack: str, defender: Choice, default: int) -> int:
         """Rows that fit into memory together, as far as this run has found out."""
         query = "SELECT rows FROM sizes WHERE attack = ? AND defender = ? AND settings = ?"
-        found = self.connection.execute(query, (attack, defender.name, defender.key)).fetchone()
-        return found[0] if found else default
+        found = self._rows(query, (attack, defender.name, defender.key))
+        return found[0][0] if found else default
 
     def add_answers(
         self, pair: str, attack: str, defender: Choice, rows: Iterable[Row], *, session: int, size: int
@@ -189,7 +216,7 @@ class Store:
             f"INSERT INTO answers ({', '.join(columns)}) VALUES ({', '.join('?' * len(columns))}) "
             f"ON CONFLICT (pair, attack, item, defender, settings) DO UPDATE SET {update} WHERE answers.error IS NOT NULL"
         )
-        with self.connection:
+        with self.transaction():
             self.connection.executemany(insert, [(*row, *tail) for row in rows])
             key = (attack, defender.name, defender.key, size)
             self.connection.execute("INSERT OR REPLACE INTO sizes VALUES (?, ?, ?, ?)", key)
@@ -204,7 +231,7 @@ class Store:
             "WHERE answers.error IS NULL AND (? OR NOT EXISTS (SELECT 1 FROM verdicts "
             f"WHERE answer = answers.id AND judge = ? AND options = ? {spare})) ORDER BY answers.id"
         )
-        rows = self.connection.execute(query, (again, judge.name, judge.key))
+        rows = self._rows(query, (again, judge.name, judge.key))
         return [Asked(answer, record_from(record), text) for answer, record, text in rows]
 
     def add_verdicts(self, judge: Choice, asked: Sequence[Asked], verdicts: Sequence[Verdict]) -> None:
@@ -216,29 +243,54 @@ class Store:
             )
             for one, v in zip(asked, verdicts, strict=True)
         ]  # fmt: skip
-        with self.connection:
+        with self.transaction():
             self.connection.executemany(f"INSERT OR REPLACE INTO verdicts VALUES ({', '.join('?' * 12)})", rows)
 
 
-def _connect(file: Path) -> sqlite3.Connection:
-    """Open for writing, in write-ahead mode, with the tables made."""
-    connection = sqlite3.connect(file)
+def _identity(file: Path) -> tuple[int, int] | None:
+    """Which file stands at a path, if any."""
     try:
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-        connection.executescript(TABLES)
-        with connection:
-            connection.execute("INSERT OR IGNORE INTO run VALUES ('format', ?)", (json.dumps(FORMAT),))
-        (found,) = connection.execute("SELECT value FROM run WHERE name = 'format'").fetchone()
-    except sqlite3.DatabaseError as error:
-        connection.close()
-        raise ValueError(
-            f"{file} is not a run of this library ({error}): move it away, or choose another out"
-        ) from error
-    if json.loads(found) != FORMAT:
-        connection.close()
-        raise ValueError(f"{file} has format {found}, this library writes {FORMAT}: choose another out")
+        found = file.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino
+
+
+def _connect(file: Path) -> sqlite3.Connection:
+    """Open for writing, in write-ahead mode; a new file is made, one that is there is examined before anything touches it."""
+    if not file.exists():
+        _create(file)
+    with reading(file) as connection:
+        examine(connection, file, FORMAT)
+    with told(file):
+        connection = sqlite3.connect(file)
+        try:
+            connection.execute("PRAGMA journal_mode = WAL")
+            connection.execute("PRAGMA synchronous = FULL")
+            connection.executescript(TABLES + SUMS)
+            keep_sums(connection)
+        except BaseException:
+            connection.close()
+            raise
     return connection
+
+
+def _create(file: Path) -> None:
+    """Make a store under another name first, so that a killed process never leaves a part of one."""
+    log, new = file.with_name(file.name + "-wal"), file.with_name(file.name + ".new")
+    if log.exists():
+        raise ValueError(f"{log} is there without {file}: put that file back, or remove this one to begin anew")
+    for left in (new, new.with_name(new.name + "-journal"), new.with_name(new.name + "-wal")):
+        left.unlink(missing_ok=True)
+    with told(file), closing(sqlite3.connect(new)) as connection:
+        connection.executescript(TABLES + SUMS)
+        keep_sums(connection)
+        with connection:
+            connection.execute("INSERT INTO run VALUES ('format', ?)", (json.dumps(FORMAT),))
+        new_number(connection)
+        connection.execute("PRAGMA journal_mode = WAL")
+    os.replace(new, file)
+    sync_folder(file.parent)
 
 
 def record_from(text: str) -> Record:
@@ -273,7 +325,7 @@ def load_run(path: str | Path) -> pd.DataFrame:
 
     Raises:
         FileNotFoundError: Where there is no run.
-        ValueError: For a file that is no run.
+        ValueError: For a file that is no run, or damaged.
     """
     query = "SELECT answers.*, place, record FROM answers JOIN items USING (attack, item) ORDER BY answers.id"
     frame = _read(path, query)
@@ -306,13 +358,12 @@ def load_sessions(path: str | Path) -> pd.DataFrame:
 
 def _read(path: str | Path, query: str) -> pd.DataFrame:
     file = store_file(path)
-    connection = sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)
-    try:
-        return pd.read_sql_query(query, connection)
-    except pd.errors.DatabaseError as error:
-        raise ValueError(f"{file} is not a run of this library: {error}") from error
-    finally:
-        connection.close()
+    with reading(file) as connection:
+        examine(connection, file, FORMAT)
+        rows = connection.execute(query)
+        return pd.DataFrame.from_records(
+            rows.fetchall(), columns=[name for name, *_ in rows.description], coerce_float=True
+        )
 
 
 def _unpacked(texts: pd.Series, columns: list[str] | None = None) -> pd.DataFrame:
