@@ -143,8 +143,8 @@ function decoderLibrary({ softmax }) {
   function* decode({ target, draft }, prompt, prefilled, config, longest) {
     const ends = target.config.eos_token_id, eos = [ends].flat(), answer = [];
     const prefill = countPrefill(draft, prompt, prefilled, config);
-    yield { prefill };
     for (const model of [target, draft]) model.hold(prompt.slice(0, -1));
+    yield { prefill };
     let state = start(config, prefill.alarmed), finished = false;
     for (let round = 0; !finished; round++) {
       const pending = answer.at(-1) ?? prompt.at(-1); // the last token, which neither model has read yet
@@ -193,6 +193,7 @@ function decoderLibrary({ softmax }) {
   function* alone(model, prompt, longest) {
     const eos = [model.config.eos_token_id].flat();
     model.hold(prompt.slice(0, -1));
+    yield {};
     let token = prompt.at(-1);
     for (let count = 0; count < longest; count++) {
       const [logits] = model.forward([token]);

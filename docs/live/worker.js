@@ -21,22 +21,24 @@ function workerMain() {
   let pair = null, wanted = 0; // the number of the newest request: older ones stop
 
   /** Let waiting messages in: a new request or "stop" ends the running one. */
-  const { port1, port2 } = new MessageChannel();
+  const { port1, port2 } = new MessageChannel(), waiting = [];
+  port1.onmessage = () => waiting.shift()();
   const breath = () => new Promise((resolve) => {
-    port1.onmessage = resolve;
+    waiting.push(resolve);
     port2.postMessage(null);
   });
 
   function load({ target, draft }) {
     const model = ({ config, weights }) => new Llama(config, typeof weights === "string" ? bytesOf(weights).buffer : weights);
     pair = { target: model(target), draft: model(draft) };
-    postMessage({ kind: "ready" });
+    const parameters = Object.fromEntries(Object.entries(pair).map(([role, { parameters }]) => [role, parameters]));
+    postMessage({ kind: "ready", parameters, context: Math.min(pair.target.context, pair.draft.context) });
   }
 
   async function run({ id, prompt, prefilled, config, longest, model }) {
     wanted = id;
     await breath();
-    if (wanted !== id) return;
+    if (wanted !== id) return postMessage({ kind: "stopped", id });
     const begun = performance.now(), [targets, drafts] = [pair.target.forwards, pair.draft.forwards];
     const rounds = model ? alone(pair[model], prompt, longest) : decode(pair, prompt, prefilled, config, longest);
     let first = null; // the time when the prompt was read
