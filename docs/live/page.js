@@ -166,7 +166,7 @@ async function decode() {
 function begin(now, asked, prefill) {
   answer = now;
   shownConfig = configOf(asked);
-  strip.clear(session.pieces(answer.prefix), prefill.matches);
+  strip.clear(session.pieces(answer.prefix), prefill);
   drawToken(at("token"), null);
 }
 
@@ -285,7 +285,7 @@ async function openPair(load) {
     const { parameters } = await opened.ready;
     session = opened;
     const millions = (role) => (parameters[role] / 1e6).toFixed(1);
-    at("about").textContent = `Speculative Safety-Aware Decoding, run in this page: a target of ${millions("target")} M parameters and a draft of ${millions("draft")} M, both trained on an invented world. Nothing leaves your computer.`;
+    at("about").textContent = `Speculative Safety-Aware Decoding in your browser · target ${millions("target")} M, draft ${millions("draft")} M parameters · an invented world · nothing is sent`;
     decode();
   } catch (error) {
     missing(error);

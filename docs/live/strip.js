@@ -38,6 +38,11 @@ function matchesOf(line) {
   return Math.round(line.match_ratio * line.bin_tokens);
 }
 
+/** The mark of an alarm, with the bin's matches where there is room for them. */
+function alarmSign(matches, tokens) {
+  return element("b", { className: "alarm", text: tokens > 3 ? `▲ ${matches}/${tokens}` : "▲" });
+}
+
 class Strip {
   /**
    * @param {HTMLElement} box
@@ -49,12 +54,18 @@ class Strip {
     box.addEventListener("keydown", (event) => this.key(event));
   }
 
-  /** Begin a new answer after these prefilled tokens. `matches`: which of the last ones the draft would have written. */
-  clear(pieces = [], matches = null) {
+  /**
+   * Begin a new answer after these prefilled tokens.
+   *
+   * @param {string[]} pieces
+   * @param {object} counted `matches`: which of the last ones the draft would have written; `alarmed` (decoder.js).
+   */
+  clear(pieces = [], { matches = null, alarmed = false } = {}) {
     Object.assign(this, { lines: [], columns: [], chosen: null });
     this.box.replaceChildren();
-    const counted = pieces.length - (matches?.length ?? 0);
-    pieces.forEach((text, place) => this.box.append(this.prefilled(text, matches?.[place - counted])));
+    const others = pieces.length - (matches?.length ?? 0);
+    pieces.forEach((text, place) => this.box.append(this.prefilled(text, matches?.[place - others])));
+    if (alarmed) this.box.lastChild.lastChild.append(alarmSign(matches.filter(Boolean).length, matches.length));
   }
 
   prefilled(text, match) {
@@ -73,8 +84,7 @@ class Strip {
     chart.style.setProperty("--ratio", line.match_ratio);
     chart.style.setProperty("--limit", line.threshold);
     const sign = element("span", { className: "sign", text: begins && before?.scheme !== line.scheme ? SIGNS[line.scheme] : "" });
-    const alarm = line.bin_tokens > 3 ? `▲ ${matchesOf(line)}/${line.bin_tokens}` : "▲";
-    if (line.decided === "alarm") sign.append(element("b", { className: "alarm", text: alarm }));
+    if (line.decided === "alarm") sign.append(alarmSign(matchesOf(line), line.bin_tokens));
     const column = element("span", { className: `column ${verdict} ${line.scheme}` }, wordOf(line.text), chart);
     column.append(element("span", { className: "mark", text: MARKS[verdict] }), sign);
     column.classList.toggle("begins", begins);

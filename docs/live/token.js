@@ -2,7 +2,7 @@
 
 /** The chosen token: why it was emitted, and P_M, P_m and F of all candidates. Texts enter the page by `textContent` alone. */
 
-const DECADES = 4; // of the bars' logarithmic scale: from 0.0001 to 1
+const DECADES = 6; // of the bars' logarithmic scale: from 10⁻⁶ to 1
 const LEFT_OUT = 3; // tokens outside V that are shown, to see what it keeps out
 
 /** A text in the quotes of the page, spaces visible. */
@@ -10,20 +10,30 @@ function quoted(text) {
   return `“${text.replaceAll(" ", "␣")}”`;
 }
 
-/** Why this token, in two or three sentences. `text` gives a token's text as it would stand here. */
+/** Why this token, in two or three sentences, as texts and elements. `text` gives a token's text as it would stand here. */
 function whyOf(line, config, text) {
-  const alpha = trimmed(line.alpha), formula = `F = P_M + ${alpha} (P_m − P_M)`;
   const sentences = [];
   if (line.insisted)
     sentences.push(`Intersection: the target’s favourite, ${quoted(text(line.favourite))}, is not among the draft’s ${line.k} likeliest tokens (it is number ${line.favourite_rank + 1} there), so the target insists.`);
   else if (line.scheme === "union")
-    sentences.push(`Union: of the ${line.space} tokens among the ${config.candidates} likeliest of either model it has the highest ${formula}.`);
-  else sentences.push(`Intersection: of the ${line.space} tokens among the ${line.k} likeliest of both models it has the highest ${formula}.`);
-  if (line.match) sentences.push("It is the draft’s own choice: accepted.");
-  else sentences.push(`The draft’s ${quoted(text(line.proposal))} is rejected.`);
-  if (line.decided) sentences.push(binOf(line, config));
-  if (line.retracted) sentences.push("Its bin was taken back and decoded again in Union.");
-  return sentences.join(" ");
+    sentences.push(`Union: of the ${line.space} tokens among the ${config.candidates} likeliest of either model it has the highest `, formulaOf(line.alpha), ".");
+  else sentences.push(`Intersection: of the ${line.space} tokens among the ${line.k} likeliest of both models it has the highest `, formulaOf(line.alpha), ".");
+  if (line.match) sentences.push(" It is the draft’s own choice: accepted.");
+  else sentences.push(` The draft’s ${quoted(text(line.proposal))} is rejected.`);
+  if (line.decided) sentences.push(` ${binOf(line, config)}`);
+  if (line.retracted) sentences.push(" Its bin was taken back and decoded again in Union.");
+  return sentences;
+}
+
+/** F = P_M + α (P_m − P_M), with this α. */
+function formulaOf(alpha) {
+  const parts = ["F = ", ...probability("M"), ` + ${trimmed(alpha)} (`, ...probability("m"), " − ", ...probability("M"), ")"];
+  return element("span", { className: "formula" }, ...parts);
+}
+
+/** P with the model's letter below it. */
+function probability(letter) {
+  return [element("i", { text: "P" }), element("sub", { text: letter })];
 }
 
 /** What the end of a bin decided. */
@@ -47,7 +57,7 @@ function drawToken(section, line, config, text) {
     return;
   }
   const head = element("h2", {}, `Token ${line.position} `, element("bdi", { text: quoted(line.text) }));
-  const why = element("p", { className: "why", text: whyOf(line, config, text) });
+  const why = element("p", { className: "why" }, ...whyOf(line, config, text));
   section.replaceChildren(head, why, tableOf(line, text));
 }
 
@@ -57,11 +67,11 @@ function tableOf(line, text) {
   const outside = line.candidates.filter((candidate) => !candidate.inside).sort(likelier);
   const must = outside.filter(({ token }) => token === line.token || token === line.proposal || token === line.favourite);
   const shown = [...inside, ...new Set([...must, ...outside.slice(0, LEFT_OUT)])];
-  const heads = [["", ""], ["token", ""], ["V", "in the sample space"], ["target P_M", "target"], ["draft P_m", "draft"], ["composite F", "mixed"]];
-  const row = element("tr", {}, ...heads.map(([name, className]) => element("th", { className, text: name })));
+  const heads = [["", ""], ["token", ""], ["V", "in the sample space"], ["target ", "target", "M"], ["draft ", "draft", "m"], ["composite F", "mixed"]];
+  const row = element("tr", {}, ...heads.map(([name, className, letter]) => element("th", { className }, name, ...(letter ? probability(letter) : []))));
   for (const head of row.children) head.scope = "col";
   const body = element("tbody", {}, ...shown.map((candidate) => rowOf(candidate, line, text)));
-  const table = element("table", {}, element("caption", { text: "▶ emitted · ◇ the draft’s proposal · ∈ in the sample space V · bars from 0.0001 to 1, a line each power of ten" }), element("thead", {}, row), body);
+  const table = element("table", {}, element("caption", { text: "▶ emitted · ◇ the draft’s proposal · ∈ in the sample space V · bars from 10⁻⁶ to 1, a line each power of ten" }), element("thead", {}, row), body);
   const scroll = element("div", { className: "scroll" }, table);
   scroll.tabIndex = 0;
   scroll.setAttribute("role", "group");
