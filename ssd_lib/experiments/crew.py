@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from ssd_lib.attacks import Record
 from ssd_lib.attacks.prefilling import beginnings
 from ssd_lib.experiments.answering import answer_rows
+from ssd_lib.experiments.cluster import read_workers
 from ssd_lib.experiments.config import Choice, ExperimentConfig
 from ssd_lib.experiments.starting import Loaded, about_session, load, loaded_as
 from ssd_lib.experiments.store import Row
@@ -37,7 +38,10 @@ Size = Callable[[Job], int]
 class Crew(Protocol):
     """Answers batches, somewhere. A context manager: what it started ends with it, or with `close`."""
 
-    loaded: Loaded
+    @property
+    def loaded(self) -> Loaded:
+        """What is known of the pair."""
+        ...
 
     def about(self, config: ExperimentConfig) -> dict[str, Any]:
         """What a session records of itself."""
@@ -93,3 +97,19 @@ class Here:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+def crew_for(
+    config: ExperimentConfig, pair: Pair | None, workers: int | str, gpus: float | None, progress: bool
+) -> Crew:
+    """Who answers a run's batches: this process where there is one worker. Raises as `run_experiment`."""
+    chosen = read_workers(workers)
+    if chosen == 1:
+        if gpus is not None:
+            raise ValueError("gpus_per_worker is for many workers: give workers=, too")
+        return Here(config, pair)
+    if pair is not None:
+        raise ValueError("many workers load the pair themselves: leave pair out, or workers")
+    from ssd_lib.experiments.workers import Workers  # here: it needs `crew`
+
+    return Workers(config, chosen, gpus, progress)

@@ -21,7 +21,7 @@ from tqdm.auto import tqdm
 from ssd_lib.attacks import Record, load_set
 from ssd_lib.attacks.prefilling import written_by_target
 from ssd_lib.experiments.config import Choice, ExperimentConfig
-from ssd_lib.experiments.crew import Crew, Here, Job
+from ssd_lib.experiments.crew import Crew, Job, crew_for
 from ssd_lib.experiments.judging import can_judge, judge_store
 from ssd_lib.experiments.starting import agreed, check_expert, check_files, settled
 from ssd_lib.experiments.store import Row, Store
@@ -30,7 +30,13 @@ from ssd_lib.models.pairs import Pair
 
 
 def run_experiment(
-    config: ExperimentConfig, *, pair: Pair | None = None, retry_errors: bool = False, progress: bool = True
+    config: ExperimentConfig,
+    *,
+    pair: Pair | None = None,
+    retry_errors: bool = False,
+    progress: bool = True,
+    workers: int | str = 1,
+    gpus_per_worker: float | None = None,
 ) -> Path:
     """Generate the answers of an experiment that are not stored yet, then judge them.
 
@@ -39,11 +45,16 @@ def run_experiment(
         pair: An already loaded pair, in place of loading `config.pair`.
         retry_errors: Ask rows again that are stored as errors.
         progress: Show tqdm bars.
+        workers: How many processes answer, each with the pair on its own device: a number on this machine, or "ray" or
+            "ray:ADDRESS", as many as fit into a Ray cluster (`ssd_lib.experiments.cluster`). The rows are the same.
+        gpus_per_worker: GPUs of each of them, or a part of one. Default: one each where there are any, shared if there are fewer.
 
     Returns:
         The run's folder, `config.out`.
 
     Raises:
+        ImportError: For many workers without ray.
+        RuntimeError: Where many workers die in a row, naming the batch.
         ValueError: Where another process is writing the run, where the stored run differs in something that decides its rows
             (the message says in what), for unknown settings, and as `load_set` and `load_pair`.
         OSError: As `load_set` and `load_pair`, where a file, a data set or a model cannot be read.
@@ -52,7 +63,7 @@ def run_experiment(
         config = agreed(store, config)
         check_expert(config)
         check_files(config)
-        with Here(config, pair) as crew:
+        with crew_for(config, pair, workers, gpus_per_worker, progress) as crew:
             config = settled(store, config, crew.loaded)
             with store.session(crew.about(config)) as session:
                 sets = {attack: stored_records(attack, config, crew, store, progress) for attack in config.attacks}
