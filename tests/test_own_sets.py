@@ -13,7 +13,7 @@ from ssd_lib.attacks import find_set, load_set
 from ssd_lib.attacks.files import files_of_package
 from ssd_lib.cli import app
 from ssd_lib.cli.experiments import spread
-from ssd_lib.experiments import Choice, config_from, load_run, plan, run, run_experiment
+from ssd_lib.experiments import Choice, config_from, crew, load_run, plan, run, run_experiment
 from ssd_lib.models.pairs import load_pair
 from ssd_lib.paths import data_dir
 from ssd_lib.toy import world
@@ -151,7 +151,7 @@ def test_lists_in_csv_are_json_or_bars(tmp_path):
 def test_a_file_is_looked_into_before_a_model_is_loaded(name, reason, tmp_path, monkeypatch):
     write({"question": ASKED}, tmp_path / "mine.csv")
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(run, "load", lambda config: pytest.fail("a model was loaded"))
+    monkeypatch.setattr(crew, "load", lambda config: pytest.fail("a model was loaded"))
     result = CliRunner().invoke(app, ["run", "--attacks", name, "--defenders", "none", "--out", "run"])
     assert result.exit_code == 1 and reason in result.stderr and result.stderr.count("\n") == 1
 

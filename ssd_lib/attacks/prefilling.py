@@ -7,7 +7,7 @@ harmbench:prefill=20:from=target        the undefended target answers first, and
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -73,24 +73,30 @@ def check_targets(records: Sequence[Record], tokens: int, name: str) -> None:
         )
 
 
-def written_by_target(
-    pair: Any, records: Sequence[Record], tokens: int, known: Mapping[str, Record], batch: int, progress: bool = True
-) -> Iterator[list[Record]]:
-    """The records with so many tokens of the undefended target's greedy answer, batch by batch, after a prefill that
-    they have already; those that are `known` from an earlier start as they were."""
-    from ssd_lib.defenders import answer  # here: naming sets needs no model library
+Write = Callable[[Sequence[Sequence[Record]], int], Iterator[list[str]]]
+"""From parts of a set and a number of tokens to the records' prefills, part by part, in order."""
 
+
+def written_by_target(
+    write: Write, records: Sequence[Record], tokens: int, known: Mapping[str, Record], batch: int, progress: bool = True
+) -> Iterator[list[Record]]:
+    """The records with so many tokens of the undefended target's greedy answer, which `write` asks for, batch by batch, after a
+    prefill that they have already; those that are `known` from an earlier start as they were."""
+    parts = [records[start : start + batch] for start in range(0, len(records), batch)]
+    new = [[record for record in part if record.id not in known and tokens] for part in parts]
+    written = write([each for each in new if each], tokens)
     with tqdm(total=len(records), desc=f"prefills of {tokens} tokens", unit="answer", disable=not progress) as bar:
-        for start in range(0, len(records), batch):
-            part = list(records[start : start + batch])
-            new = [record for record in part if record.id not in known and tokens]
-            options: dict[str, Any] = {
-                "defender": "none",
-                "prefill": [r.prefill for r in new],
-                "max_new_tokens": tokens,
-            }
-            replies = answer(pair, [r.prompt for r in new], **options) if new else []
-            texts = {r.id: reply.prefill + reply.text for r, reply in zip(new, replies, strict=True)}
+        for part, asked in zip(parts, new, strict=True):
+            texts = {r.id: text for r, text in zip(asked, next(written) if asked else [], strict=True)}
             texts |= {r.id: known[r.id].prefill for r in part if r.id in known}
             yield [replace(r, prefill=texts.get(r.id, r.prefill).rstrip("\ufffd")) for r in part]
             bar.update(len(part))
+
+
+def beginnings(pair: Any, records: Sequence[Record], tokens: int) -> list[str]:
+    """Each record's prefill with so many tokens of the undefended target's greedy answer after it."""
+    from ssd_lib.defenders import answer  # here: naming sets needs no model library
+
+    options: dict[str, Any] = {"prefill": [record.prefill for record in records], "max_new_tokens": tokens}
+    replies = answer(pair, [record.prompt for record in records], defender="none", **options)
+    return [reply.prefill + reply.text for reply in replies]

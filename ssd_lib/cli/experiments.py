@@ -83,6 +83,13 @@ def run(
     retry_errors: Annotated[
         bool, typer.Option("--retry-errors", help="Ask rows again that are stored as errors.")
     ] = False,
+    workers: Annotated[
+        str, typer.Option(help="Processes that answer: N here; ray or ray:ADDRESS, as many as fit into a Ray cluster.")
+    ] = "1",
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(help="GPUs of each worker, or a part of one; default: one, shared if there are fewer."),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run; no network, no model.")] = False,
 ) -> None:
     """Run attack sets against defenders and store every answer; the same command again resumes.
@@ -114,7 +121,8 @@ def run(
         if dry_run:
             typer.echo(plain(plan(chosen).text()))
             return
-        frame = load_run(run_experiment(chosen, retry_errors=retry_errors))
+        options: dict[str, Any] = {"workers": workers, "gpus_per_worker": gpus_per_worker}
+        frame = load_run(run_experiment(chosen, retry_errors=retry_errors, **options))
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         fail(error)
     failed = frame.error.dropna()

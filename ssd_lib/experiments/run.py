@@ -20,17 +20,23 @@ from tqdm.auto import tqdm
 
 from ssd_lib.attacks import Record, load_set
 from ssd_lib.attacks.prefilling import written_by_target
-from ssd_lib.experiments.answering import answer_rows
 from ssd_lib.experiments.config import Choice, ExperimentConfig
+from ssd_lib.experiments.crew import Crew, Job, crew_for
 from ssd_lib.experiments.judging import can_judge, judge_store
-from ssd_lib.experiments.starting import about_session, agreed, check_expert, check_files, load, settled
+from ssd_lib.experiments.starting import agreed, check_expert, check_files, settled
 from ssd_lib.experiments.store import Row, Store
 from ssd_lib.judges import judge
 from ssd_lib.models.pairs import Pair
 
 
 def run_experiment(
-    config: ExperimentConfig, *, pair: Pair | None = None, retry_errors: bool = False, progress: bool = True
+    config: ExperimentConfig,
+    *,
+    pair: Pair | None = None,
+    retry_errors: bool = False,
+    progress: bool = True,
+    workers: int | str = 1,
+    gpus_per_worker: float | None = None,
 ) -> Path:
     """Generate the answers of an experiment that are not stored yet, then judge them.
 
@@ -39,11 +45,16 @@ def run_experiment(
         pair: An already loaded pair, in place of loading `config.pair`.
         retry_errors: Ask rows again that are stored as errors.
         progress: Show tqdm bars.
+        workers: How many processes answer, each with the pair on its own device: a number on this machine, or "ray" or
+            "ray:ADDRESS", as many as fit into a Ray cluster (`ssd_lib.experiments.cluster`). The rows are the same.
+        gpus_per_worker: GPUs of each of them, or a part of one. Default: one each where there are any, shared if there are fewer.
 
     Returns:
         The run's folder, `config.out`.
 
     Raises:
+        ImportError: For many workers without ray.
+        RuntimeError: Where many workers die in a row, naming the batch.
         ValueError: Where another process is writing the run, where the stored run differs in something that decides its rows
             (the message says in what), for unknown settings, and as `load_set` and `load_pair`.
         OSError: As `load_set` and `load_pair`, where a file, a data set or a model cannot be read.
@@ -52,31 +63,32 @@ def run_experiment(
         config = agreed(store, config)
         check_expert(config)
         check_files(config)
-        pair = pair or load(config)
-        config = settled(store, config, pair)
-        with store.session(about_session(config, pair)) as session:
-            sets = {attack: stored_records(attack, config, pair, store, progress) for attack in config.attacks}
-            _Run(store, config, pair, session, sets, retry_errors).generate(progress)
-            for choice in config.judges:
-                judge_store(store, choice, progress=progress)
+        with crew_for(config, pair, workers, gpus_per_worker, progress) as crew:
+            config = settled(store, config, crew.loaded)
+            with store.session(crew.about(config)) as session:
+                sets = {attack: stored_records(attack, config, crew, store, progress) for attack in config.attacks}
+                _Run(store, config, crew, session, sets, retry_errors).generate(progress)
+                crew.close()
+                for choice in config.judges:
+                    judge_store(store, choice, progress=progress)
     return config.out
 
 
-def load_records(attack: Choice, config: ExperimentConfig, pair: Pair) -> list[Record]:
-    """The items of a set, cut and optimised for the pair's target where the set depends on it."""
+def load_records(attack: Choice, config: ExperimentConfig, tokenizer: Any) -> list[Record]:
+    """The items of a set, cut by the target's tokenizer and optimised for the target where the set depends on it."""
     given = attack.given
     if given.pop("from", "record") == "target":  # `stored_records` has the target write them
         del given["prefill"]
     options: dict[str, Any] = {"seed": config.seed, "target_model": config.pair.spec.name, "limit": config.limit}
-    return load_set(attack.name, tokenizer=pair.tokenizer, **options | given)
+    return load_set(attack.name, tokenizer=tokenizer, **options | given)
 
 
-def stored_records(attack: Choice, config: ExperimentConfig, pair: Pair, store: Store, progress: bool) -> list[Record]:
+def stored_records(attack: Choice, config: ExperimentConfig, crew: Crew, store: Store, progress: bool) -> list[Record]:
     """The items of a set, kept in the store; prefills that the target writes are written once, and kept with them."""
-    records, given = load_records(attack, config, pair), attack.given
+    records, given = load_records(attack, config, crew.loaded.tokenizer), attack.given
     if given.get("from") == "target":
         known, loaded, records = store.items(attack.label), records, []
-        for part in written_by_target(pair, loaded, given["prefill"], known, config.batch or 1, progress):
+        for part in written_by_target(crew.prefills, loaded, given["prefill"], known, config.batch or 1, progress):
             records += part
             store.add_items(attack.label, records)
     store.add_items(attack.label, records)
@@ -92,7 +104,7 @@ class _Run:
 
     store: Store
     config: ExperimentConfig
-    pair: Pair
+    crew: Crew
     session: int
     sets: dict[Choice, list[Record]]
     retry_errors: bool
@@ -100,17 +112,19 @@ class _Run:
 
     def generate(self, progress: bool) -> None:
         """Write every missing row, batch by batch."""
-        jobs = [(attack, defender) for attack in self.sets for defender in self.config.defenders]
-        left = {job: self._missing(*job) for job in jobs}
-        total, missing = sum(len(self.sets[attack]) for attack, _ in jobs), sum(map(len, left.values()))
+        kinds = [(attack, defender) for attack in self.sets for defender in self.config.defenders]
+        left = {kind: self._missing(*kind) for kind in kinds}
+        total, missing = sum(len(self.sets[attack]) for attack, _ in kinds), sum(map(len, left.values()))
+        jobs = [Job(*kind, batch) for kind, items in left.items() for batch in self._batches(kind[0], items)]
+        answers = self.crew.answers(jobs, self._size)
         with tqdm(total=total, initial=total - missing, desc="answers", unit="answer", disable=not progress) as bar:
-            for (attack, defender), items in left.items():
-                for batch in self._batches(attack, items):
-                    bar.set_description(f"{attack.label} · {defender.label}")
-                    rows = self._write_batch(attack, defender, batch)
-                    self.live.count(batch, rows)
-                    bar.set_postfix_str(self.live.line(), refresh=False)
-                    bar.update(len(batch))
+            for job in jobs:
+                bar.set_description(job.label)
+                rows, size = next(answers)
+                self._write(job, rows, size)
+                self.live.count(job.records, rows)
+                bar.set_postfix_str(", ".join(filter(None, (self.live.line(), self.crew.line()))), refresh=False)
+                bar.update(len(rows))
 
     def _missing(self, attack: Choice, defender: Choice) -> set[str]:
         stored = self.store.answered(self.config.pair.spec.name, attack.label, defender, errors=not self.retry_errors)
@@ -124,13 +138,12 @@ class _Run:
             if batch:
                 yield batch
 
-    def _write_batch(self, attack: Choice, defender: Choice, batch: list[Record]) -> list[Row]:
-        size = self.store.size(attack.label, defender, self.config.batch or 1)
-        rows, size = answer_rows(self.pair, batch, defender, self.config, size)
-        self.store.add_answers(
-            self.config.pair.spec.name, attack.label, defender, rows, session=self.session, size=size
-        )
-        return rows
+    def _size(self, job: Job) -> int:
+        return self.store.size(job.attack.label, job.defender, self.config.batch or 1)
+
+    def _write(self, job: Job, rows: list[Row], size: int) -> None:
+        pair = self.config.pair.spec.name
+        self.store.add_answers(pair, job.attack.label, job.defender, rows, session=self.session, size=size)
 
 
 @dataclass

@@ -131,18 +131,33 @@ def needs_draft(config: ExperimentConfig) -> bool:
     return any(DEFENDERS[defender.name].needs in ("draft", "base") for defender in config.defenders)
 
 
-def settled(store: Store, config: ExperimentConfig, pair: Pair) -> ExperimentConfig:
-    """Fix the batch size and what the models are at the first start; at a later one, other weights are an error."""
+@dataclass(frozen=True)
+class Loaded:
+    """What a run needs to know of its pair, in whichever process that is loaded."""
+
+    models: dict[str, str]
+    """The fingerprints of target and draft."""
+    batch: int
+    tokenizer: Any
+
+
+def loaded_as(pair: Pair, config: ExperimentConfig, memory: Memory = Memory()) -> Loaded:  # noqa: B008 (frozen)
+    """A loaded pair's fingerprints, the experiment's batch size or what fits into memory, and the target's tokenizer."""
     models = {"target": fingerprint(pair.target)}
     models |= {} if pair.draft is pair.target else {"draft": fingerprint(pair.draft)}
-    stored = store.get("models") or {}
+    return Loaded(models, config.batch or default_batch(pair, config.max_new_tokens, memory), pair.tokenizer)
+
+
+def settled(store: Store, config: ExperimentConfig, loaded: Loaded) -> ExperimentConfig:
+    """Fix the batch size and what the models are at the first start; at a later one, other weights are an error."""
+    stored, models = store.get("models") or {}, loaded.models
     changed = [name for name in models if stored.get(name, models[name]) != models[name]]
     if changed:
         raise ValueError(
             f"the weights of the {' and the '.join(changed)} are not those that the run in {config.out} began with: "
             "choose another out"
         )
-    config = replace(config, batch=config.batch or default_batch(pair, config.max_new_tokens))
+    config = replace(config, batch=loaded.batch)
     store.set("models", stored | models)
     store.set("config", config.table())
     return config
