@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ssd_lib.attacks.prefilling import written_by_target
 from ssd_lib.experiments.answering import answer_rows
 from ssd_lib.experiments.config import Choice, ExperimentConfig
 from ssd_lib.experiments.judging import can_judge, judge_store
+from ssd_lib.experiments.shards import Shard, claim
 from ssd_lib.experiments.starting import about_session, agreed, check_expert, check_files, load, settled
 from ssd_lib.experiments.store import Row, Store
 from ssd_lib.judges import judge
@@ -30,7 +31,12 @@ from ssd_lib.models.pairs import Pair
 
 
 def run_experiment(
-    config: ExperimentConfig, *, pair: Pair | None = None, retry_errors: bool = False, progress: bool = True
+    config: ExperimentConfig,
+    *,
+    pair: Pair | None = None,
+    retry_errors: bool = False,
+    progress: bool = True,
+    shard: Shard | None = None,
 ) -> Path:
     """Generate the answers of an experiment that are not stored yet, then judge them.
 
@@ -39,16 +45,20 @@ def run_experiment(
         pair: An already loaded pair, in place of loading `config.pair`.
         retry_errors: Ask rows again that are stored as errors.
         progress: Show tqdm bars.
+        shard: Do this part only, in a folder of its own in `config.out`, for `merge_runs`.
 
     Returns:
-        The run's folder, `config.out`.
+        The run's folder: `config.out`, or the shard's in it.
 
     Raises:
         ValueError: Where another process is writing the run, where the stored run differs in something that decides its rows
-            (the message says in what), for unknown settings, and as `load_set` and `load_pair`.
+            (the message says in what) or is another shard, for unknown settings, and as `load_set` and `load_pair`.
         OSError: As `load_set` and `load_pair`, where a file, a data set or a model cannot be read.
     """
+    if shard is not None:
+        config = replace(config, out=shard.folder(config.out))
     with Store.open(config.out) as store:
+        claim(store, config, shard)
         config = agreed(store, config)
         check_expert(config)
         check_files(config)
@@ -56,7 +66,7 @@ def run_experiment(
         config = settled(store, config, pair)
         with store.session(about_session(config, pair)) as session:
             sets = {attack: stored_records(attack, config, pair, store, progress) for attack in config.attacks}
-            _Run(store, config, pair, session, sets, retry_errors).generate(progress)
+            _Run(store, config, pair, session, sets, retry_errors, shard).generate(progress)
             for choice in config.judges:
                 judge_store(store, choice, progress=progress)
     return config.out
@@ -96,13 +106,14 @@ class _Run:
     session: int
     sets: dict[Choice, list[Record]]
     retry_errors: bool
+    shard: Shard | None = None
     live: _Live = field(default_factory=lambda: _Live())
 
     def generate(self, progress: bool) -> None:
         """Write every missing row, batch by batch."""
         jobs = [(attack, defender) for attack in self.sets for defender in self.config.defenders]
         left = {job: self._missing(*job) for job in jobs}
-        total, missing = sum(len(self.sets[attack]) for attack, _ in jobs), sum(map(len, left.values()))
+        total, missing = sum(len(self._asked(*job)) for job in jobs), sum(map(len, left.values()))
         with tqdm(total=total, initial=total - missing, desc="answers", unit="answer", disable=not progress) as bar:
             for (attack, defender), items in left.items():
                 for batch in self._batches(attack, items):
@@ -114,7 +125,15 @@ class _Run:
 
     def _missing(self, attack: Choice, defender: Choice) -> set[str]:
         stored = self.store.answered(self.config.pair.spec.name, attack.label, defender, errors=not self.retry_errors)
-        return {record.id for record in self.sets[attack]} - stored
+        return self._asked(attack, defender) - stored
+
+    def _asked(self, attack: Choice, defender: Choice) -> set[str]:
+        """Ids of the items that this start is for: a set's, or those of them that belong to the shard."""
+        records = self.sets[attack]
+        if self.shard is None:
+            return {record.id for record in records}
+        place = list(self.sets).index(attack), self.config.defenders.index(defender)
+        return self.shard.items(*place, records, self.config.batch or 1)
 
     def _batches(self, attack: Choice, items: set[str]) -> Iterator[list[Record]]:
         """The missing rows of each batch; a batch is a fixed stretch of the set."""
