@@ -205,14 +205,10 @@ def _add_sessions(into: sqlite3.Connection, parts: Sequence[_Part]) -> dict[_Par
             "SELECT id FROM sessions WHERE started = ? AND json_extract(about, '$.shard') = ? "
             "AND json_extract(about, '$.shard_session') = ?"
         )
-        found = into.execute(find, (started, *mark.values())).fetchone()
-        if found:
-            into.execute("UPDATE sessions SET stopped = ?, ended = ? WHERE id = ?", (stopped, ended, found[0]))
-        else:
-            row = (started, stopped, ended, json.dumps(json.loads(about) | mark))
-            insert = "INSERT INTO sessions (started, stopped, ended, about) VALUES (?, ?, ?, ?)"
-            found = (into.execute(insert, row).lastrowid,)
-        numbers[part][old] = found[0]
+        known = into.execute(find, (started, *mark.values())).fetchone()
+        values = (known and known[0], started, stopped, ended, json.dumps(json.loads(about) | mark))
+        new = into.execute("INSERT OR REPLACE INTO sessions VALUES (?, ?, ?, ?, ?)", values).lastrowid
+        numbers[part][old] = new or 0
     return numbers
 
 
