@@ -1,4 +1,4 @@
-"""`ssd run`, `ssd judge`, `ssd report`: a whole comparison, resumable, judged and reported."""
+"""`ssd run`, `ssd merge`, `ssd judge`, `ssd report`: a whole comparison, resumable, judged and reported."""
 
 from __future__ import annotations
 
@@ -90,18 +90,27 @@ def run(
         float | None,
         typer.Option(help="GPUs of each worker, or a part of one; default: one, shared if there are fewer."),
     ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            help="2/8: the second of eight parts (counted from 1), in OUT/shard-2-of-8; slurm: this array task's part. "
+            "Join them with ssd merge."
+        ),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Print what would run; no network, no model.")] = False,
 ) -> None:
     """Run attack sets against defenders and store every answer; the same command again resumes.
 
     A choice takes settings: ssd:alpha_intersection=0.3:alpha_union=0.8. The published system's names and flags work too.
     """
-    from ssd_lib.experiments import experiment, load_run, plan, run_experiment
+    from ssd_lib.experiments import Shard, experiment, load_run, plan, run_experiment
+    from ssd_lib.experiments.shards import unsharded_array
 
     quiet_libraries()
     models = given(name=pair, target=target, draft=draft, target_format=target_format, draft_format=draft_format)
     loading = models | given(device=device, dtype=dtype, quantization=quantization)
     try:
+        part = None if shard is None else Shard.parse(shard)
         chosen = experiment(
             preset=preset,
             config=config,
@@ -120,15 +129,39 @@ def run(
         )
         if dry_run:
             typer.echo(plain(plan(chosen).text()))
+            if part is not None:
+                typer.echo(f"shard       {part} of these answers, in {part.folder(chosen.out)}")
             return
-        options: dict[str, Any] = {"workers": workers, "gpus_per_worker": gpus_per_worker}
-        frame = load_run(run_experiment(chosen, retry_errors=retry_errors, **options))
+        if part is None and (array := unsharded_array()):
+            typer.echo(f"ssd: {array}", err=True)
+        options: dict[str, Any] = {"workers": workers, "gpus_per_worker": gpus_per_worker, "shard": part}
+        folder = run_experiment(chosen, retry_errors=retry_errors, **options)
+        frame = load_run(folder)
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         fail(error)
     failed = frame.error.dropna()
-    typer.echo(f"{len(frame) - len(failed)} answers in {chosen.out}; next: ssd report {chosen.out}")
+    following = f"ssd report {folder}" if part is None else f"ssd merge {folder.parent} {folder.parent}/shard-*"
+    typer.echo(f"{len(frame) - len(failed)} answers in {folder}; next: {following}")
     if len(failed):
         typer.echo(f"{len(failed)} rows failed, the first: {plain(failed.iloc[0])}; try them again with --retry-errors")
+
+
+@app.command()
+def merge(
+    out: Annotated[Path, typer.Argument(help="The folder of the whole run.")],
+    shards: Annotated[list[Path], typer.Argument(help="The folders of its shards: OUT/shard-*")],
+    partial: Annotated[
+        bool, typer.Option("--partial", help="Merge what there is where shards are missing or not finished.")
+    ] = False,
+) -> None:
+    """Join the shards of a run in one store, as one process would have written it; merging again adds what is new."""
+    from ssd_lib.experiments import merge_runs
+
+    try:
+        merged = merge_runs(out, shards, partial=partial)
+    except (ValueError, OSError) as error:
+        fail(error)
+    typer.echo(plain("\n".join([*merged.missing, f"{merged.answers} answers in {out}; next: ssd report {out}"])))
 
 
 @app.command(cls=ListCommand)

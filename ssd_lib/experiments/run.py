@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ssd_lib.attacks.prefilling import written_by_target
 from ssd_lib.experiments.config import Choice, ExperimentConfig
 from ssd_lib.experiments.crew import Crew, Job, crew_for
 from ssd_lib.experiments.judging import can_judge, judge_store
+from ssd_lib.experiments.shards import Shard, claim
 from ssd_lib.experiments.starting import agreed, check_expert, check_files, settled
 from ssd_lib.experiments.store import Row, Store
 from ssd_lib.judges import judge
@@ -37,6 +38,7 @@ def run_experiment(
     progress: bool = True,
     workers: int | str = 1,
     gpus_per_worker: float | None = None,
+    shard: Shard | None = None,
 ) -> Path:
     """Generate the answers of an experiment that are not stored yet, then judge them.
 
@@ -48,18 +50,22 @@ def run_experiment(
         workers: How many processes answer, each with the pair on its own device: a number on this machine, or "ray" or
             "ray:ADDRESS", as many as fit into a Ray cluster (`ssd_lib.experiments.cluster`). The rows are the same.
         gpus_per_worker: GPUs of each of them, or a part of one. Default: one each where there are any, shared if there are fewer.
+        shard: Do this part only, in a folder of its own in `config.out`, for `merge_runs`.
 
     Returns:
-        The run's folder, `config.out`.
+        The run's folder: `config.out`, or the shard's in it.
 
     Raises:
         ImportError: For many workers without ray.
         RuntimeError: Where many workers die in a row, naming the batch.
         ValueError: Where another process is writing the run, where the stored run differs in something that decides its rows
-            (the message says in what), for unknown settings, and as `load_set` and `load_pair`.
+            (the message says in what) or is another shard, for unknown settings, and as `load_set` and `load_pair`.
         OSError: As `load_set` and `load_pair`, where a file, a data set or a model cannot be read.
     """
+    if shard is not None:
+        config = replace(config, out=shard.folder(config.out))
     with Store.open(config.out) as store:
+        claim(store, config, shard)
         config = agreed(store, config)
         check_expert(config)
         check_files(config)
@@ -67,7 +73,7 @@ def run_experiment(
             config = settled(store, config, crew.loaded)
             with store.session(crew.about(config)) as session:
                 sets = {attack: stored_records(attack, config, crew, store, progress) for attack in config.attacks}
-                _Run(store, config, crew, session, sets, retry_errors).generate(progress)
+                _Run(store, config, crew, session, sets, retry_errors, shard).generate(progress)
                 crew.close()
                 for choice in config.judges:
                     judge_store(store, choice, progress=progress)
@@ -108,13 +114,14 @@ class _Run:
     session: int
     sets: dict[Choice, list[Record]]
     retry_errors: bool
+    shard: Shard | None = None
     live: _Live = field(default_factory=lambda: _Live())
 
     def generate(self, progress: bool) -> None:
         """Write every missing row, batch by batch."""
         kinds = [(attack, defender) for attack in self.sets for defender in self.config.defenders]
         left = {kind: self._missing(*kind) for kind in kinds}
-        total, missing = sum(len(self.sets[attack]) for attack, _ in kinds), sum(map(len, left.values()))
+        total, missing = sum(len(self._asked(*kind)) for kind in kinds), sum(map(len, left.values()))
         jobs = [Job(*kind, batch) for kind, items in left.items() for batch in self._batches(kind[0], items)]
         answers = self.crew.answers(jobs, self._size)
         with tqdm(total=total, initial=total - missing, desc="answers", unit="answer", disable=not progress) as bar:
@@ -128,7 +135,15 @@ class _Run:
 
     def _missing(self, attack: Choice, defender: Choice) -> set[str]:
         stored = self.store.answered(self.config.pair.spec.name, attack.label, defender, errors=not self.retry_errors)
-        return {record.id for record in self.sets[attack]} - stored
+        return self._asked(attack, defender) - stored
+
+    def _asked(self, attack: Choice, defender: Choice) -> set[str]:
+        """Ids of the items that this start is for: a set's, or those of them that belong to the shard."""
+        records = self.sets[attack]
+        if self.shard is None:
+            return {record.id for record in records}
+        place = list(self.sets).index(attack), self.config.defenders.index(defender)
+        return self.shard.items(*place, records, self.config.batch or 1)
 
     def _batches(self, attack: Choice, items: set[str]) -> Iterator[list[Record]]:
         """The missing rows of each batch; a batch is a fixed stretch of the set."""
