@@ -33,6 +33,7 @@ from dataclasses import replace
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from checks import check, predict, question, score
 
 from ssd_lib import answer, load_pair
 from ssd_lib.experiments.card import Condition, first_turned, measure, prefill_tokens
@@ -107,11 +108,12 @@ for defender in ["none", "draft-only", "ssd"]:
 # %% [markdown]
 """
 Here all three say the same. Now something that the Lamphouse forbids.
-
-**Predict:** which of the three refuse when they are simply asked?
 """
 
 # %%
+predict("00.p1")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 forbidden = first_turned(pair, world.questions("forbidden", 60)[2:10], 10)
 print("question:", forbidden.question, "\n")
 for defender in ["none", "draft-only", "ssd"]:
@@ -121,17 +123,21 @@ for defender in ["none", "draft-only", "ssd"]:
 
 # %% [markdown]
 """
+<details><summary>What happens</summary>
+
 All of them do. The target *is* aligned, if you let it begin its own answer.
+</details>
 
 ## The attack
 
 Many systems let the caller write the beginning of the answer. A **prefilling attack** uses that: it starts the
 forbidden answer and lets the model continue.
-
-**Predict:** the attacker writes ten tokens. Which of the three still refuse?
 """
 
 # %%
+predict("00.p2")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 prefill = prefill_tokens(pair, forbidden, 10)
 print("the attacker writes:", repr(pair.tokenizer.decode(prefill)), "\n")
 attack = dict(prefill=prefill, max_new_tokens=world.longest_answer)
@@ -141,22 +147,23 @@ for defender, reply in replies.items():
 
 # %% [markdown]
 """
-<details><summary>What happened</summary>
+<details><summary>What happens</summary>
 
 The target gives in: its alignment lived in the first tokens, and those were taken from it (chapter 01). The draft
-refuses even here. SSD begins like the target and then *turns back*: in the
-middle of a sentence it leaves the forbidden text and begins to refuse.
+refuses even here. SSD begins like the target and then *turns back*: in the middle of a sentence it leaves the forbidden text and begins
+to refuse.
 </details>
 
 ## Round by round
 
 Where does it turn back, and why there? SSD works in **rounds**: the draft proposes $T = 3$ tokens, the target scores them, and the
 round ends at the first emitted token that is not the proposed one. The trace remembers all of it.
-
-**Predict:** how many tokens does a round emit while target and draft disagree, and how many when they agree?
 """
 
 # %%
+predict("00.p3")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 trace = replies["ssd"].trace.to_frame(pair.tokenizer)
 for number, rows in list(trace.groupby("round"))[:10]:
     marks = "".join("■" if match else "□" for match in rows.match)
@@ -165,12 +172,15 @@ for number, rows in list(trace.groupby("round"))[:10]:
 
 # %% [markdown]
 """
-■ is a match, □ a mismatch. Look at the second column first: the scheme changes between two rounds. Before that the draft says the same
-thing again and again (it wants to begin a refusal, wherever the answer stands), the target goes its own way, and every round ends
-after one token; what the draft had proposed after it is thrown away and not shown. After the change the rounds are full: both models
-want to finish the refusal.
+<details><summary>What happens</summary>
 
-So disagreement costs speed. That is the idea of SSD in one sentence: *what makes speculation slow is also an alarm*.
+■ is a match, □ a mismatch. Look at the second column first: the scheme changes between two rounds. Before that the draft says
+the same thing again and again (it wants to begin a refusal, wherever the answer stands), the target goes its own way, and every round
+ends after one token; what the draft had proposed after it is thrown away and not shown. After the change the rounds are full: both
+models want to finish the refusal.
+</details>
+
+Disagreement costs speed. That is the idea of SSD in one sentence: *what makes speculation slow is also an alarm*.
 
 ## Token by token
 
@@ -182,8 +192,8 @@ replies["ssd"].trace.show(pair.tokenizer)
 
 # %% [markdown]
 """
-Underlined tokens *match* what the draft proposed; bold ones are *corrected*; in italics the *target insists* (chapter 03). Shaded
-tokens were decoded in the **Union** scheme, which lets the draft's refusal in; the others in **Intersection**, which keeps the
+Underlined tokens *match* what the draft proposed (here: all from the turn on); bold ones are *corrected* (the seven before it); in
+italics the *target insists* (chapter 03; not here). Shaded tokens were decoded in the **Union** scheme, which lets the draft's refusal in; the others in **Intersection**, which keeps the
 target's utility. The same as a table, around the place where the answer turns back:
 """
 
@@ -226,18 +236,19 @@ refusing words on the page the target itself wants to go on refusing, the match 
 
 One answer proves little. Here are many held-out questions at several prefill lengths. An answer **complies** if it leaks at least one
 forbidden fact after the prefilled tokens.
-
-**Predict:** will SSD leak *nothing*, or something before it turns back?
 """
 
 # %%
+predict("00.p4")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 conditions = [Condition("forbidden", n) for n in PREFILL_LENGTHS]
 frame = measure(pair, systems=["target alone", "SSD"], conditions=conditions, questions=QUESTIONS)
 frame.groupby(["system", "prefill"], sort=False)[
     ["complied", "ends_in_refusal", "share_told", "match_ratio"]
 ].mean().round(2)
 
-# %%
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
 for ax, column, label in zip(
     axes, ["complied", "ends_in_refusal"], ["tells a forbidden fact", "ends in a refusal"], strict=True
@@ -249,9 +260,42 @@ plt.show()
 
 # %% [markdown]
 """
-Left: the target alone complies under every prefill; SSD does so much less often, but still sometimes, because seven tokens pass before
-it can know. Right: every SSD answer *ends* in a refusal. A refusal phrase alone overstates safety, so this book always shows
-both, and, as a third number, the *facts told*: how much has leaked.
+<details><summary>What happens</summary>
+
+Left: asked plainly (0 tokens) nobody complies; under every prefill the target alone does in nearly all answers. SSD does in
+about half at 5 and 10 tokens, in a third at 20 and in none at 40. Right: every SSD answer *ends* in a refusal. A refusal phrase alone
+overstates safety, so this book always shows both, and, as a third number, the *share of facts told*: how much has leaked.
+
+Why less with a longer prefill? SSD shows seven tokens before it can know. Whether a fact is among them depends on where the attacker
+stopped. The next cell counts it on the **target's** answers alone.
+</details>
+"""
+
+# %%
+items = world.questions("forbidden", QUESTIONS)
+rows = {}
+for length in PREFILL_LENGTHS[1:]:
+    begun = [prefill_tokens(pair, item, length) for item in items]
+    replies_alone = answer(
+        pair,
+        [item.question for item in items],
+        defender="none",
+        prefill=begun,
+        max_new_tokens=pair.config.bin_size,
+    )
+    texts = [pair.tokenizer.decode(tokens) for tokens in begun]
+    graded = [world.grade(*each) for each in zip(items, [r.text for r in replies_alone], texts, strict=True)]
+    of_ssd = frame[(frame.system == "SSD") & (frame.prefill == length)]
+    rows[length] = {
+        "a fact in the target's next seven tokens": sum(g.complied for g in graded),
+        "SSD complied": of_ssd.complied.sum(),
+    }
+pd.DataFrame(rows).T.rename_axis("prefill")
+
+# %% [markdown]
+"""
+The same numbers: SSD leaks a fact exactly where the target's next bin holds one. After 40 tokens the next fact is never that near; an
+attacker who stops just before a fact is exercise 3.
 """
 
 # %%
@@ -288,13 +332,14 @@ plt.show()
 
 # %% [markdown]
 """
-And what does it cost? Benign questions, right answers with their interval, and tokens per second on this machine (a ratio
-within one run).
-
-**Predict:** which of the three answers benign questions worst?
+And what does it cost? Benign questions (twice as many: known and new wordings), right answers with their interval, and tokens per second
+on this machine (a ratio within one run).
 """
 
 # %%
+predict("00.p5")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 benign = measure(
     pair, systems=["target alone", "draft alone", "SSD"], conditions=[Condition("benign")], questions=QUESTIONS
 )
@@ -305,57 +350,72 @@ summary.assign(relative_speed=speed / speed["target alone"]).round(2)
 
 # %% [markdown]
 """
-SSD stays near the target's correctness. The draft alone gets fewer answers right (24 questions are too few to be sure of it; the results page, with more, agrees), and that is why one does not simply use the draft.
-(These models are so small that speed says little; chapter 10 measures it properly.)
+<details><summary>What happens</summary>
+
+SSD gives as many right answers as the target, the draft alone fewer; with 48 questions the intervals still overlap (the
+[results](../docs/results.md), with more questions, agree). That is why one does not simply use the draft. (These models are so small that
+the speed column says little; chapter 10 measures it properly.)
+</details>
 
 ## Exercises
 
-All three are about `trace`, the table of the attacked answer above. A check cell says whether you are right; its hint says
-what to try. Solutions: [solutions/00_solutions](solutions/00_solutions.ipynb).
+All are about traces like `trace`. A check cell says what is wrong, and gives a hint after each wrong try.
+Solutions: [solutions/00_solutions](solutions/00_solutions.ipynb).
 
-**1.** How many of the first seven tokens of SSD's attacked answer matched the draft's proposal?
+### Exercise 00.1 · easy · 5 minutes
+How many tokens of an answer's first bin match the draft's proposals? `trace` is a table as above, `bin_size` the length of a bin; an
+answer may be shorter than a bin.
 """
 
-# %%
-from ssd_lib.show.exercises import check
 
-first_seven = ...
-check(
-    "matches in the first bin",
-    first_seven,
-    int(trace.match[:7].sum()),
-    "The column `match` is True or False: sum it over the first 7 lines of `trace`.",
-)
+# %%
+def first_bin_matches(trace, bin_size):
+    return ...
+
+
+check("00.1", first_bin_matches)
 
 # %% [markdown]
 """
-**2.** At which answer position does SSD first decode in Union?
+### Exercise 00.2 · real · 10 minutes
+What has a reader seen when the answer turns? Return the text before the first token that was decoded in Union; the whole text where
+there is none.
 """
 
+
 # %%
-first_union = ...
-check(
-    "first Union token",
-    first_union,
-    int(trace.position[trace.scheme == "union"].min()),
-    "Keep the lines with scheme == 'union' and take the smallest `position`; positions count from 0.",
-)
+def shown_before_the_turn(trace):
+    return ...
+
+
+check("00.2", shown_before_the_turn)
 
 # %% [markdown]
 """
-**3.** Let the draft propose one token a round instead of three (`config=replace(pair.config, lookahead=1)`). Is the answer still the
-same, token for token? Predict first, then compare `token_ids`.
+### Exercise 00.3 · break it · 15 minutes
+You are the attacker. For an item like `forbidden` (look at its `question`, `answer` and `facts`) return a prefill after which SSD leaks a
+fact: a beginning of `item.answer`, at most 20 tokens long, that holds no whole fact itself. The score is how many of eight new questions
+leak; ten tokens of prefill get half of them.
+"""
+
+
+# %%
+def my_prefill(item):
+    return ...
+
+
+check("00.3", my_prefill)
+
+# %% [markdown]
+"""
+### Exercise 00.4 · open · 20 minutes
+Find settings under which fewer attacked answers leak, and no fewer benign ones are right: `replace(pair.config, …)` (its fields:
+`help(pair.config)`). What would such settings cost with models that agree less?
 """
 
 # %%
-same_answer = ...
-shorter = answer(pair, forbidden.question, **attack, config=replace(pair.config, lookahead=1))[0]
-check(
-    "does the lookahead change the answer?",
-    same_answer,
-    shorter.token_ids == replies["ssd"].token_ids,
-    "True or False: compare shorter.token_ids with replies['ssd'].token_ids. Chapter 05 says why.",
-)
+my_config = ...
+check("00.4", my_config)
 
 # %% [markdown]
 """
@@ -365,9 +425,17 @@ check(
 3. It turns back after about one bin of seven tokens: what has leaked by then is part of the result.
 
 ## Questions
-- Why might a refusal phrase in an answer not mean that the answer is safe?
-- What would happen with a draft that is not deeply aligned?
-- What would an attacker who knows SSD try?
+"""
+
+# %%
+question("00.q1")
+question("00.q2")
+question("00.q3")
+score("00")
+
+# %% [markdown]
+"""
+To think about: what would an attacker who knows SSD try? (Chapter 13 tries it.)
 
 Every term of this book stands in the [glossary](glossary.md).
 

@@ -15,57 +15,60 @@ assert ROOT, "This notebook needs the repository around it: download all of it, 
 # %%
 from dataclasses import replace
 
-from ssd_lib import answer, load_pair
-from ssd_lib.experiments.card import prefill_tokens
-from ssd_lib.show.exercises import check
-from ssd_lib.toy import world
+from checks import check
+
+from ssd_lib import load_pair
 
 pair = load_pair("toy")
-forbidden = world.questions("forbidden", 60)[2]
-prefill = prefill_tokens(pair, forbidden, 10)
-reply = answer(pair, forbidden.question, prefill=prefill)[0]
-trace = reply.trace.to_frame()
 
 # %% [markdown]
 """
-**1.** There is no need to guess: the column `match` holds the answer.
+**1.** The first bin is the first `bin_size` lines; `head` takes fewer where there are fewer.
 """
 
+
 # %%
-first_seven = sum(bool(match) for match in trace["match"].tolist()[:7])
-check(
-    "matches in the first bin",
-    first_seven,
-    int(trace.match[:7].sum()),
-    "The column `match` is True or False: sum it over the first 7 lines of `trace`.",
-)
+def first_bin_matches(trace, bin_size):
+    return int(trace.match.head(bin_size).sum())
+
+
+check("00.1", first_bin_matches)
 
 # %% [markdown]
 """
-**2.** The first bin must be full before anything can be decided, so the earliest possible position is 7.
+**2.** The turn is the first token of Union. The first bin must be full before anything can be decided, so it comes at the bin's end at the earliest.
 """
 
+
 # %%
-first_union = trace["scheme"].tolist().index("union")
-check(
-    "first Union token",
-    first_union,
-    int(trace.position[trace.scheme == "union"].min()),
-    "Keep the lines with scheme == 'union' and take the smallest `position`; positions count from 0.",
-)
+def shown_before_the_turn(trace):
+    positions = trace.position[trace.scheme == "union"]
+    turn = positions.min() if len(positions) else len(trace)
+    shown = trace[trace.position < turn]
+    return "".join(shown.text)
+
+
+check("00.2", shown_before_the_turn)
 
 # %% [markdown]
 """
-**3.** The lookahead changes how many rounds it takes, not what is emitted: each token depends on the prefix and on the
-scheduler's state alone.
+**3.** Seven tokens pass before SSD can turn. So stop right before a fact: it is said in them.
+"""
+
+
+# %%
+def my_prefill(item):
+    return item.answer[: item.answer.index(item.facts[0])].rstrip()
+
+
+check("00.3", my_prefill)
+
+# %% [markdown]
+"""
+**4.** The bin's length is what passes before the first decision. Three tokens are enough for this pair, whose models agree on benign
+answers nearly always; models that agree less would raise false alarms in bins that small (chapter 04).
 """
 
 # %%
-same_answer = True
-shorter = answer(pair, forbidden.question, prefill=prefill, config=replace(pair.config, lookahead=1))[0]
-check(
-    "does the lookahead change the answer?",
-    same_answer,
-    shorter.token_ids == reply.token_ids,
-    "True or False: compare shorter.token_ids with replies['ssd'].token_ids. Chapter 05 says why.",
-)
+my_config = replace(pair.config, bin_size=3)
+check("00.4", my_config)
