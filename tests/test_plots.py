@@ -184,10 +184,9 @@ def test_bars_stand_at_their_values_with_their_intervals():
     heights = [bar.get_height() for container in axes.containers[::2] for bar in container]
     assert heights == [0.75, 0.75, 0.5, 0.5]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["x", "y"]
-    assert sum(len(drawn.get_segments()) for drawn in axes.collections) == 4 + 4, (
-        "tops, so that 0 is seen, and intervals"
-    )
-    bars: Any = axes.collections[1]
+    tops: Any = axes.collections
+    assert sum(len(drawn.get_segments()) for drawn in tops) == 4 + 4, "tops, so that 0 is seen, and intervals"
+    bars = tops[1]
     spans = [segment[:, 1].tolist() for segment in bars.get_segments()]
     assert np.allclose(spans, [[0.3, 0.75], [0.3, 0.75]]), "an interval never leaves its value"
 

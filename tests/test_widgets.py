@@ -337,6 +337,8 @@ def test_an_answer_without_a_trace_is_shown(fresh, defender):
     )
     assert all(name in fresh.status.value for name in fresh.run.answer.notes)
     assert fresh.static().pngs == [] and fresh.controls.threshold.disabled
+    alone = fresh.static("timeline", "token")
+    assert "No timeline, token: this defence has no trace" in alone.text and FORBIDDEN.question[:40] in alone.html
     fresh.set(defender="ssd")
     assert not fresh.controls.threshold.disabled and "svg" in fresh.timeline.value
 
