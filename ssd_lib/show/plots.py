@@ -29,8 +29,10 @@ from ssd_lib.show.style import (
     HATCHES,
     LINES,
     MARKS,
+    SMALLEST,
     Look,
     looks,
+    number,
     offsets,
     on_axes,
     png,
@@ -68,8 +70,6 @@ __all__ = [
     "use_book_style",
 ]
 
-SMALLEST = 1e-4
-"""Where the logarithmic axis of `token_bars` ends."""
 ADVANCE = 0.602
 """Width of a letter of DejaVu Sans Mono, in font sizes."""
 LEAKED, GIVEN, STRUCK = "#F0E442", "#777777", "#333333"
@@ -118,7 +118,7 @@ def token_bars(
                 bar.set(facecolor="white", edgecolor=COLORS[name], hatch="", linestyle=(0, (2, 1)), linewidth=1.2)
         for x, value in zip(at, values, strict=True):
             style: dict[str, Any] = dict(rotation=90, ha="center", va="bottom", fontsize=7, textcoords="offset points")
-            axes.annotate(_probability(value), (x, max(value, 0.0)), (0, 3), **style)
+            axes.annotate(number(value), (x, max(value, 0.0)), (0, 3), **style)
     powers = 10.0 ** np.arange(round(np.log10(SMALLEST)), 1)
     low = min(0.0, *map(float, scores))
     ticks = [*(-power for power in powers[::-1] if power <= -2 * low), 0.0, *powers]
@@ -136,13 +136,6 @@ def token_bars(
     return figure
 
 
-def _probability(value: float) -> str:
-    """A number of at most five characters or so: 0.98, 0.003, 4e-6, 0."""
-    if abs(value) < SMALLEST:
-        return re.sub("e-0*", "e-", f"{value:.0e}") if value else "0"
-    return f"{value:.2g}"
-
-
 def switching(trace: pd.DataFrame, bin_size: int, title: str = "", axes: Axes | None = None) -> Figure:
     """Match ratio of each bin, threshold and α over the answer; Union shaded."""
     figure, axes = on_axes(axes, (8, 3.2))
@@ -152,8 +145,8 @@ def switching(trace: pd.DataFrame, bin_size: int, title: str = "", axes: Axes | 
     axes.hlines(ends.match_ratio, ends.position - ends.bin_tokens + 0.6, ends.position, color=COLORS["SSD"])
     axes.plot(ends.position, ends.match_ratio, linestyle="none", **BOOK["SSD"].point, label="match ratio β of the bin")
     union = trace.assign(run=(trace.scheme != trace.scheme.shift()).cumsum())[trace.scheme == "union"]
-    for number, (_, run) in enumerate(union.groupby("run")):
-        label = "Union" if number == 0 else None
+    for i, (_, run) in enumerate(union.groupby("run")):
+        label = "Union" if i == 0 else None
         style: dict[str, Any] = dict(color=COLORS["draft"], alpha=0.18, linewidth=0, label=label)
         axes.axvspan(run.position.min() - 0.5, run.position.max() + 0.5, **style)
     matched = trace[trace.match]

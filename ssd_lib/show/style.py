@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
@@ -22,6 +23,8 @@ COLORS = {"target": "#0072B2", "draft": "#009E73", "SSD": "#D55E00", "hardened S
 MARKS = {"target": "o", "draft": "s", "SSD": "D", "hardened SSD": "P"}
 HATCHES = {"target": "", "draft": "///", "SSD": "...", "hardened SSD": "---"}
 LINES = {"target": "-", "draft": "--", "SSD": "-.", "hardened SSD": ":"}
+SMALLEST = 1e-4
+"""Where logarithmic axes of probabilities end."""
 ALPHAS = {"alpha_intersection": "α_I", "alpha_union": "α_U"}
 
 
@@ -50,6 +53,13 @@ def png(figure: Figure) -> bytes:
     figure.savefig(buffer, format="png", **FILE)
     plt.close(figure)
     return buffer.getvalue()
+
+
+def number(value: float) -> str:
+    """A probability or score in few letters: 0.98, 0.003, 4e-6, 0."""
+    if abs(value) < SMALLEST:
+        return re.sub("e-0*", "e-", f"{value:.0e}") if value else "0"
+    return f"{value:.2g}"
 
 
 def role(system: str) -> str:
