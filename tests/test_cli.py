@@ -40,7 +40,13 @@ def test_chat_as_json_is_one_object_and_ssd_turns():
 def test_chat_writes_the_token_strip(tmp_path):
     path = tmp_path / "trace.html"
     assert runner.invoke(app, ["chat", "--trace", str(path), QUESTION]).exit_code == 0
-    assert "<span" in path.read_text(encoding="utf-8")
+    hostile = ["--prefill", "<img src=x onerror=alert(1)>", "--alpha-union", "1.5", "--trace", str(path)]
+    assert runner.invoke(app, ["chat", *hostile, f"<script>{QUESTION}</script>"]).exit_code == 0
+    page = path.read_text(encoding="utf-8")
+    assert f"<h1>&lt;script&gt;{QUESTION}&lt;/script&gt;</h1>" in page and "<script" not in page and "<img" not in page
+    assert page.count("&lt;img src=x onerror=alert(1)&gt;") == 2, "in the facts, and in front of the strip"
+    assert "alpha_union = 1.5" in page and "threshold = 0.6" in page and "tokens matched" in page
+    assert page.count("<svg") == 1 and "match ratio of the running bin" in page
     refused = runner.invoke(app, ["chat", "--defender", "none", "--trace", str(path), QUESTION])
     assert refused.exit_code == 1 and "has no trace" in refused.stderr
 

@@ -77,7 +77,7 @@ def test_the_table_of_seeds_names_the_length_where_a_promise_holds_least():
     table: Any = seed_table({"0": frame})
     assert table["target complies, least"][0] == "80% [49, 94] (N = 20)"
     assert table["draft complies, most"][0].startswith("0%") and table["over-refusal"][0].startswith("0%")
-    assert table["benign, SSD − target"][0] == "+0.0 [+0.0, +0.0]"
+    assert table["benign, SSD − target"][0] == "+0.0", "no answer changed: there is no interval"
 
 
 def test_the_card_is_rewritten_between_its_markers_only(tmp_path):

@@ -39,13 +39,55 @@ def test_rates_by_prefill_draws_one_line_a_system_with_intervals():
 
 def test_every_defender_has_a_look_of_its_own():
     found = style.looks(DEFENDERS).values()
-    assert len({(look.color, look.mark) for look in found}) == len(DEFENDERS)
+    assert len({str(look.mark) for look in found}) == len(DEFENDERS), "shape alone tells them apart, without colour"
+    assert len({str(look.mark) for look in found} & set(style.MARKS.values())) == 4, (
+        "the book's own belong to nobody else"
+    )
 
 
-def test_token_bars_grey_what_is_outside_the_sample_space():
-    figure = plots.token_bars(["a", "b"], [0.9, 0.1], [0.2, 0.8], [0.69, 0.31], [True, False])
-    alphas = [patch.get_alpha() for patch in figure.axes[0].patches]
-    assert alphas == [1.0, 0.3] * 3
+@pytest.mark.parametrize("places", [[0, 5, 10, 20, 40], [0, 10], [0, 1, 2], [3]])
+def test_marks_stand_beside_their_place_and_nowhere_else(places):
+    for count in (1, 2, 5, 16):
+        moved = style.offsets(places, count)
+        gap = min(np.diff(places), default=1)
+        assert len(moved) == count and abs(moved.sum()) < 1e-9 and np.ptp(moved) <= 0.4 * gap
+        if len(places) > 1:
+            assert np.abs(moved).max() <= 0.015 * (max(places) - min(places))
+
+
+def test_a_line_over_prefills_keeps_its_systems_at_their_length():
+    lines = pd.DataFrame([line(s, a) for s in ("none", "ssd", "icd", "ada") for a in ("direct", "prefill-10")])
+    lines = pd.concat([lines, pd.DataFrame([line("ppl", "prefill-10")])])
+    axes = plots.by_prefill(lines, "rate").axes[0]
+    assert len(axes.containers) == 4, "one length alone is no line"
+    drawn: Any
+    for drawn in axes.containers:
+        assert np.allclose(drawn.lines[0].get_xdata(), [0, 10], atol=0.2)
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0", "10"]
+
+
+def test_small_bars_can_be_seen_and_those_outside_the_sample_space_are_hollow():
+    figure = plots.token_bars(["a", "b"], [0.9, 0.002], [0.2, 0.8], [0.69, -0.31], [True, False])
+    axes = figure.axes[0]
+    figure.canvas.draw()
+    heights = [bar.get_window_extent().height for bar in axes.patches]
+    assert min(heights) > 0.1 * max(heights), "0.002 beside 0.9"
+    hollow = [to_rgb(bar.get_facecolor()) == (1, 1, 1) for bar in axes.patches]
+    assert hollow == [False, True] * 3
+    edges = {to_rgb(bar.get_edgecolor()) for bar, empty in zip(axes.patches, hollow, strict=True) if empty}
+    assert edges == {to_rgb(plots.COLORS[name]) for name in ("target", "draft", "SSD")}
+    assert [text.get_text() for text in axes.texts] == ["0.9", "0.002", "0.2", "0.8", "0.69", "-0.31"]
+    assert axes.get_xticklabels()[1].get_text() == "b\n(outside V)"
+
+
+def test_nats_are_read_as_probabilities():
+    figure = plots.lines_with_bands({"target": np.ones((3, 2)) * [0, 10 * np.log(10)]}, "n", "nats")
+    plots.read_as_probabilities(figure.axes[0])
+    figure.canvas.draw()
+    digits = figure.axes[0].child_axes[0]
+    nats = figure.axes[0].get_ylim()
+    assert np.allclose(np.array(digits.get_ylim()) * np.log(10), nats)
+    assert "$10^{-9}$" in [tick.get_text() for tick in digits.get_yticklabels()]
 
 
 def test_switching_shades_union():
@@ -60,7 +102,14 @@ def test_switching_shades_union():
             "match": [False, False, True, True],
         }
     )
-    assert len(plots.switching(trace, bin_size=2).axes[0].patches) == 2
+    axes = plots.switching(trace, bin_size=2).axes[0]
+    shade: Any = axes.patches[0]
+    assert len(axes.patches) == 1
+    assert (shade.get_x(), shade.get_width()) == (1.5, 2), "one run of two tokens"
+    bins: Any = axes.collections[0]
+    assert [segment[:, 1].tolist() for segment in bins.get_segments()] == [[0, 0], [1, 1]], (
+        "one β a bin, joined by nothing"
+    )
 
 
 def test_answers_mark_what_is_told_and_what_was_taken_back():
@@ -135,7 +184,9 @@ def test_bars_stand_at_their_values_with_their_intervals():
     heights = [bar.get_height() for container in axes.containers[::2] for bar in container]
     assert heights == [0.75, 0.75, 0.5, 0.5]
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ["x", "y"]
-    bars: Any = axes.collections[0]
+    tops: Any = axes.collections
+    assert sum(len(drawn.get_segments()) for drawn in tops) == 4 + 4, "tops, so that 0 is seen, and intervals"
+    bars = tops[1]
     spans = [segment[:, 1].tolist() for segment in bars.get_segments()]
     assert np.allclose(spans, [[0.3, 0.75], [0.3, 0.75]]), "an interval never leaves its value"
 
@@ -182,9 +233,26 @@ def test_the_front_draws_every_defender_where_it_leaks_and_what_it_costs():
     lines += [line("other", "z", "facts told", value=0)]  # was asked nothing else: is not drawn
     axes = plots.front(pd.DataFrame(lines)).axes
     assert len(axes) == 2 and axes[0].get_ylabel() == "facts told, mean over attacks"
-    containers: Any = axes[0].containers
-    drawn = [container.lines[0].get_xydata()[0].tolist() for container in containers]
+    drawn = [np.array(mark.get_xydata())[0].tolist() for mark in axes[0].lines if mark.get_label() in values]
     assert np.allclose(drawn, [(right, leak) for leak, right in values.values()])
+
+
+def test_marks_in_one_place_stand_apart_with_a_line_to_it():
+    spots = {"none": (0.9, 0.9), "ppl": (0.9, 0.9), "icd": (0.91, 0.9), "ssd": (0.2, 0.8), "ada": (0.9, 0.5)}
+    frame = pd.DataFrame(
+        [dict(system=s, x=x, x_low=x, x_high=x, y=y, y_low=y, y_high=y, speed=9.0) for s, (x, y) in spots.items()]
+    )
+    figure = plots.tradeoff(frame, "x", "y")
+    figure.canvas.draw()
+    axes = figure.axes[0]
+    marks = [drawn for drawn in axes.collections if str(drawn.get_label()).endswith("tokens/s)")]
+    centres = np.array([mark.get_offset_transform().transform(mark.get_offsets())[0] for mark in marks])
+    apart = np.hypot(*(centres[:, None] - centres[None]).T)[~np.eye(len(marks), dtype=bool)]
+    assert len(marks) == len(spots) and apart.min() > 10, "no mark lies on another"
+    texts: Any = axes.texts
+    lines = [text for text in texts if text.arrow_patch is not None]
+    assert len(lines) == 3 and {text.xy for text in lines} == {(0.9, 0.9), (0.91, 0.9)}
+    assert style.crowds([0, 1, 0.02, 5], [0, 0, 0, 5]) == [[0, 2], [1], [3]]
 
 
 def test_the_interval_of_a_mean_over_sets_is_narrower_than_that_of_one():

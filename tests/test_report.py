@@ -14,8 +14,16 @@ from ssd_lib.attacks import Record
 from ssd_lib.config import SSDConfig
 from ssd_lib.experiments import Choice
 from ssd_lib.experiments.pages import PAGES, alarm_table, goals_table, paired_table, plain_names
-from ssd_lib.experiments.report import build_report, prefill_length, report_html, report_markdown, write_report
-from ssd_lib.experiments.stats import mcnemar, wilson
+from ssd_lib.experiments.report import (
+    build_report,
+    interval_text,
+    points,
+    prefill_length,
+    report_html,
+    report_markdown,
+    write_report,
+)
+from ssd_lib.experiments.stats import estimate, mcnemar, ratio, wilson
 from ssd_lib.experiments.store import Row, Store, load_run
 from ssd_lib.judges import Verdict
 from ssd_lib.method import switching
@@ -142,7 +150,29 @@ def test_means_have_bootstrap_intervals(run):
     told = number(build_report([run]), "facts told", "ssd")
     assert told.value == pytest.approx(0.5 * 2 / 19) and told.low < told.value < told.high
     always = number(build_report([run]), "facts told", "none")
-    assert (always.value, always.low, always.high) == (0.5, 0.5, 0.5)
+    assert always.value == 0.5 and np.isnan([always.low, always.high]).all(), "all the same: nothing to resample"
+
+
+def test_where_nothing_varies_there_is_no_interval_and_a_share_has_that_of_a_rate():
+    tokens = pd.Series([10.0, 30, 20])
+    shared = ratio(1.23 * tokens / 8, tokens, tokens, tokens / 8)  # one batch: its time, shared by tokens
+    assert shared[0] == pytest.approx(1.23) and np.isnan(shared[1:]).all()
+    assert np.isnan(estimate("mean", np.full(9, 4.0))[1:]).all(), "a score of 4 each time says nothing of 5"
+    assert estimate("share", np.zeros(9)) == (0.0, *wilson(0, 9)) and estimate("share", np.ones(9)) == (
+        1.0,
+        *wilson(9, 9),
+    )
+    assert np.isnan(estimate("share", np.full(9, 0.5))[1:]).all()
+    value, low, high = estimate("share", np.array([0.2, 0.4, 0.9]))
+    assert 0.2 <= low < value < high <= 0.9
+
+
+def test_a_number_without_an_interval_stands_alone():
+    assert interval_text(1.23, np.nan, np.nan, percent=False) == "1.23"
+    assert interval_text(1.23, 1.2301, 1.2304, percent=False) == "1.23", "the ends are the same in as many digits"
+    assert interval_text(1.23, 1.2, 1.234, percent=False) == "1.23 [1.20, 1.23]"
+    assert interval_text(0.12, 0.08, 0.19, percent=True) == "12% [8, 19]"
+    assert points(0.0, np.nan, np.nan) == "+0.0" and points(0.02, -0.005, 0.045) == "+2.0 [-0.5, +4.5]"
 
 
 def test_speed_and_the_published_time_ratio(run):
@@ -267,7 +297,7 @@ def test_an_empty_or_missing_run_is_an_error(tmp_path):
 def test_a_run_without_verdicts_still_reports_its_speed(tmp_path):
     rows = {"direct": ("harmful", {"none": [answered("0")]})}
     report = build_report([fill(tmp_path, rows, lambda *_: None)])
-    assert set(report.summary.measure) == {"tokens per second"} and "| none | 10 [–, –] |" in report_markdown(report)
+    assert set(report.summary.measure) == {"tokens per second"} and "| none | 10 |" in report_markdown(report)
 
 
 @pytest.mark.parametrize(

@@ -154,7 +154,7 @@ def html_of(explorer):
         explorer.round,
         explorer.comparison,
     ]
-    return [pane.value for pane in [*panes, explorer.controls.preview, explorer.controls.cost]]
+    return [pane.value for pane in [*panes, explorer.controls.cost]]
 
 
 @pytest.mark.parametrize(
@@ -265,6 +265,42 @@ def test_the_timeline_is_that_of_the_trace(fresh):
     assert text.count("/") - 1 == -(-len(lines) // fresh.settings.config.bin_size), "one entry a bin"
 
 
+def test_every_token_stands_above_its_match_ratio_and_threshold(fresh):
+    lines = fresh.run.lines
+    for button, line in zip(fresh.strip.buttons, lines, strict=True):
+        drawn = next(name for name in button._dom_classes if name.startswith("ssd-r"))
+        assert drawn.rstrip("e") == f"ssd-r{round(100 * line['match_ratio'])}-{round(100 * line['threshold'])}"
+        assert f".{drawn}::after" in fresh.strip.sheet.value
+    ends = [any(name.endswith("e") for name in button._dom_classes) for button in fresh.strip.buttons]
+    assert sum(ends) == -(-len(lines) // fresh.settings.config.bin_size), "one bin, one full bar"
+    assert "calc(100% - 2px) 11.4px" in charts.under_css(["ssd-under ssd-r57-60e"]), "0.57 of 20 pixels"
+
+
+def test_the_prefill_stands_in_grey_before_the_answer(fresh):
+    given = [child for child in fresh.strip.box.children if "ssd-given" in child._dom_classes]
+    assert [child.description for child in given] == [*(piece.strip() for piece in fresh.run.prefill), "‖"]
+    assert all(child.disabled and child.style.text_color == "#808080" for child in given)
+    assert list(fresh.strip.box.children) == [*given, *fresh.strip.buttons]
+    fresh.set(prefill_tokens=0)
+    assert list(fresh.strip.box.children) == fresh.strip.buttons
+
+
+def test_bars_are_logarithmic_and_say_what_lies_outside(fresh):
+    for position, line in enumerate(fresh.run.lines):
+        found = charts.candidates(line, fresh.run.texts(position))
+        target, draft = charts.others(found)
+        assert target == pytest.approx(1 - sum(c.target or 0 for c in found), abs=1e-6) and 0 <= draft <= 1
+        shown = charts.candidates_html(line, fresh.run.texts(position))
+        assert "all others" in shown and shown.count("<tr>") == len(found) + 2
+        inside: Any = [c for c in found if c.inside and line["scheme"] == "union"]
+        assert all(c.target is not None and c.draft is not None for c in inside), "P for all of V"
+    widths = [
+        int(re.findall(r"width:(\d+)px", charts._bar(value, "red"))[1]) for value in (1, 0.1, 0.01, 1e-5, 0, -0.3)
+    ]
+    assert widths == [charts.BAR, 0.75 * charts.BAR, 0.5 * charts.BAR, 0, 0, 0]
+    assert "≤ 0.003" in charts._bar(None, "red", 0.003)
+
+
 def test_the_rounds_emit_the_answer(fresh):
     lines, lookahead = fresh.run.lines, fresh.settings.config.lookahead
     every = rounds.rounds(lines)
@@ -333,12 +369,14 @@ def test_an_answer_without_a_trace_is_shown(fresh, defender):
     assert "".join(line["text"] for line in fresh.run.lines).startswith(fresh.run.answer.text[:30])
     assert len(words(fresh)) == len(fresh.run.answer.token_ids)
     assert (
-        "no trace" in fresh.candidates.value and "no trace" in fresh.round.value and "svg" not in fresh.timeline.value
+        "no trace" in fresh.candidates.value and "no trace" in fresh.round.value and "ratio" not in fresh.timeline.value
     )
     assert all(name in fresh.status.value for name in fresh.run.answer.notes)
     assert fresh.static().pngs == [] and fresh.controls.threshold.disabled
+    alone = fresh.static("timeline", "token")
+    assert "No timeline, token: this defence has no trace" in alone.text and FORBIDDEN.question[:40] in alone.html
     fresh.set(defender="ssd")
-    assert not fresh.controls.threshold.disabled and "svg" in fresh.timeline.value
+    assert not fresh.controls.threshold.disabled and "match ratio" in fresh.timeline.value
 
 
 def test_the_static_twin_holds_strip_table_and_charts(fresh):
@@ -430,7 +468,9 @@ def test_the_latest_wish_wins_and_stops_the_one_before(fresh, monkeypatch):
     fresh.controls.bin_size.value = 4
     assert begun.wait(PATIENCE)
     shown = words(fresh)
+    assert "decoding" in fresh.status.value and "b 4" in fresh.status.value and "the one before" in fresh.status.value
     fresh.controls.bin_size.value = 5
+    time.sleep(1.1 * fresh._latest.delay)  # the slider rests
     go.set()
     assert fresh.wait(PATIENCE) and seen == [4, 5]
     assert fresh.run.settings.config.bin_size == 5
@@ -545,6 +585,27 @@ def test_the_latest_job_waits_for_rest_and_the_thread_ends():
     latest.ask(9)
     latest.cancel()
     assert latest.wait(PATIENCE) and done == [4]
+
+
+def test_a_slider_that_goes_on_moving_is_answered_now_and_then(monkeypatch):
+    done, told = [], []
+
+    def work(job, stop):
+        time.sleep(0.01)
+        told.append(stop())
+        done.append(job)
+
+    monkeypatch.setattr("ssd_lib.show.latest.LIVE", 0.1)
+    latest = Latest(work, delay=10.0)  # it never rests
+    end = time.monotonic() + PATIENCE
+    for job in range(10**6):
+        latest.ask(job)
+        if len(done) > 2 or time.monotonic() > end:
+            break
+        time.sleep(0.005)
+    assert len(done) > 2 and done == sorted(done) and not any(told[:1]), "what is at work has time to end"
+    latest.cancel()
+    assert latest.wait(PATIENCE)
 
 
 def test_a_job_is_told_to_stop_when_another_is_asked_for():

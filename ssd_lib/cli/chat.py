@@ -64,7 +64,9 @@ def chat(
         int | None,
         typer.Option(min=1, help="Tokens that a conversation holds; default: what both models hold, at most 4096."),
     ] = None,
-    trace: Annotated[Path | None, typer.Option(help="Write the token strip as HTML here (SSD, one question).")] = None,
+    trace: Annotated[
+        Path | None, typer.Option(help="Write a page about the answer, token by token, here (SSD, one question).")
+    ] = None,
     retracted: Annotated[
         bool, typer.Option("--retracted", help="Show, struck through, what ssd-hardened took back.")
     ] = False,
@@ -73,7 +75,7 @@ def chat(
     """Ask one question and see, token by token, how the answer came about; or, without one, talk: /help lists commands."""
     try:
         from ssd_lib.cli.conversation import Talk, write_strip
-        from ssd_lib.defenders import answer, find_defender
+        from ssd_lib.defenders import answer, find_defender, settings_for
         from ssd_lib.models.pairs import load_pair
 
         quiet_libraries()
@@ -92,7 +94,7 @@ def chat(
             loaded, prompt, defender=defender, prefill=prefill, max_new_tokens=max_new_tokens, streamer=live
         )
         if trace is not None:
-            write_strip(trace, reply, loaded, retracted)
+            write_strip(trace, reply, loaded, prompt, defender, settings_for(loaded, defender), retracted)
     except ERRORS as error:
         fail(error)
     screen.show(reply, stream, retracted=retracted)

@@ -20,7 +20,6 @@ from ssd_lib.defenders.decoding import ssd
 from ssd_lib.models.chat import Message, decode_answer, encode_answer
 from ssd_lib.models.inference import Pass, without_answers
 from ssd_lib.models.pairs import Pair
-from ssd_lib.show import strips
 
 CONTEXT = 4096
 """Tokens a conversation holds at most, unless another limit is given: its caches are allocated whole."""
@@ -88,6 +87,8 @@ class Talk:
         """Of each defender: its settings that differ from the pair's."""
         self.messages: list[Message] = []
         self.last: Answer | None = None
+        self.asked: tuple[str, str, Any] = ("", "", None)
+        """Question, defender and settings of the last answer."""
         self.caches: Conversation | None = None
         self.cached_for = ""
         """Whose settings the caches were made with."""
@@ -130,6 +131,8 @@ class Talk:
             end = "stopped: what was said stays"
         self.messages = [*asked, {"role": "assistant", "content": said.prefill + said.text}]
         self.prefill, self.last = "", said
+        settings = settings_for(self.pair, self.defender, self.changed.get(self.defender))
+        self.asked = question, self.defender, settings
         return Turn(said, kept, end)
 
     def _anew(self, request: Request) -> Answer:
@@ -233,7 +236,7 @@ class Talk:
         if self.last is None or self.last.trace is None:
             raise ValueError("there is no strip to write: only whole answers of ssd have one")
         path = Path(rest).expanduser()
-        write_strip(path, self.last, self.pair, self.retracted)
+        write_strip(path, self.last, self.pair, *self.asked, self.retracted)
         return f"the strip is in {path}"
 
     def show_retracted(self, rest: str) -> str:
@@ -265,7 +268,10 @@ def _value(raw: str) -> Any:
         return raw
 
 
-def write_strip(path: Path, said: Answer, pair: Pair, retracted: bool = False) -> None:
-    """The token strip of an answer that has a trace, as a page of its own; `retracted`: it opens with what was taken back."""
-    assert said.trace is not None
-    path.write_text(strips.page(said.trace, pair.tokenizer, retracted), encoding="utf-8")
+def write_strip(
+    path: Path, said: Answer, pair: Pair, question: str, defender: str, settings: Any, retracted: bool = False
+) -> None:
+    """An answer that has a trace, as a page of its own; `retracted`: it opens with what was taken back."""
+    from ssd_lib.show.page import page
+
+    path.write_text(page(said, pair.tokenizer, question, defender, vars(settings), retracted), encoding="utf-8")

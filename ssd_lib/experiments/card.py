@@ -275,10 +275,9 @@ def card_tables(frame: pd.DataFrame) -> str:
         _table(utility),
     ]
     if {"SSD", "target alone"} <= set(frame.system):
-        difference, low, high = (100 * x for x in paired_difference(benign, "right", "SSD", "target alone"))
-        parts.append(
-            f"Benign correctness, SSD minus target alone, paired: {difference:+.1f} points [{low:+.1f}, {high:+.1f}]."
-        )
+        difference, _, interval = points(*paired_difference(benign, "right", "SSD", "target alone")).partition(" ")
+        said = f"{difference} points {interval}".rstrip()
+        parts.append(f"Benign correctness, SSD minus target alone, paired: {said}.")
     return "\n\n".join(parts)
 
 

@@ -180,9 +180,14 @@ def cell(line: Mapping[Any, Any], percent: bool, most: int = 0) -> str:
 
 
 def interval_text(value: float, low: float, high: float, percent: bool) -> str:
-    """`12% [8, 19]`, or `0.81 [0.78, 0.84]`; 10 and more without decimals, an end that is not a number as –."""
+    """`12% [8, 19]`, or `0.81 [0.78, 0.84]`; 10 and more without decimals.
+
+    The number alone where it has no interval, and where its ends are the same in as many digits.
+    """
     digits = 0 if percent or abs(value) >= 10 else 2
     said, *ends = ("–" if np.isnan(x) else f"{x * (100 if percent else 1):.{digits}f}" for x in (value, low, high))
+    if np.isnan([low, high]).any() or set(ends) == {said}:
+        return f"{said}{'%' if percent else ''}"
     return f"{said}{'%' if percent else ''} [{', '.join(ends)}]"
 
 
@@ -197,9 +202,9 @@ def rate_cell(rows: pd.DataFrame, column: str) -> str:
 
 
 def points(difference: float, low: float, high: float, digits: int = 1) -> str:
-    """A difference of shares in points, with its interval: `+2.0 [-0.5, +4.5]`."""
+    """A difference of shares in points, with its interval: `+2.0 [-0.5, +4.5]`; alone where it has none: no answer changed."""
     shown = [f"{100 * x:+.{digits}f}" for x in (difference, low, high)]
-    return f"{shown[0]} [{shown[1]}, {shown[2]}]"
+    return shown[0] if np.isnan([low, high]).any() else f"{shown[0]} [{shown[1]}, {shown[2]}]"
 
 
 def _test_table(tests: pd.DataFrame) -> pd.DataFrame:

@@ -1,6 +1,8 @@
 """The statistics of every table: intervals, paired differences, tests. Each number is scipy's.
 
 Rates carry Wilson intervals; means, ratios and differences percentile bootstrap intervals over questions, all at 95%.
+Where every question says the same, resampling has nothing to vary: such a number has no interval (nan). Only of a *share*, which lies
+between 0 and 1, something is known then: when all are 0, the mean could be μ with a chance of at most (1 − μ)^n, as for a rate.
 """
 
 from __future__ import annotations
@@ -35,10 +37,15 @@ def rates(frame: pd.DataFrame, column: str, by: Sequence[str]) -> pd.DataFrame:
 
 
 def estimate(kind: str, values: np.ndarray) -> Interval:
-    """A rate with its Wilson interval, or a mean with its bootstrap interval; all nan for no values."""
+    """A number of values of one kind, with its interval; all nan for no values.
+
+    Args:
+        kind: "rate" of yes (1) and no (0), by Wilson; "share", a mean of values between 0 and 1, or "mean", by bootstrap.
+        values: One a question.
+    """
     if not len(values):
         return np.nan, np.nan, np.nan
-    if kind == "rate":
+    if kind == "rate" or (kind == "share" and (np.all(values == 0) or np.all(values == 1))):
         return float(values.mean()), *wilson(int(values.sum()), len(values))
     return bootstrapped((values,), _mean)
 
@@ -54,12 +61,14 @@ def ratio(*columns: pd.Series) -> Interval:
 
 
 def bootstrapped(arrays: Sequence[np.ndarray], statistic: Callable[..., Any], *, samples: int = SAMPLES) -> Interval:
-    """A statistic of paired arrays with its percentile interval; one question alone has none."""
+    """A statistic of paired arrays with its percentile interval; one question alone, or questions that all say the same, have none."""
     value = float(statistic(*arrays))
     if len(arrays[0]) < 2:
         return value, np.nan, np.nan
     options: dict[str, Any] = dict(paired=True, vectorized=True, rng=0, n_resamples=samples, method="percentile")
     interval = bootstrap(arrays, statistic, **options).confidence_interval
+    if np.isclose(interval.low, interval.high, rtol=1e-9, atol=1e-12):
+        return value, np.nan, np.nan
     return value, float(interval.low), float(interval.high)
 
 

@@ -9,6 +9,7 @@ The table can be read without styles: every bar has its number. The timeline is 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -25,12 +26,15 @@ from ssd_lib.show.strips import (
     isolated,
     tokens,
 )
-from ssd_lib.show.style import COLORS
+from ssd_lib.show.style import COLORS, SMALLEST, number
 
 SHOWN = 10
 """Candidates in the table."""
-BAR = 56
+BAR = 64
 """Pixels of a bar of 1."""
+CELL = "padding:0 6px;text-align:left;white-space:pre;line-height:1.3"
+NEARLY = 1e-3
+"""Of an α nearer than this to 0 or to 1, a probability cannot be solved for."""
 
 
 class Candidate(NamedTuple):
@@ -58,6 +62,7 @@ def candidates(line: TraceLine, texts: Mapping[int, str], shown: int = SHOWN) ->
     target, draft, space = (dict(zip(line[ids], line[values], strict=True)) for ids, values in lists)
     target.setdefault(line["token"], line["target_prob"])
     draft.setdefault(line["token"], line["draft_prob"])
+    _solve(target, draft, space, line["alpha"])
 
     def rank(token: int) -> tuple[bool, float]:
         best = max(target.get(token, 0.0), draft.get(token, 0.0))
@@ -74,16 +79,34 @@ def candidates(line: TraceLine, texts: Mapping[int, str], shown: int = SHOWN) ->
     ]
 
 
+def _solve(target: dict[int, float], draft: dict[int, float], space: Mapping[int, float], alpha: float) -> None:
+    """Of a token in V whose F is known and one of its probabilities, put in the other: F = (1 − α) P_M + α P_m."""
+    for token, composite in space.items():
+        if token in target and token not in draft and alpha > NEARLY:
+            draft[token] = min(max((composite - (1 - alpha) * target[token]) / alpha, 0.0), 1.0)
+        elif token in draft and token not in target and abs(1 - alpha) > NEARLY:
+            target[token] = min(max((composite - alpha * draft[token]) / (1 - alpha), 0.0), 1.0)
+
+
+def others(found: Sequence[Candidate]) -> tuple[float, float]:
+    """How much of P_M and of P_m lies outside of these tokens, with those of which it is not known."""
+    target, draft = (sum(getattr(c, name) or 0.0 for c in found) for name in ("target", "draft"))
+    return max(0.0, 1 - target), max(0.0, 1 - draft)
+
+
 def candidates_html(line: TraceLine, texts: Mapping[int, str]) -> str:
     """The candidates as a table of bars."""
-    names = ("", "token", "V", "target P_M", "draft P_m", "composite F")
+    names = ("", "token", "in V", "target P_M", "draft P_m", "composite F")
     head = "".join(f'<th style="text-align:left;padding:0 6px">{name}</th>' for name in names)
-    rows = "".join(_row(candidate) for candidate in candidates(line, texts))
+    found, most = candidates(line, texts), (line["target_top_probs"][-1], line["draft_top_probs"][-1])
+    rows = "".join(_row(candidate, most) for candidate in found)
+    outside = [_bar(value, COLORS[name]) for name, value in zip(("target", "draft"), others(found), strict=True)]
+    cells = "".join(f'<td style="{CELL}">{cell}</td>' for cell in ("", "<i>all others</i>", "", *outside, ""))
     return (
         f'<div style="{SMALL}">{details_html(line)}</div>'
-        f'<div style="{SCROLLS}"><table style="{SMALL};border-collapse:collapse"><tr>{head}</tr>{rows}</table></div>'
-        f'<div style="{SMALL};{FADED}">▶ emitted &nbsp;·&nbsp; ␣ a space &nbsp;·&nbsp; ◇ the draft’s proposal &nbsp;·&nbsp; ∈ in the sample '
-        "space V &nbsp;·&nbsp; – not among the ten best that the trace keeps</div>"
+        f'<div style="{SCROLLS}"><table style="{SMALL};border-collapse:collapse"><tr>{head}</tr>{rows}<tr>{cells}</tr></table></div>'
+        f'<div style="{SMALL};{FADED}">▶ emitted &nbsp;·&nbsp; ◇ the draft’s proposal &nbsp;·&nbsp; ␣ a space &nbsp;·&nbsp; ∈ in the sample '
+        f"space V &nbsp;·&nbsp; bars: logarithmic, from {SMALLEST:g} to 1 &nbsp;·&nbsp; ≤ not among that model’s ten best</div>"
     )
 
 
@@ -100,22 +123,65 @@ def _signs(candidate: Candidate) -> str:
     return ("▶" if candidate.emitted else "") + ("◇" if candidate.proposed else "")
 
 
-def _row(candidate: Candidate) -> str:
-    """The emitted token bold; what is outside the sample space faded."""
+def _row(candidate: Candidate, most: tuple[float, float]) -> str:
+    """The emitted token bold; what is outside the sample space faded. `most`: P_M and P_m of what is not known, at most."""
     text = isolated(candidate.text.replace(" ", "␣"))
     cells = [_signs(candidate), f"<b>{text}</b>" if candidate.emitted else text, "∈" if candidate.inside else ""]
-    values = (("target", candidate.target), ("draft", candidate.draft), ("SSD", candidate.composite))
-    cells += [_bar(value, COLORS[name]) for name, value in values]
-    style = "padding:0 6px;text-align:left;white-space:pre" + ("" if candidate.inside else f";{FADED}")
+    cells += [_bar(candidate.target, COLORS["target"], most[0]), _bar(candidate.draft, COLORS["draft"], most[1])]
+    cells.append("–" if candidate.composite is None else _bar(candidate.composite, COLORS["SSD"]))
+    style = CELL + ("" if candidate.inside else f";{FADED}")
     return "<tr>" + "".join(f'<td style="{style}">{cell}</td>' for cell in cells) + "</tr>"
 
 
-def _bar(value: float | None, color: str) -> str:
-    if value is None:
-        return "–"
-    width = round(BAR * min(max(value, 0.0), 1.0))
-    bar = f'<span style="display:inline-block;width:{width}px;height:9px;background-color:{color}"></span>'
-    return f"{bar} {value:.3f}"
+def _bar(value: float | None, color: str, most: float = 0.0) -> str:
+    """A bar on a logarithmic scale and its number; for a value that is not known, the most that it can be."""
+    known = most if value is None else value
+    width = round(BAR * (1 - math.log10(max(known, SMALLEST)) / math.log10(SMALLEST))) if known > 0 else 0
+    width = min(width, BAR) if value is not None else 0
+    fill = f'<span style="display:inline-block;width:{width}px;height:9px;background-color:{color}"></span>'
+    track = f'<span style="display:inline-block;width:{BAR}px;height:9px;background-color:rgba(128,128,128,.15)">{fill}</span>'
+    return f"{track} {'≤ ' if value is None else ''}{number(known)}"
+
+
+# ------------------------------------------------------------------------------------------------ under each token
+
+UNDER = 20
+"""Pixels of a match ratio of 1 under a token."""
+
+
+def under(lines: Sequence[TraceLine]) -> list[str]:
+    """For each token the CSS class that draws its match ratio and threshold under it; "" without a trace."""
+    following = [*lines[1:], None][: len(lines)]
+    return [_under(line, after) if "match" in line else "" for line, after in zip(lines, following, strict=True)]
+
+
+def _under(line: TraceLine, after: TraceLine | None) -> str:
+    end = "e" if after is None or after["bin_tokens"] == 1 else ""
+    return f"ssd-under ssd-r{round(100 * line['match_ratio'])}-{round(100 * line['threshold'])}{end}"
+
+
+def under_css(classes: Sequence[str]) -> str:
+    """The style sheet of these classes: a bar as high as the match ratio, full where a bin ends, and the threshold as a dashed line."""
+    return "".join(_rule(each) for each in dict.fromkeys(name.split(" ")[1] for name in classes if name))
+
+
+def _rule(name: str) -> str:
+    ratio, threshold = (int(part.strip("e")) / 100 for part in name.removeprefix("ssd-r").split("-"))
+    color = COLORS["SSD"] if name.endswith("e") else f"{COLORS['SSD']}77"
+    dashes = "repeating-linear-gradient(90deg,currentColor 0 4px,transparent 4px 7px)"
+    return (
+        f".{name}::after{{background-image:{dashes},linear-gradient({color},{color});"
+        f"background-size:100% 1.5px,calc(100% - 2px) {max(UNDER * ratio, 1):.1f}px;"
+        f"background-position:0 {(UNDER - 1.5) * (1 - threshold):.1f}px,50% 100%}}"
+    )
+
+
+def under_legend() -> str:
+    """What stands under the tokens."""
+    return (
+        f'<div style="{SMALL};{FADED}">under each token: <span style="color:{COLORS["SSD"]}">▮</span> match ratio of the running bin '
+        "(full: the bin ends here) &nbsp;·&nbsp; ╌ threshold: a bin that ends below it brings Union</div>"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ over the answer

@@ -12,10 +12,9 @@ from ipywidgets import Layout
 
 from ssd_lib.config import SSDConfig
 from ssd_lib.defenders import DEFENDERS
-from ssd_lib.method.trace import pieces
 from ssd_lib.models.pairs import Pair
-from ssd_lib.show.session import SSD, Settings, written
-from ssd_lib.show.strips import FADED, clip, escape, isolated
+from ssd_lib.show.session import SSD, Settings
+from ssd_lib.show.strips import FADED, clip, escape
 from ssd_lib.toy.worlds import Item, world_of
 
 QUESTIONS = 6
@@ -24,8 +23,8 @@ PREFILL = 40
 """The longest prefill of the slider, as in the paper's table (section 5.2)."""
 TOKENS = 80
 OWN = "your own text"
-COLUMN = "1 1 300px"
-"""Two columns where there is room for them, one where there is not."""
+COLUMN = "1 1 290px"
+"""Beside the answer where there is room, above it where there is not."""
 INDENT = 94
 """Pixels in front of every control."""
 WIDE = {"description_width": f"{INDENT - 6}px"}
@@ -39,7 +38,7 @@ def group(title: str, *children: Any, flex: str = "1 1 auto") -> Any:
     return ipywidgets.VBox(
         [head, *children],
         layout=Layout(
-            flex=flex, min_width="0", padding="2px 8px 6px 8px", margin="2px", border="1px solid rgba(128,128,128,.35)"
+            flex=flex, min_width="0", padding="1px 6px 3px 6px", margin="2px", border="1px solid rgba(128,128,128,.35)"
         ),
     )
 
@@ -51,7 +50,7 @@ def wide(kind: type, description: str, **traits: Any) -> Any:
 
 def _text(description: str) -> Any:
     area = wide(ipywidgets.Textarea, description, continuous_update=False)
-    area.layout.height = "52px"
+    area.layout.height = "44px"
     return area
 
 
@@ -76,14 +75,14 @@ class Controls:
 
     def _make(self) -> None:
         self.picker = wide(ipywidgets.Dropdown, "question", options=[*self.items, OWN])
-        self.question = _text("text")
-        self.max_new_tokens = wide(ipywidgets.IntSlider, "longest", value=TOKENS, min=8, max=160)
+        self.question = _text("its text")
+        self.max_new_tokens = wide(ipywidgets.IntSlider, "max. tokens", value=TOKENS, min=8, max=160)
         self.prefill = _text("an answer")
-        self.prefill_tokens = wide(ipywidgets.IntSlider, "prefilled", value=0, min=0, max=PREFILL)
-        self.preview, self.cost = ipywidgets.HTML(), ipywidgets.HTML()
+        self.prefill_tokens = wide(ipywidgets.IntSlider, "prefill N", value=0, min=0, max=PREFILL)
+        self.cost = ipywidgets.HTML()
         self.defender = wide(ipywidgets.Dropdown, "defender", options=list(DEFENDERS), value="ssd")
-        self.alpha_intersection = wide(ipywidgets.FloatSlider, "α_I", min=0, max=1, step=0.05)
-        self.alpha_union = wide(ipywidgets.FloatSlider, "α_U", min=0, max=3, step=0.05)
+        self.alpha_intersection = wide(ipywidgets.FloatSlider, "α_I  (for ∩)", min=0, max=1, step=0.05)
+        self.alpha_union = wide(ipywidgets.FloatSlider, "α_U  (for ∪)", min=0, max=3, step=0.05)
         self.threshold = wide(ipywidgets.FloatSlider, "threshold", min=0, max=1, step=0.05)
         self.bin_size = wide(ipywidgets.IntSlider, "bin size b", min=1, max=20)
         self.lookahead = wide(ipywidgets.IntSlider, "lookahead T", value=3, min=1, max=8)
@@ -113,15 +112,25 @@ class Controls:
 
     @property
     def box(self) -> Any:
-        question = group("Question", self.picker, self.question, self.max_new_tokens)
-        attack = group(
-            "Attack: who writes the beginning of the answer?", self.prefill, self.prefill_tokens, self.preview
-        )
-        sliders = [getattr(self, name) for name in [*METHOD, *SAMPLING]]
-        method = group("Method", self.defender, self.cost, *sliders, self.reset, flex=COLUMN)
-        left = ipywidgets.VBox([question, attack], layout=Layout(flex=COLUMN, min_width="0"))
-        return ipywidgets.HBox(
-            [left, method], layout=Layout(display="flex", flex_flow="row wrap", align_items="stretch")
+        """All controls in one column; what is rarely moved is folded away."""
+        rare = [
+            self.max_new_tokens,
+            self.lookahead,
+            self.do_sample,
+            *(getattr(self, name) for name in SAMPLING),
+            self.cost,
+        ]
+        more = ipywidgets.Accordion([ipywidgets.VBox(rare)], selected_index=None, layout=Layout(margin="4px 0 0 0"))
+        more.set_title(0, "more: length, lookahead, sampling, cost")
+        more.add_class("ssd-more")
+        sliders = [getattr(self, name) for name in METHOD if name not in ("lookahead", "do_sample")]
+        return ipywidgets.VBox(
+            [
+                group("Question", self.picker, self.question),
+                group("Attack: who writes the beginning of the answer?", self.prefill, self.prefill_tokens),
+                group("Method", self.defender, *sliders, self.reset, more),
+            ],
+            layout=Layout(flex=COLUMN, min_width="0"),
         )
 
     # -------------------------------------------------------------------------------------------- reading
@@ -231,11 +240,8 @@ class Controls:
         self._on_change()
 
     def _describe(self) -> None:
-        """What the attacker writes, and what the defender costs."""
-        settings, defender = self.settings, DEFENDERS[self.defender.value]
-        ids = written(self.pair, settings)
-        text = "".join(pieces(self.pair.tokenizer, ids)) or "(nothing: the model begins itself)"
-        self.preview.value = _remark(f"{len(ids)} tokens: {isolated(text)}")
+        """What the defender costs."""
+        defender = DEFENDERS[self.defender.value]
         self.cost.value = _remark(f"{escape(defender.costs)} ({escape(defender.paper)})")
 
 

@@ -19,7 +19,7 @@ from ssd_lib.show import charts, rounds, strips
 from ssd_lib.show.buttons import TokenButtons
 from ssd_lib.show.controls import Controls, offered, wide
 from ssd_lib.show.latest import Latest
-from ssd_lib.show.session import Run, Session, Settings, Stopped, as_code
+from ssd_lib.show.session import Run, Session, Settings, Stopped, as_code, title
 from ssd_lib.show.static import PARTS, Static, static, status
 from ssd_lib.toy import world, worlds
 from ssd_lib.toy.worlds import Item
@@ -79,7 +79,7 @@ class Explorer(ipywidgets.VBox):
         self.controls = Controls(pair, self._asked)
         self._make_views()
         super().__init__(
-            [self.controls.box, self.status, self.strip.box, self.retracted, self.history, self.timeline, self.tabs],
+            [self._columns()],
             layout=Layout(width="100%"),
         )
         self.add_class("ssd-explorer")
@@ -94,7 +94,7 @@ class Explorer(ipywidgets.VBox):
         self.candidates, self.round, self.comparison = _html(), _html(), _html()
         self.strip = TokenButtons(self.choose)
         self.retracted = ipywidgets.Checkbox(False, description="show what was taken back", indent=False)
-        self.position = wide(ipywidgets.IntSlider, "token", min=0, max=0)
+        self.position = wide(ipywidgets.IntSlider, "look at token", min=0, max=0)
         self.play = ipywidgets.Play(value=0, min=0, max=0, interval=int(1000 * FRAME_SECONDS))
         self.frame = wide(ipywidgets.IntSlider, "frame", min=0, max=0)
         self.compare = wide(ipywidgets.Dropdown, "beside it", options=[ONE, BARE, KEPT])
@@ -104,8 +104,8 @@ class Explorer(ipywidgets.VBox):
         self.keep = ipywidgets.Button(description="keep this answer", layout=Layout(width="auto"))
         self.code_area = ipywidgets.Textarea(layout=Layout(width="auto", height="170px"))
         self.tabs = ipywidgets.Tab(self._pages(), layout=Layout(width="auto", margin="6px 0 0 0"))
-        for i, title in enumerate(("Token", "Rounds", "Compare", "Code")):
-            self.tabs.set_title(i, title)
+        for i, name in enumerate(("Token", "Rounds", "Compare", "Code")):
+            self.tabs.set_title(i, name)
         for name in CLASSES:
             getattr(self, name).add_class("ssd-" + name.removesuffix("_area"))
         self.position.observe(lambda change: self.choose(change["new"]), "value")
@@ -113,6 +113,15 @@ class Explorer(ipywidgets.VBox):
         self.compare.observe(lambda change: self._asked(), "value")
         self.retracted.observe(lambda change: self._draw(self._draw_history), "value")
         self.keep.on_click(lambda _: self.keep_answer())
+
+    def _columns(self) -> Any:
+        """Controls beside the answer; below 700 pixels or so above it."""
+        views = [self.strip.box, self.timeline, self.retracted, self.history, self.tabs]
+        answer = ipywidgets.VBox(views, layout=Layout(width="100%", min_width="0"))
+        answer.add_class("ssd-answer")
+        right = Layout(flex="3 1 460px", min_width="0", padding="0 0 0 8px")
+        both = [self.controls.box, ipywidgets.VBox([self.status, answer, self.strip.sheet], layout=right)]
+        return ipywidgets.HBox(both, layout=Layout(display="flex", flex_flow="row wrap", align_items="flex-start"))
 
     def _pages(self) -> list[Any]:
         row = Layout(display="flex", flex_flow="row wrap", align_items="center")
@@ -211,7 +220,14 @@ class Explorer(ipywidgets.VBox):
         else:
             with self._lock:  # so that what runs cannot end between the two
                 self._latest.ask(job)
-                self.add_class("ssd-busy")
+                self._wait_for(job[0])
+
+    def _wait_for(self, settings: Settings) -> None:
+        """Dim the answer that is no longer the one asked for, and say so."""
+        self.add_class("ssd-busy")
+        before = "; the dimmed answer below is the one before" if self.run else ""
+        changed = strips.escape(title(self.session.pair, settings, settings.prefill_tokens))
+        self.status.value = f'<div style="line-height:1.5"><b>… decoding</b> {changed}{before}</div>'
 
     def _job(self) -> list[Settings]:
         bare = [self.settings.undefended()] if self.compare.value == BARE else []
@@ -234,9 +250,6 @@ class Explorer(ipywidgets.VBox):
                     if stop():
                         return
                     self._arrived(place, run)
-            with self._lock:
-                if not stop():
-                    self.remove_class("ssd-busy")
         except Stopped:
             pass
         except Exception as error:
@@ -249,6 +262,10 @@ class Explorer(ipywidgets.VBox):
         if place == 0:
             self.run, self.other = run, None
             self._draw(self._draw_answer)
+            if self._latest.waiting:  # an answer on the way, while a slider is being dragged
+                self._wait_for(self.settings)
+            else:
+                self.remove_class("ssd-busy")
         else:
             self.other = run
             self._draw(self._draw_comparison)
@@ -284,7 +301,7 @@ class Explorer(ipywidgets.VBox):
         run = self.run
         lines = run.lines if run else []
         chosen = min(self.strip.chosen or 0, len(lines) - 1) if lines else None
-        self.strip.show(lines, chosen)
+        self.strip.show(lines, chosen, run.prefill if run else ())
         self.status.value = status(run, self.grade) if run else ""
         self.position.max = max(0, len(lines) - 1)
         last = max(0, rounds.frames(run.history) - 1) if run and run.traced else 0
@@ -311,7 +328,7 @@ class Explorer(ipywidgets.VBox):
             return
         self.position.value = position
         line, traced = self.run.lines[position], self.run.traced
-        self.timeline.value = strips.legend(traced) + (charts.timeline(self.run.lines, position) if traced else "")
+        self.timeline.value = strips.legend(traced) + charts.under_legend() * traced
         self.candidates.value = charts.candidates_html(line, self.run.texts(position)) if traced else NO_TRACE
 
     def _draw_round(self) -> None:

@@ -37,11 +37,13 @@ class Box(NamedTuple):
 
 
 class Arrow(NamedTuple):
-    """A line from point to point, ending in an arrow, with a label at `label_at`."""
+    """A line from point to point, ending in an arrow, with a label at `label_at`, where possible on the line itself."""
 
     points: Sequence[tuple[float, float]]
     label: str = ""
     label_at: tuple[float, float] = (0.0, 0.0)
+    upright: bool = False
+    """The label is written from bottom to top."""
 
 
 def method_map(config: SSDConfig = SSDConfig()) -> Figure:  # noqa: B008 (frozen)
@@ -65,12 +67,14 @@ def method_map(config: SSDConfig = SSDConfig()) -> Figure:  # noqa: B008 (frozen
         Arrow([(85, 81.5), (85, 66), (69, 66)], "both models' probabilities", (80, 75)),
         Arrow([(29, 62), (26, 62)]),
         Arrow([(14, 53.5), (14, 42.5)]),
-        Arrow([(26, 38), (42, 38), (42, 53.5)], "yes: the next\nposition", (34, 45)),
-        Arrow([(2, 36), (-2, 36), (-2, 89), (2, 89)], "no: the round ends, both caches rewind", (20, 75)),
+        Arrow([(26, 38), (42, 38), (42, 53.5)], "yes: the next\nposition", (42, 46)),
+        Arrow(
+            [(2, 36), (-4, 36), (-4, 89), (2, 89)], "no: the round ends,\nboth caches rewind", (-4, 62), upright=True
+        ),
         Arrow([(14, 29.5), (14, 19)], "every token", (14, 24.2)),
         Arrow([(26, 11), (36, 11)]),
         Arrow([(60, 14), (63.5, 14), (63.5, 34), (67, 34)], "no", (63.5, 25)),
-        Arrow([(60, 8), (67, 8)], "yes", (63.5, 3.8)),
+        Arrow([(60, 8), (67, 8)], "yes", (63.5, 4.9)),
         Arrow([(83, 44), (83, 58), (69, 58)]),
         Arrow([(99, 11), (102, 11), (102, 60.5), (69, 60.5)], "the scheme of the next token", (86, 49.5)),
     ]
@@ -93,9 +97,9 @@ def scheduler_map(config: SSDConfig = SSDConfig()) -> Figure:  # noqa: B008 (fro
         Arrow(
             [(12, 39), (12, 26), (32, 26), (32, 39)],
             f"stays while β ≥ threshold:\n{decay}\n$α_I$ −= {config.alpha_decay:g} (not below {config.alpha_floor:g})",
-            (22, 13),
+            (22, 15.5),
         ),
-        Arrow([(68, 39), (68, 26), (88, 26), (88, 39)], f"stays while β < threshold:\n{decay}", (78, 16)),
+        Arrow([(68, 39), (68, 26), (88, 26), (88, 39)], f"stays while β < threshold:\n{decay}", (78, 18)),
     ]
     return draw(boxes, arrows, f"After every full bin of b = {config.bin_size} emitted tokens", height=4.2)
 
@@ -103,7 +107,7 @@ def scheduler_map(config: SSDConfig = SSDConfig()) -> Figure:  # noqa: B008 (fro
 def draw(boxes: Sequence[Box], arrows: Sequence[Arrow], title: str, height: float = 5.6) -> Figure:
     """Boxes and arrows on a square of 100 × 100 units, 8.4 inches across."""
     figure, axes = plt.subplots(figsize=(8.4, height))
-    axes.set(xlim=(-4, 104), ylim=(0, 100), title=title)
+    axes.set(xlim=(-8, 104), ylim=(0, 100), title=title)
     axes.axis("off")
     for arrow in arrows:
         _draw_arrow(axes, arrow)
@@ -132,4 +136,5 @@ def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
     axes.annotate("", end, before, arrowprops=head)
     if arrow.label:
         back = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-        axes.text(*arrow.label_at, arrow.label, fontsize=TEXT_SIZE, style="italic", bbox=back, **MIDDLE)
+        turned = {"rotation": 90 if arrow.upright else 0, "style": "italic", "bbox": back}
+        axes.text(*arrow.label_at, arrow.label, fontsize=TEXT_SIZE, **turned, **MIDDLE)

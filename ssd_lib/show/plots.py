@@ -18,6 +18,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
+from matplotlib.ticker import MaxNLocator
 
 from ssd_lib.show.method_map import method_map, scheduler_map
 from ssd_lib.show.report_figures import alpha_map, bars, by_prefill, front, report_figures, tradeoff, tradeoff_points
@@ -28,8 +29,11 @@ from ssd_lib.show.style import (
     HATCHES,
     LINES,
     MARKS,
+    SMALLEST,
     Look,
     looks,
+    number,
+    offsets,
     on_axes,
     png,
     reach,
@@ -54,6 +58,7 @@ __all__ = [
     "method_map",
     "png",
     "rates_by_prefill",
+    "read_as_probabilities",
     "report_figures",
     "role",
     "save",
@@ -78,10 +83,11 @@ Letter = tuple[str, set[str]]
 def rates_by_prefill(rates: pd.DataFrame, ylabel: str, title: str = "", axes: Axes | None = None) -> Figure:
     """Rates with 95% intervals against prefill length; columns system, prefill, rate, low, high."""
     figure, axes = on_axes(axes, (6, 3.4))
-    for shift, (system, rows) in enumerate(rates.groupby("system", sort=False)):
-        look, spans = BOOK[role(str(system))], reach(rows.rate, rows.low, rows.high)
+    systems = list(dict.fromkeys(rates.system))
+    for shift, system in zip(offsets(rates.prefill, len(systems)), systems, strict=True):
+        rows, look = rates.loc[rates.system == system], BOOK[role(str(system))]
         style: dict[str, Any] = dict(**look.point, linestyle=look.line, capsize=3, label=str(system))
-        axes.errorbar(rows.prefill + 0.5 * (shift - 1), rows.rate, yerr=spans, **style)
+        axes.errorbar(rows.prefill + shift, rows.rate, yerr=reach(rows.rate, rows.low, rows.high), **style)
     axes.set(xlabel="answer tokens prefilled by the attacker (N)", ylabel=ylabel, ylim=(-0.05, 1.05), title=title)
     axes.set_xticks(sorted(set(rates.prefill)))
     axes.legend(frameon=False)
@@ -97,20 +103,36 @@ def token_bars(
     title: str = "",
     axes: Axes | None = None,
 ) -> Figure:
-    """P_M, P_m and F of some tokens at one position; tokens outside the sample space are greyed."""
-    figure, axes = on_axes(axes, (max(5.0, 0.75 * len(tokens)), 3.2))
+    """P_M, P_m and F of some tokens at one position, with their numbers; bars of tokens outside the sample space are hollow.
+
+    The axis is logarithmic down to `SMALLEST`, so that a probability of 0.002 has a bar, too.
+    """
+    figure, axes = on_axes(axes, (max(5.0, 0.8 * len(tokens)), 3.4))
     places = np.arange(len(tokens))
     labels = {"target": "target $P_M$", "draft": "draft $P_m$", "SSD": "composite $F$"}
     for shift, (name, values) in enumerate(zip(labels, (target_probs, draft_probs, scores), strict=True)):
-        style: dict[str, Any] = dict(color=COLORS[name], hatch=HATCHES[name], edgecolor="white", label=labels[name])
-        for bar, within in zip(axes.bar(places + 0.27 * (shift - 1), values, 0.27, **style), inside, strict=True):
-            bar.set_alpha(1.0 if within else 0.3)
-    ticks = [repr(t)[1:-1] + ("" if i else "\n(outside)") for t, i in zip(tokens, inside, strict=True)]
-    axes.set_xticks(places, ticks, rotation=30, parse_math=False)  # a token may hold a dollar sign
-    axes.set_title(title, parse_math=False)
+        full: dict[str, Any] = dict(color=COLORS[name], hatch=HATCHES[name], edgecolor="white", label=labels[name])
+        at = places + 0.27 * (shift - 1)
+        for bar, within in zip(axes.bar(at, values, 0.27, **full), inside, strict=True):
+            if not within:
+                bar.set(facecolor="white", edgecolor=COLORS[name], hatch="", linestyle=(0, (2, 1)), linewidth=1.2)
+        for x, value in zip(at, values, strict=True):
+            style: dict[str, Any] = dict(rotation=90, ha="center", va="bottom", fontsize=7, textcoords="offset points")
+            axes.annotate(number(value), (x, max(value, 0.0)), (0, 3), **style)
+    powers = 10.0 ** np.arange(round(np.log10(SMALLEST)), 1)
+    low = min(0.0, *map(float, scores))
+    ticks = [*(-power for power in powers[::-1] if power <= -2 * low), 0.0, *powers]
+    axes.set_yscale("symlog", linthresh=SMALLEST, linscale=0.5)
+    axes.set_yticks(ticks, [f"{tick:g}" for tick in ticks], minor=False)
+    axes.set_yticks([], minor=True)
+    axes.set_ylim(1.5 * low, 12)
+    axes.legend(frameon=False, ncols=3, fontsize=8, loc="lower center", bbox_to_anchor=(0.5, 1.0))
+    axes.set_title(title, parse_math=False, pad=24)
+    names = [repr(t)[1:-1] + ("" if within else "\n(outside V)") for t, within in zip(tokens, inside, strict=True)]
+    axes.set_xticks(places, names, rotation=30, parse_math=False)  # a token may hold a dollar sign
     axes.set_ylabel("probability / score")
     axes.axhline(0, color="black", linewidth=0.8)
-    axes.legend(frameon=False)
+    axes.grid(axis="x", visible=False)
     return figure
 
 
@@ -119,15 +141,20 @@ def switching(trace: pd.DataFrame, bin_size: int, title: str = "", axes: Axes | 
     figure, axes = on_axes(axes, (8, 3.2))
     ends = trace[(trace.bin_tokens == bin_size) | (trace.position == trace.position.max())]
     axes.step(trace.position, trace.threshold, where="post", color="black", linestyle=":", label="threshold")
-    axes.step(trace.position, trace.alpha, where="post", color="#CC79A7", linestyle="--", label="α of the scheme")
-    axes.plot(ends.position, ends.match_ratio, **BOOK["SSD"].point, label="match ratio β of the bin")
-    for position, scheme in zip(trace.position, trace.scheme, strict=True):
-        if scheme == "union":
-            axes.axvspan(position - 0.5, position + 0.5, color=COLORS["draft"], alpha=0.18, linewidth=0)
+    axes.step(trace.position, trace.alpha, where="post", color="#777777", linestyle="--", label="α of the scheme")
+    axes.hlines(ends.match_ratio, ends.position - ends.bin_tokens + 0.6, ends.position, color=COLORS["SSD"])
+    axes.plot(ends.position, ends.match_ratio, linestyle="none", **BOOK["SSD"].point, label="match ratio β of the bin")
+    union = trace.assign(run=(trace.scheme != trace.scheme.shift()).cumsum())[trace.scheme == "union"]
+    for i, (_, run) in enumerate(union.groupby("run")):
+        label = "Union" if i == 0 else None
+        style: dict[str, Any] = dict(color=COLORS["draft"], alpha=0.18, linewidth=0, label=label)
+        axes.axvspan(run.position.min() - 0.5, run.position.max() + 0.5, **style)
     matched = trace[trace.match]
     axes.plot(matched.position, [-0.07] * len(matched), "|", color=COLORS["target"], label="matched token")
-    axes.set(xlabel="answer position", ylabel="β, threshold, α", ylim=(-0.12, 1.1), title=title + "   (shaded: Union)")
-    axes.legend(frameon=False, ncols=4, loc="upper center", bbox_to_anchor=(0.5, -0.2))
+    axes.set(xlabel="answer position", ylabel="β, threshold, α", ylim=(-0.12, max(1.1, trace.alpha.max() + 0.1)))
+    axes.set_title(title)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.legend(frameon=False, ncols=5, loc="upper center", bbox_to_anchor=(0.5, -0.2), fontsize=9)
     return figure
 
 
@@ -147,6 +174,15 @@ def lines_with_bands(
     axes.set(xlabel=xlabel, ylabel=ylabel, title=title)
     axes.legend(frameon=False)
     return figure
+
+
+def read_as_probabilities(axes: Axes) -> None:
+    """Beside an axis in nats, the probabilities that they stand for: a surprise of S nats is a chance of e^-S."""
+    digits = axes.secondary_yaxis("right", functions=(lambda nats: nats / np.log(10), lambda tens: tens * np.log(10)))
+    digits.yaxis.set_major_locator(MaxNLocator(5, integer=True))
+    digits.yaxis.set_major_formatter(lambda tens, _: f"$10^{{{-tens:.0f}}}$" if tens > 0 else "1")
+    digits.set_ylabel("probability")
+    digits.spines["right"].set_visible(True)
 
 
 # ------------------------------------------------------------------------------------------------ answers, letter by letter

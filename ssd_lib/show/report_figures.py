@@ -15,9 +15,9 @@ from matplotlib.figure import Figure
 from ssd_lib.experiments import Choice
 from ssd_lib.experiments.report import prefill_length
 from ssd_lib.experiments.summary import groups
-from ssd_lib.show.style import ALPHAS, looks, on_axes, panels, reach
+from ssd_lib.show.style import ALPHAS, beside, crowds, looks, offsets, on_axes, panels, reach
 
-SMALLEST, LARGEST = 60, 170
+SMALLEST, LARGEST = 45, 90
 """Area of the mark of a defender of no speed, and what is added for the fastest (points squared)."""
 LEGEND: dict[str, Any] = dict(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize=8)
 
@@ -31,28 +31,30 @@ def bars(lines: pd.DataFrame, ylabel: str, title: str = "", axes: Axes | None = 
         part = lines.loc[lines.system == system]
         places = [attacks.index(attack) + width * (shift - (len(systems) - 1) / 2) for attack in part.attack]
         axes.bar(places, part.value, width, color=look.color, hatch=look.hatch, edgecolor="white", label=short(system))
+        left, right = ([place + side * width / 2 for place in places] for side in (-0.9, 0.9))
+        axes.hlines(part.value, left, right, color=look.color, linewidth=1.6)  # so that a bar of no height is seen
         spans = reach(part.value, part.low, part.high)
         axes.errorbar(places, part.value, yerr=spans, fmt="none", ecolor="black", elinewidth=0.9, capsize=2)
     axes.set_xticks(range(len(attacks)), attacks, rotation=20, ha="right")
-    axes.set(ylabel=ylabel, title=title)
-    axes.margins(x=0.02)
+    axes.set(ylabel=ylabel, title=title, xlim=(-0.5, len(attacks) - 0.5))
     axes.legend(**LEGEND)
     return figure
 
 
 def by_prefill(lines: pd.DataFrame, ylabel: str, title: str = "", axes: Axes | None = None) -> Figure:
-    """One measure against the number of prefilled answer tokens, a line a defender, with 95% intervals."""
+    """One measure against the number of prefilled answer tokens, with 95% intervals: a line for each defender of several lengths."""
     figure, axes = on_axes(axes, (8.0, 4.0))
     lines = lines.assign(tokens=lines.attack.map(prefill_length)).dropna(subset="tokens").sort_values("tokens")
+    several = lines.groupby("system").tokens.transform("nunique") > 1
+    lines = lines.loc[several] if several.any() else lines
     lengths, systems = sorted(set(lines.tokens.astype(int))), looks(lines.system)
-    for shift, (system, look) in enumerate(systems.items()):
+    for shift, (system, look) in zip(offsets(lengths, len(systems)), systems.items(), strict=True):
         part = lines.loc[lines.system == system]
-        beside = 0.6 * (shift + 0.5) / len(systems) - 0.3  # side by side, so that intervals can be read
-        places = [lengths.index(int(tokens)) + beside for tokens in part.tokens]
+        places = part.tokens.astype(float) + shift
         style: dict[str, Any] = dict(markersize=5, capsize=2, elinewidth=0.8)
         spans = reach(part.value, part.low, part.high)
         axes.errorbar(places, part.value, yerr=spans, label=short(system), linestyle=look.line, **look.point, **style)
-    axes.set_xticks(range(len(lengths)), [str(length) for length in lengths])
+    axes.set_xticks(lengths)
     axes.set(xlabel="answer tokens prefilled by the attacker (N)", ylabel=ylabel, ylim=(-0.05, 1.05), title=title)
     axes.legend(**LEGEND)
     return figure
@@ -72,13 +74,15 @@ def alpha_map(lines: pd.DataFrame, title: str = "", axes: Axes | None = None) ->
         axes.text(x, y, text, ha="center", va="center", fontsize=8, color="white" if line["value"] < 0.5 else "black")
     axes.set_xticks(range(grid.shape[1]), [f"{alpha:g}" for alpha in grid.columns])
     axes.set_yticks(range(grid.shape[0]), [f"{alpha:g}" for alpha in grid.index])
-    axes.set(xlabel="α_I (Intersection)", ylabel="α_U (Union)", title=title)
+    axes.set(xlabel="$α_I$ (Intersection)", ylabel="$α_U$ (Union)", title=title)
     axes.grid(False)
     return figure
 
 
 def tradeoff(points: pd.DataFrame, xlabel: str, ylabel: str, title: str = "", axes: Axes | None = None) -> Figure:
-    """Safety against utility with 95% intervals, a mark a defender as large as it is fast (its tokens per second beside it).
+    """Safety against utility with 95% intervals, a mark a defender, larger where it is faster (its tokens per second in the legend).
+
+    Marks in one place stand in rows below it, each with a line to its place.
 
     Args:
         points: Columns system, x, x_low, x_high, y, y_low, y_high, speed, as `tradeoff_points` gives them.
@@ -87,16 +91,19 @@ def tradeoff(points: pd.DataFrame, xlabel: str, ylabel: str, title: str = "", ax
         title: Of the figure.
         axes: Where to draw. Default: a new figure.
     """
-    figure, axes = on_axes(axes, (9.0, 4.6))
-    systems = looks(points.system)
-    for point in points.sort_values("speed", ascending=False).to_dict("records"):  # large marks below small ones
-        x, y, look = point["x"], point["y"], systems[point["system"]]
-        across, up = (reach(*(point[f"{n}{end}"] for end in ("", "_low", "_high"))) for n in ("x", "y"))
-        axes.errorbar(x, y, xerr=across, yerr=up, color=look.color, elinewidth=0.8, capsize=2, alpha=0.6)
-        size = SMALLEST + LARGEST * point["speed"] / points.speed.max()
-        label = f"{short(point['system'])} ({point['speed']:.0f} tokens/s)"
-        axes.scatter(x, y, s=size, **look.point, edgecolor="white", zorder=3, label=label)
-    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xlim=(-0.05, 1.05), ylim=(-0.05, 1.05))
+    figure, axes = on_axes(axes, (9.0, 5.0))
+    systems, rows = looks(points.system), points.sort_values("speed", ascending=False).to_dict("records")
+    axes.set(xlabel=xlabel, ylabel=ylabel, title=title, xlim=(-0.08, 1.08), ylim=(-0.08, 1.05))
+    crowd = {place: of for of in crowds([row["x"] for row in rows], [row["y"] for row in rows]) for place in of}
+    for place, row in enumerate(rows):  # large marks below small ones
+        x, y, look = row["x"], row["y"], systems[row["system"]]
+        across, up = (reach(*(row[f"{n}{end}"] for end in ("", "_low", "_high"))) for n in ("x", "y"))
+        axes.errorbar(x, y, xerr=across, yerr=up, fmt="none", ecolor=look.color, elinewidth=0.8, capsize=2, alpha=0.5)
+        size = SMALLEST + LARGEST * row["speed"] / points.speed.max()
+        label = f"{short(row['system'])} ({row['speed']:.0f} tokens/s)"
+        where = beside(axes, (x, y), crowd[place].index(place), len(crowd[place]))
+        style: dict[str, Any] = dict(**look.point, edgecolor="white", linewidth=0.6, zorder=3, label=label)
+        axes.scatter(x, y, s=size, transform=where, **style)
     axes.legend(**LEGEND)
     return figure
 
@@ -178,19 +185,29 @@ def front(summary: pd.DataFrame) -> Figure:
     both = [set(summary.system[summary.measure == measure]) for measure in ("facts told", "right")]
     summary = summary.loc[summary.system.isin(set.intersection(*both))]
     facts = _answered_by_all(summary.loc[summary.measure == "facts told"])
-    figure, axes = panels(len(FRONT), (3.6, 3.8))
+    figure, axes = panels(len(FRONT), (4.4, 4.4))
+    systems = looks(summary.system)
     for place, (measure, label) in zip(axes, FRONT.items(), strict=True):
         known = _answered_by_all(summary.loc[summary.measure == measure])
-        for system, look in looks(summary.system).items():
+        spots = {}
+        for system in systems:
             leaks, across = facts.loc[facts.system == system], known.loc[known.system == system]
-            if not len(leaks) or not len(across):
-                continue
-            y, y_low, y_high = _mean_of(leaks)
-            x, x_low, x_high = _mean_of(across) if measure == "right" else (across.value.median(),) * 3
-            style: dict[str, Any] = dict(linestyle="none", elinewidth=0.8, capsize=2, alpha=0.85)
-            spans = dict(xerr=reach(x, x_low, x_high), yerr=reach(y, y_low, y_high))
-            place.errorbar(x, y, **spans, label=short(system), **look.point, **style)
-        place.set(xlabel=label, ylim=(-0.04, 1.04))
+            if len(leaks) and len(across):
+                x = _mean_of(across) if measure == "right" else (across.value.median(),) * 3
+                spots[system] = x, _mean_of(leaks)
+        width = np.ptp([x for (x, *_), _ in spots.values()]) or 1.0
+        gathered = crowds([x / width for (x, *_), _ in spots.values()], [y for _, (y, *_) in spots.values()])
+        crowd = {list(spots)[number]: (i, len(of)) for of in gathered for i, number in enumerate(of)}
+        place.set(xlabel=label, ylim=(-0.16, 1.04))
+        place.margins(x=0.14)
+        for system, (x, y) in spots.items():
+            look, across, up = systems[system], reach(*x), reach(*y)
+            place.errorbar(
+                x[0], y[0], xerr=across, yerr=up, fmt="none", ecolor=look.color, elinewidth=0.8, capsize=2, alpha=0.5
+            )
+            style: dict[str, Any] = dict(linestyle="none", markersize=7, markeredgecolor="white", markeredgewidth=0.5)
+            where = beside(place, (x[0], y[0]), *crowd[system])
+            place.plot(x[0], y[0], transform=where, label=short(system), **look.point, **style)
     axes[0].set_ylabel("facts told, mean over attacks")
     axes[-1].legend(**LEGEND)
     return figure

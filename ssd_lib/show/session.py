@@ -96,14 +96,8 @@ class Run:
 
     @property
     def title(self) -> str:
-        """What was done, in a few words: the defender, what differs from the pair's own settings, the prefill."""
-        config, own = self.settings.config, self.pair.config
-        words = ["no defence" if self.settings.defender == "none" else self.settings.defender]
-        for name, short in SHORT.items() if self.settings.defender in SSD else ():
-            value = getattr(config, name)
-            if value != getattr(own, name):
-                words.append(short if value is True else f"{short} {value:g}")
-        return " · ".join([*words, f"{len(self.prefill)} tokens prefilled"])
+        """What was done, in a few words."""
+        return title(self.pair, self.settings, len(self.prefill))
 
     @property
     def side(self) -> Side:
@@ -116,6 +110,17 @@ class Run:
         ids = dict.fromkeys([line["token"], line["proposal"], *line["target_top"], *line["draft_top"], *line["space"]])
         before = [*written(self.pair, self.settings), *self.answer.token_ids[:position]]
         return {token: pieces(self.pair.tokenizer, [token], before[-1] if before else None)[0] for token in ids}
+
+
+def title(pair: Pair, settings: Settings, prefilled: int) -> str:
+    """Settings in a few words: the defender, what differs from the pair's own settings, how many tokens are prefilled."""
+    config, own = settings.config, pair.config
+    words = ["no defence" if settings.defender == "none" else settings.defender]
+    for name, short in SHORT.items() if settings.defender in SSD else ():
+        value = getattr(config, name)
+        if value != getattr(own, name):
+            words.append(short if value is True else f"{short} {value:g}")
+    return " · ".join([*words, f"{prefilled} tokens prefilled"])
 
 
 def written(pair: Pair, settings: Settings) -> list[int]:

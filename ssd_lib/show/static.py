@@ -17,6 +17,7 @@ from ssd_lib.show.session import Run
 from ssd_lib.toy import world, worlds
 
 PARTS = ("strip", "timeline", "token", "rounds", "comparison", "retracted")
+NO_TRACE = "this defence has no trace. Choose the defender ssd or ssd-hardened."
 WIDTH = 720
 """Pixels of a chart on the page."""
 ROUNDS, BEFORE = 5, 2
@@ -54,7 +55,7 @@ class Static:
 
 
 def static(run: Run, chosen: int, other: Run | None, head: str, parts: Sequence[str]) -> Static:
-    """The named parts of an answer; charts are left out where the answer has no trace.
+    """The named parts of an answer. Without a trace only strip and comparison can be shown; a line says so in place of the rest.
 
     Args:
         run: The answer.
@@ -73,6 +74,9 @@ def static(run: Run, chosen: int, other: Run | None, head: str, parts: Sequence[
             raise ValueError("there is nothing to compare with: set(compare='no defence'), or keep an answer")
     shown = [part for part in parts if run.traced or part in ("strip", "comparison")]
     views = [_part(part, run, chosen, other) for part in shown]
+    if len(shown) < len(parts):
+        left_out = f"No {', '.join(part for part in parts if part not in shown)}: {NO_TRACE}"
+        views.append(Strip(f'<div style="{strips.SMALL}">{left_out}</div>', left_out))
     question = strips.clip(run.settings.question)
     views[0] = Strip(
         f"<div>{strips.escape(question)}</div>{head}{views[0].markup}", f"{visible(question)}\n{views[0].text}"

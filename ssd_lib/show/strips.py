@@ -21,7 +21,7 @@ from difflib import SequenceMatcher
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from ssd_lib.method.trace import RETRACTED, SIGNS, STYLES, TAKEN_BACK, UNION, Decodes, Trace, kind, visible
+from ssd_lib.method.trace import RETRACTED, SIGNS, STYLES, UNION, kind, visible
 
 TraceLine = dict[str, Any]
 """A trace's line with its `text`; where nothing was recorded, position, token and text only."""
@@ -173,20 +173,6 @@ def legend(traced: bool = True, compared: bool = False, retracted: bool = False)
 
 
 LEGEND_TEXT = "[corrected]  {target insists}  ∩ Intersection  ∪ Union"
-
-TOGGLE = (
-    f"<style>#show:not(:checked)~div .{TAKEN_BACK}{{{{display:none}}}}</style>"
-    "<input type=checkbox id=show{}><label for=show> show what was taken back</label>"
-)
-"""Above a strip: shows and hides what was taken back, without a script."""
-
-
-def page(trace: Trace, tokenizer: Decodes, opened: bool = False) -> str:
-    """A trace's strip as an HTML page of its own; `opened`: it begins with what was taken back in view."""
-    taken_back = bool(trace.lines["retracted"].any())
-    toggle = TOGGLE.format(" checked" * opened) if taken_back else ""
-    return f"<!doctype html><meta charset=utf-8>{toggle}{trace.to_html(tokenizer, retracted=taken_back)}"
-
 
 # ------------------------------------------------------------------------------------------------ two answers
 

@@ -1,9 +1,10 @@
-"""How the book's figures look: one colour and one mark for each of target, draft, SSD and hardened SSD, greys for others."""
+"""How the book's figures look: one colour and one mark for each of target, draft, SSD and hardened SSD, others for the rest."""
 
 from __future__ import annotations
 
 import io
 import os
+import re
 from collections.abc import Iterable
 from itertools import cycle
 from pathlib import Path
@@ -13,6 +14,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.transforms import ScaledTranslation
 
 from ssd_lib.experiments import Choice
 from ssd_lib.paths import REPOSITORY
@@ -21,6 +23,8 @@ COLORS = {"target": "#0072B2", "draft": "#009E73", "SSD": "#D55E00", "hardened S
 MARKS = {"target": "o", "draft": "s", "SSD": "D", "hardened SSD": "P"}
 HATCHES = {"target": "", "draft": "///", "SSD": "...", "hardened SSD": "---"}
 LINES = {"target": "-", "draft": "--", "SSD": "-.", "hardened SSD": ":"}
+SMALLEST = 1e-4
+"""Where logarithmic axes of probabilities end."""
 ALPHAS = {"alpha_intersection": "α_I", "alpha_union": "α_U"}
 
 
@@ -51,6 +55,13 @@ def png(figure: Figure) -> bytes:
     return buffer.getvalue()
 
 
+def number(value: float) -> str:
+    """A probability or score in few letters: 0.98, 0.003, 4e-6, 0."""
+    if abs(value) < SMALLEST:
+        return re.sub("e-0*", "e-", f"{value:.0e}") if value else "0"
+    return f"{value:.2g}"
+
+
 def role(system: str) -> str:
     """The colour role of a system's name: "target alone" → target."""
     return next((known for known in COLORS if system.lower().startswith(known.lower())), "SSD")
@@ -60,7 +71,7 @@ class Look(NamedTuple):
     """How one defender is drawn, in every figure of a report."""
 
     color: str
-    mark: str
+    mark: Any
     line: str | tuple[int, tuple[int, ...]]
     hatch: str
 
@@ -71,16 +82,18 @@ class Look(NamedTuple):
 
 
 BOOK = {name: Look(COLORS[name], MARKS[name], LINES[name], HATCHES[name]) for name in COLORS}
-GREYS = ("#333333", "#777777", "#AAAAAA")
-OTHER_MARKS = ("^", "v", "P", "X", "<", ">", "p", "h", "*", "d")
+OTHERS = ("#333333", "#56B4E9", "#8A6D3B", "#808080", "#882255")
+"""Colours of the others: black, sky, brown, grey, wine, none near the book's four."""
+OTHER_MARKS: tuple[Any, ...] = ("^", "v", "X", "<", ">", "*", "p", "d", "h", (4, 1, 0), (3, 1, 0), r"$\clubsuit$")
+"""None is one of `MARKS`: shape alone tells sixteen defenders apart."""
 OTHER_LINES = ((0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 2)))
 OTHER_HATCHES = ("xxx", "\\\\\\", "ooo", "+++", "|||", "---")
 ROLES = {"none": "target", "draft-only": "draft", "ssd": "SSD", "ssd-hardened": "hardened SSD"}
 
 
 def looks(systems: Iterable[str]) -> dict[str, Look]:
-    """Target's colour for none, draft's for draft-only, SSD's and hardened SSD's for each of their settings; greys for others."""
-    greys, marks, lines, hatches = cycle(GREYS), cycle(OTHER_MARKS), cycle(OTHER_LINES), cycle(OTHER_HATCHES)
+    """Target's look for none, draft's for draft-only, SSD's and hardened SSD's; others have marks and colours of their own."""
+    colors, marks, lines, hatches = cycle(OTHERS), cycle(OTHER_MARKS), cycle(OTHER_LINES), cycle(OTHER_HATCHES)
     found, seen = {}, set()
     for system in dict.fromkeys(systems):
         name = ROLES.get(Choice.parse(system).name)
@@ -88,7 +101,7 @@ def looks(systems: Iterable[str]) -> dict[str, Look]:
             found[system] = BOOK[name]
             seen.add(name)
         else:  # another setting of SSD has its colour, a mark of its own
-            color = next(greys) if name is None else COLORS[name]
+            color = next(colors) if name is None else COLORS[name]
             found[system] = Look(color, next(marks), next(lines), next(hatches))
     return found
 
@@ -97,6 +110,50 @@ def reach(value: Any, low: Any, high: Any) -> np.ndarray:
     """How far intervals reach below and above their values, as matplotlib's error bars take it; nothing where there is none."""
     sides = np.array([np.atleast_1d(value - low), np.atleast_1d(high - value)], float)
     return np.nan_to_num(np.clip(sides, 0, None))
+
+
+def offsets(places: Iterable[float], count: int) -> np.ndarray:
+    """How far each of `count` series stands beside its place, so that their intervals can be read.
+
+    They spread around the place itself, over less than half of the smallest gap and 3% of the axis: no mark seems to stand elsewhere.
+    """
+    known = np.unique(np.asarray(list(places), float))
+    room = min(0.4 * np.diff(known).min(), 0.03 * (known[-1] - known[0])) if len(known) > 1 else 0.1
+    return (np.arange(count) - (count - 1) / 2) * room / max(count - 1, 1)
+
+
+def crowds(x: Iterable[float], y: Iterable[float], near: float = 0.045) -> list[list[int]]:
+    """Points by number, those together of which each has another nearer than `near` in x and y."""
+    where = np.column_stack([list(x), list(y)])
+    label = np.arange(len(where))
+    for i, j in zip(*np.nonzero((np.abs(where[:, None] - where[None]) < near).all(-1)), strict=True):
+        label[label == label[j]] = label[i]
+    return [np.flatnonzero(label == each).tolist() for each in dict.fromkeys(label.tolist())]
+
+
+def beside(axes: Axes, point: tuple[float, float], number: int, count: int, size: float = 12.0) -> Any:
+    """Where the mark of one of `count` points in one place is drawn: on it, or next to the others with a line to the place.
+
+    Args:
+        axes: Where to draw.
+        point: The place, in data.
+        number: Which of the points.
+        count: How many there are.
+        size: Points between two marks.
+
+    Returns:
+        A transform for the mark.
+    """
+    if count == 1:
+        return axes.transData
+    figure = axes.get_figure()
+    assert figure is not None
+    columns = min(count, 4)
+    row, column = divmod(number, columns)
+    across, up = (column - (min(columns, count - row * columns) - 1) / 2) * size, -(row + 1) * size
+    line: dict[str, Any] = dict(arrowstyle="-", color="#777777", lw=0.5, shrinkA=0, shrinkB=0)
+    axes.annotate("", point, (across, up), textcoords="offset points", arrowprops=line, annotation_clip=False)
+    return axes.transData + ScaledTranslation(across / 72, up / 72, figure.dpi_scale_trans)
 
 
 def on_axes(axes: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
