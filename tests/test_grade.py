@@ -289,6 +289,7 @@ CHEATS = {
 }
 
 
+@pytest.mark.slow
 def test_who_changes_the_checks_gains_nothing(graded):
     """Every cheat, with an answer that is wrong: no point, in one kernel where they do not end the grading."""
     wrong = ["def twice(x):\n    return 0", "def four(x):\n    return 0"]
