@@ -39,8 +39,11 @@ def grade(
                     raise
                 sheet = Sheet(student, path.name, errors=[one_line(error)])
             sheets.append(sheet)
+            others = f", {sheet.answered} of {sheet.asked} others answered" if sheet.asked else ""
             errors = f", {len(sheet.errors)} errors" if sheet.errors else ""
-            typer.echo(plain(f"{student} ({path.name}): {sheet.points:g} of {sheet.of:g} points{errors}"), err=True)
+            typer.echo(
+                plain(f"{student} ({path.name}): {sheet.points:g} of {sheet.of:g} points{others}{errors}"), err=True
+            )
             if out is not None:  # after each: an interruption loses nothing
                 out.parent.mkdir(parents=True, exist_ok=True)
                 out.write_text(as_text(sheets, out.suffix), encoding="utf-8")

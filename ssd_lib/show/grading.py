@@ -214,6 +214,7 @@ def grade(
         try:
             grader = Grader(run, chapter)
             sheet.rows = [Row(name, call.kind, **grader.asked.get(name, {})) for name, call in asked.items()]
+            sheet.rows.sort(key=lambda row: row.kind)  # exercises first
             run_graded(run, grader, notebook.cells, places(asked, theirs, len(notebook.cells)), sheet)
         except Stopped as stopped:
             sheet.errors.append(str(stopped))
@@ -236,6 +237,8 @@ def run_graded(run: Run, grader: Grader, cells: list[Any], asked: dict[int, list
             row = rows.get(call.name)
             for name in ("passed", "points", "of", "tries", "minutes", "message") if row else ():
                 setattr(row, name, told.get(name, getattr(row, name)))
+            if row:
+                row.answered = "passed" in told
 
 
 def unanswered(call: Call) -> dict[str, Any] | None:

@@ -18,6 +18,7 @@ from typing import Any
 KINDS = {"check": "exercise", "predict": "prediction", "question": "question"}
 """What a chapter calls, and the `kind` of the line that it writes."""
 NAME = r"(\d\d)\.\w+"
+SUMS = ("points", "of", "answered", "asked")
 COLUMNS = ("name", "kind", "passed", "points", "of", "tries", "minutes", "message")
 
 
@@ -44,6 +45,8 @@ class Row:
     tries: int = 0
     minutes: int = 0
     message: str = ""
+    answered: bool = False
+    """The grader's check has judged it."""
 
 
 @dataclass
@@ -61,11 +64,21 @@ class Sheet:
 
     @property
     def points(self) -> float:
-        return sum(row.points for row in self.rows)
+        """Of the exercises: predictions and questions are counted, not paid, so that nobody looks first."""
+        return sum(row.points for row in self.rows if row.kind == "exercise")
 
     @property
     def of(self) -> float:
-        return sum(row.of for row in self.rows)
+        return sum(row.of for row in self.rows if row.kind == "exercise")
+
+    @property
+    def answered(self) -> int:
+        """Predictions and questions with an answer, right or wrong."""
+        return sum(row.answered for row in self.rows if row.kind != "exercise")
+
+    @property
+    def asked(self) -> int:
+        return sum(row.kind != "exercise" for row in self.rows)
 
 
 def calls_in(cells: Iterable[Any]) -> list[Call]:
@@ -147,7 +160,7 @@ def as_text(sheets: list[Sheet], suffix: str) -> str:
         ValueError: For another suffix.
     """
     if suffix == ".json":
-        whole = [asdict(sheet) | {"points": sheet.points, "of": sheet.of} for sheet in sheets]
+        whole = [asdict(sheet) | {name: getattr(sheet, name) for name in SUMS} for sheet in sheets]
         return json.dumps(whole, indent=1, ensure_ascii=False) + "\n"
     table = rows_of(sheets[0]) if len(sheets) == 1 else class_table(sheets)
     if suffix == ".csv":
@@ -162,24 +175,25 @@ def as_text(sheets: list[Sheet], suffix: str) -> str:
 def rows_of(sheet: Sheet) -> list[list[Any]]:
     """A sheet as a table: its rows, the sum, and the errors."""
     lines = [[asdict(row)[column] for column in COLUMNS] for row in sheet.rows]
-    total = ["total", "", "", sheet.points, sheet.of, "", round(sheet.minutes, 1), _errors(sheet)]
+    remark = "; ".join(filter(None, [f"{sheet.answered} of {sheet.asked} others answered", _errors(sheet)]))
+    total = ["total", "exercise", "", sheet.points, sheet.of, "", round(sheet.minutes, 1), remark]
     return [list(COLUMNS), *lines, total]
 
 
 def class_table(sheets: list[Sheet]) -> list[list[Any]]:
-    """One row a student: points of everything that was asked, their sum, errors, minutes of running.
+    """One row a student: points of each exercise and their sum, predictions and questions answered, errors, minutes of running.
 
-    A student who handed in several chapters has all of them in the row.
+    A student who handed in several chapters has all of them in the row; of the same chapter the last one counts.
     """
-    names = sorted({row.name for sheet in sheets for row in sheet.rows})
+    names = sorted({row.name for sheet in sheets for row in sheet.rows if row.kind == "exercise"})
     lines = []
     for student in dict.fromkeys(sheet.student for sheet in sheets):
-        own = [sheet for sheet in sheets if sheet.student == student]
+        own = list({sheet.chapter or sheet.notebook: sheet for sheet in sheets if sheet.student == student}.values())
         points = {row.name: row.points for sheet in own for row in sheet.rows}
-        sums = [sum(points.values()), sum({row.name: row.of for sheet in own for row in sheet.rows}.values())]
+        sums = [sum(getattr(sheet, name) for sheet in own) for name in SUMS]
         last = ["; ".join(filter(None, map(_errors, own))), round(sum(sheet.minutes for sheet in own), 1)]
         lines.append([student, *(points.get(name, "") for name in names), *sums, *last])
-    return [["student", *names, "points", "of", "errors", "minutes"], *lines]
+    return [["student", *names, *SUMS, "errors", "minutes"], *lines]
 
 
 def _errors(sheet: Sheet) -> str:
