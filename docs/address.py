@@ -1,6 +1,6 @@
 """The repository's address on GitHub: it stands once, in pyproject.toml ([project.urls] Repository), and is written from there.
 
-`make address REPO=owner/name` moves the repository: the Colab badges of README and chapters, the line with which a notebook alone
+`make address REPO=owner/name` moves the repository: the badges of README (Binder, Codespaces) and chapters (Colab), the line with which a notebook alone
 clones the book, CITATION.cff, the site's link, and every link to the old home. `REPO=none` removes the address again: then there
 are no badges, and a notebook alone says what to do. Without REPO, everything is written again from pyproject.toml.
 
@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parent.parent
 HOME = "https://github.com/"
 COLAB = "https://colab.research.google.com"
 BADGE = rf"\[!\[Open in Colab\]\({COLAB}/assets/colab-badge\.svg\)\]\([^)]*\)"
+BINDER, CODESPACES = "https://mybinder.org", "https://codespaces.new"
+ELSEWHERE = rf"\[!\[Binder\]\({BINDER}/badge_logo\.svg\)\].*"
 ROW = r"\| \[\d\d [^]]*\]\(notebooks/(\d\d_\w+\.ipynb)\) \|"
 LINKED = ["*.md", "docs/**/*.md", "data/**/*.md", "benchmarks/**/*.md", "notebooks/*.md", ".github/**/*"]
 """Pages in which links to the old home become links to the new one."""
@@ -53,6 +55,13 @@ def badge(repo: str, chapter: str) -> str:
     return f"[![Open in Colab]({COLAB}/assets/colab-badge.svg)]({COLAB}/github/{repo}/blob/main/notebooks/{chapter})"
 
 
+def elsewhere(repo: str) -> str:
+    """README's line of badges: the whole book in Binder and in a codespace."""
+    lab = f"{BINDER}/v2/gh/{repo}/main?urlpath=lab/tree/notebooks/00_start_here.ipynb"
+    codespace = f"[![Open in Codespaces]({HOME}codespaces/badge.svg)]({CODESPACES}/{repo})"
+    return f"[![Binder]({BINDER}/badge_logo.svg)]({lab}) {codespace}"
+
+
 def with_line(text: str, line: str | None, old: str, after: str) -> str:
     """A text without the line that matches `old`, and with a new one, if any, after the first line that matches `after`."""
     text = re.sub(rf"^{old}\n", "", text, flags=re.MULTILINE)
@@ -81,7 +90,8 @@ def site(text: str, repo: str | None) -> str:
 
 
 def readme(text: str, repo: str | None) -> str:
-    """The table of chapters, whose last column are the badges, if any."""
+    """The badges of other places below the title, and the table of chapters, whose last column are those of Colab, if any."""
+    text = with_line(text, elsewhere(repo) if repo else None, ELSEWHERE, r"# .*")
     lines = text.split("\n")
     chapters = {i: found[1] for i, line in enumerate(lines) if (found := re.match(ROW, line))}
     if not chapters:

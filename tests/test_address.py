@@ -78,11 +78,16 @@ def test_a_home_is_written_to_every_place(homeless, tmp_path):
     assert address.address(book) == "some-body/the.book"
     chapters = [f"notebooks/{name}" for name in CHAPTERS]
     solutions = [path.relative_to(book).as_posix() for path in book.glob("notebooks/solutions/*.ipynb")]
-    wanted = {"pyproject.toml": 1, "CITATION.cff": 1, "mkdocs.yml": 1, "README.md": len(CHAPTERS)}
+    wanted = {"pyproject.toml": 1, "CITATION.cff": 1, "mkdocs.yml": 1, "README.md": len(CHAPTERS) + 2}
     for names, times in ((chapters, 2), (solutions, 1)):
         for name in names:
             wanted |= {name: times, twins.twin(book / name).relative_to(book).as_posix(): times}
     assert shows(book, "some-body/the.book") == wanted
+    badges = (book / "README.md").read_text(encoding="utf-8").splitlines()[1]
+    assert (
+        "(https://mybinder.org/v2/gh/some-body/the.book/main?urlpath=lab/tree/notebooks/00_start_here.ipynb)" in badges
+    )
+    assert badges.endswith("(https://codespaces.new/some-body/the.book)")
     for name in CHAPTERS:
         badge = f"(https://colab.research.google.com/github/some-body/the.book/blob/main/notebooks/{name})"
         first = nbformat.read(book / "notebooks" / name, as_version=4).cells[0].source
