@@ -104,8 +104,9 @@ class Cluster:
                 self.ray.init(address=address, **quiet)
                 return
             except (ConnectionError, ValueError, RuntimeError) as error:
-                if address != "auto":
-                    raise ValueError(f"no Ray cluster answers at {address}: {_first_line(error)}") from error
+                if address != "auto" or "RAY_ADDRESS" in os.environ:
+                    where = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+                    raise ValueError(f"no Ray cluster answers at {where}: {_first_line(error)}") from error
         self.ray.init(**here, **quiet)
 
     def nodes(self) -> list[dict[str, float]]:
