@@ -99,6 +99,7 @@ def fits(monkeypatch):
 
     monkeypatch.setattr(answering, "_answered", answered)
     monkeypatch.setattr(answering, "no_room", lambda *_: None)
+    monkeypatch.setattr(answering, "_free_memory", lambda: None)  # 50 ms each
     monkeypatch.setattr(workers, "POLL", 0.0)
     return capacity
 
@@ -178,7 +179,8 @@ def test_results_wait_for_their_turn_and_only_so_many_are_asked_ahead(fits, monk
 
     ray = Chance(0, accident)
     first = []
-    ray.wait = lambda refs, **_: (sorted(refs, key=lambda ref: ref in first)[:1], [])  # the first batch ends last
+    last = {"wait": lambda refs, **_: (sorted(refs, key=lambda ref: ref in first)[:1], [])}  # the first batch ends last
+    ray.__dict__.update(last)
     crew = crew_of(ray, monkeypatch)
     ask = crew._ask
     monkeypatch.setattr(crew, "_ask", lambda hand, method, task: (ask(hand, method, task), first.extend(
@@ -246,7 +248,7 @@ def test_prefills_come_in_order(fits, monkeypatch):
 # ------------------------------------------------------------------------------------------------ how many, and where
 
 
-def cluster_of(nodes, workers="ray", gpus=None, device=None, monkeypatch=None):
+def cluster_of(monkeypatch, nodes, workers: int | str = "ray", gpus=None, device=None):
     ray = SimpleNamespace(
         is_initialized=lambda: True, nodes=lambda: [{"Alive": alive, "Resources": node} for alive, node in nodes]
     )
@@ -275,15 +277,15 @@ GONE = (False, {"CPU": 32.0, "GPU": 8.0})
     ],
 )
 def test_as_many_workers_as_fit(nodes, options, gpus, slots, monkeypatch):
-    there = cluster_of(nodes, **options, monkeypatch=monkeypatch)
+    there = cluster_of(monkeypatch, nodes, **options)
     assert there.needs["GPU"] == gpus and there.slots() == slots
 
 
 def test_workers_without_a_gpu_are_as_many_as_memory_holds(monkeypatch):
-    there = cluster_of([CPUS], monkeypatch=monkeypatch)
+    there = cluster_of(monkeypatch, [CPUS])
     there.reserve(int(7e9))
     assert there.slots() == 2
-    assert cluster_of([CPUS], 2, monkeypatch=monkeypatch).share() == 0.5
+    assert cluster_of(monkeypatch, [CPUS], 2).share() == 0.5
 
 
 @pytest.mark.parametrize(
@@ -299,7 +301,7 @@ def test_workers_without_a_gpu_are_as_many_as_memory_holds(monkeypatch):
 )
 def test_what_does_not_fit_is_said_before_a_worker_is_started(options, message, monkeypatch):
     with pytest.raises(ValueError, match=message):
-        cluster_of([GPUS], **options, monkeypatch=monkeypatch)
+        cluster_of(monkeypatch, [GPUS], **options)
 
 
 def test_a_number_or_ray():
@@ -309,7 +311,10 @@ def test_a_number_or_ray():
     for wrong in (0, -1, "0", "two", "1.5", "ray:", "Ray", "", "rays"):
         with pytest.raises(ValueError, match="give N"):
             read_workers(wrong)
-    check_gpus(None), check_gpus(0), check_gpus(0.25), check_gpus(4), check_device("cuda", 1), check_device(None, 0)
+    for gpus in (None, 0, 0.25, 4):
+        check_gpus(gpus)
+    check_device("cuda", 1)
+    check_device(None, 0)
 
 
 def test_workers_and_what_they_exclude(tmp_path):
