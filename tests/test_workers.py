@@ -108,7 +108,7 @@ def machines():
 class Gated(Worker):
     """Writes down who begins a batch, and waits for a gate from the second batch of the run on."""
 
-    folder: Path
+    folder = Path()
 
     def answers(self, records, defender, size):
         import ray  # pyright: ignore[reportMissingImports]
