@@ -90,7 +90,7 @@ class Cluster:
             raise
 
     def _connect(self, workers: int | str) -> None:
-        here = dict(
+        here: dict[str, Any] = dict(
             address="local",
             include_dashboard=False,
             num_cpus=self.count,
@@ -104,9 +104,21 @@ class Cluster:
                 self.ray.init(address=address, **quiet)
                 return
             except (ConnectionError, ValueError, RuntimeError) as error:
-                if address != "auto":
-                    raise ValueError(f"no Ray cluster answers at {address}: {_first_line(error)}") from error
-        self.ray.init(**here, **quiet)
+                if address != "auto" or "RAY_ADDRESS" in os.environ:
+                    where = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
+                    raise ValueError(f"no Ray cluster answers at {where}: {_first_line(error)}") from error
+        self._start(here | quiet)
+
+    def _start(self, options: dict[str, Any]) -> None:
+        """A Ray on this machine. It allows itself 30 s, which a busy machine may need more than once."""
+        for last in (False, False, True):
+            try:
+                self.ray.init(**options)
+                return
+            except Exception as error:  # noqa: BLE001 (Ray raises plain exceptions)
+                self.ray.shutdown()
+                if last or "timed out" not in str(error):
+                    raise RuntimeError(f"Ray did not start on this machine: {_first_line(error)}") from error
 
     def nodes(self) -> list[dict[str, float]]:
         """What each machine that is alive has in all."""

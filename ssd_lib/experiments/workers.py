@@ -97,6 +97,8 @@ class _Hand:
     """The driver's side of one worker."""
 
     actor: Any
+    attempt: int
+    """One more than the loadings that had failed in a row when it began: what one machine takes with it counts once."""
     ready: bool = False
 
 
@@ -254,7 +256,7 @@ class Workers:
 
     def _hire(self) -> None:
         first, memory = self.first is None, Memory(share=Memory.share * self.cluster.share())
-        hand = _Hand(self.cluster.start(Worker, os.getcwd(), self.cluster.threads()))
+        hand = _Hand(self.cluster.start(Worker, os.getcwd(), self.cluster.threads()), self.failed_loads + 1)
         self.hands.append(hand)
         self.running[hand.actor.load.remote(self._config(), memory, first)] = hand, None
 
@@ -296,7 +298,7 @@ class Workers:
                     f"more memory than there is: the last one said {describe(error)}"
                 )
         elif not was_ready:
-            self.failed_loads += 1
+            self.failed_loads = max(self.failed_loads, hand.attempt)
             if self.failed_loads >= LOSSES:
                 raise RuntimeError(f"{LOSSES} workers in a row died while they loaded the pair: {describe(error)}")
 
