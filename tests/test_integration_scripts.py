@@ -64,7 +64,8 @@ def program(folder, name, text, first="#!/usr/bin/env bash"):
 def cluster(tmp_path):
     """An environment in which `sbatch` and `ray` are stand-ins and `ssd` is this repository's."""
     bin_, slurm = tmp_path / "bin", tmp_path / "slurm"
-    bin_.mkdir(), slurm.mkdir()
+    bin_.mkdir()
+    slurm.mkdir()
     program(bin_, "sbatch", SBATCH)
     program(bin_, "ray", RAY)
     program(bin_, "ssd", "from ssd_lib.cli import app\n\napp()\n", f"#!{sys.executable}")
