@@ -76,7 +76,7 @@ def test_a_quick_measurement_proves_the_path(tmp_path):
     assert one["workers"] == 1 and isinstance(one["answers_per_second"], float) and one["times_one"] == 1
     assert [line["rows_per_batch"] for line in found["writing"]] == [1, 8] and found["merging"]["rows"] == 8
     assert {"device", "torch", "date"} <= set(found["environment"]) and found["command"] == scale.COMMAND
-    assert text.count("| --- |") == 2 and "rows a second." in text and not (tmp_path / "scale").exists()
+    assert text.count("\n| --- ") == 2 and "rows a second." in text and not (tmp_path / "scale").exists()
 
 
 def test_other_rows_of_other_workers_are_an_error(tmp_path, monkeypatch):
