@@ -35,11 +35,12 @@ test: $(STAMP)  ## the tests that take seconds (the same as pytest -q, on two wo
 test-long: $(STAMP) $(VENV)/.smollm2 $(VENV)/.ecosystem  ## what takes minutes: the embedded pair measured, runs killed and resumed, every notebook executed, JupyterLab in a browser
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -m "slow or notebooks or browser" -n 2 --dist loadgroup
 
-lint: $(STAMP)  ## style, types, imports that go down only, and the workflows
+lint: $(STAMP)  ## style, types, imports that go down only, shell scripts, and the workflows
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/pyright
 	$(BIN)/lint-imports
+	$(BIN)/shellcheck .ci/run $$(find integrations -name '*.sh')
 	@if command -v npx >/dev/null; then npx --yes --prefer-offline $(ACTIONLINT); \
 	else echo "actionlint did not look at .github/workflows: it needs node (npx)"; fi
 
