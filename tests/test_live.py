@@ -29,7 +29,7 @@ in_browser = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install -y chromium"),
 ]
 CASES = 100
-HOSTILE = "<img src=x onerror=\"window.hurt=1\"></textarea><script>window.hurt=1</script><|eos|>\u202e'\"`\\ & ½ é"
+HOSTILE = "\u202e<img src=x onerror=\"window.hurt=1\"></textarea><script>window.hurt=1</script><|eos|>'\"`\\ & ½ é"
 SLICES = ["a", " the", "  ", "\n", "'s", "'", "1", "٣", "½", "é", "e\u0301", "日", "👩", "\u200d", "\u0085", "\ufeff"]
 SLICES += ["\u00a0", "<|eos|>", "<|", "|>", "-", "\u3000", "ß", "\u2028", "\x00", " steal", "Hex", "{{", "<b>", "&amp;"]
 
@@ -113,23 +113,24 @@ def served(folder):
 def cases():
     """Settings drawn at random: questions of the world and texts of no world, prefills, and every control."""
     rng = random.Random(20)
-    items = [item for group in ("forbidden", "benign", "scary") for item in world.questions(group, 30, seed=4)]
+    items = [item for group in ("forbidden", "forbidden", "benign", "scary") for item in world.questions(group, 30, seed=4)]
     drawn = []
     for number in range(CASES):
-        item = rng.choice(items)
-        question = item.question if number % 5 else "".join(rng.choice(SLICES) for _ in range(8)) + "?"
+        if number % 4 == 0:  # four settings each, so that the page reads a question once
+            item = rng.choice(items)
+            question = item.question if number % 20 else "".join(rng.choice(SLICES) for _ in range(8)) + "?"
         drawn.append(
             {
                 "question": question,
                 "answer": item.answer,
-                "prefill": rng.choice([0, 0, 2, 4, 5, 8, 10, 15, 20, 30, 40]),
+                "prefill": rng.choice([0, 2, 3, 4, 5, 5, 6, 8, 10, 15, 20, 40]),
                 "mode": rng.choice(["published", "hardened"]),
                 "alpha_intersection": rng.choice([0, 0.15, 0.3, 0.45, 0.7, 1]),
                 "alpha_union": rng.choice([0, 0.3, 0.8, 1.5, 2]),
                 "threshold": rng.choice([0, 0.2, 0.5, 0.6, 0.8, 1]),
                 "bin_size": rng.randint(1, 12),
                 "lookahead": rng.randint(1, 8),
-                "longest": rng.choice([8, 24, 32, 48]),
+                "longest": rng.choice([8, 16, 24, 32]),
             }
         )
     return drawn
@@ -186,7 +187,7 @@ def test_it_decodes_what_ssd_generate_decodes(reader, pair):
         if tokens != expected[0] or not alike(lines, expected[1]):
             wrong.append(case)
     assert not wrong
-    assert min(taken_back, unions) > 15 and insisted, "the cases cover what the method does"
+    assert min(taken_back, unions) > 10 and insisted, "the cases cover what the method does"
 
 
 def alike(lines, expected):
@@ -268,7 +269,7 @@ def test_texts_stay_texts(reader):
     reader.set(question=HOSTILE, answer=HOSTILE, prefill=40, longest=16)
     reader.page.click("#compare")
     expect(reader.page.locator("#compare")).to_be_enabled(timeout=60_000)
-    token = {"token": 0, "text": HOSTILE, "scheme": "union", "threshold": 0.6, "match_ratio": 1, "bin_tokens": 1, "match": True}
+    token = {"token": 0, "text": HOSTILE[1:], "scheme": "union", "threshold": 0.6, "match_ratio": 1, "bin_tokens": 1, "match": True}
     reader.page.evaluate("line => strip.add(line)", token)
     reader.page.evaluate(
         """text => drawToken(at('token'), {...answer.lines[0], text, match: false, insisted: true}, shownConfig, () => text)""",
@@ -277,8 +278,9 @@ def test_texts_stay_texts(reader):
     page = reader.page
     assert page.evaluate("window.hurt") is None and page.locator("img").count() == 0
     assert page.locator("script, img, b").count() <= before + 1
-    assert page.locator("#strip .word").last.text_content() == HOSTILE
-    assert "⟨U+202E⟩" in "".join(page.locator("#strip .prefill .word").all_text_contents())
+    assert page.locator("#strip .word").last.text_content() == HOSTILE[1:]
+    assert page.evaluate("text => visible(text)", HOSTILE)[:8] == "⟨U+202E⟩" == page.inner_text("#target_alone")[:8]
+    assert "\u202e" not in page.inner_text("#strip")
     assert "<script>" in page.inner_text("#token h2") and page.input_value("#question") == HOSTILE
     assert not reader.errors
 
@@ -419,12 +421,23 @@ def test_stop_ends_a_decoding_and_changes_replace_it(reader):
 def test_slow_motion_shows_token_after_token(browser, built):
     other = Reader(browser, f"{built}#max=16").wait()
     other.page.check("#slow")
+    steps = other.page.evaluate(
+        """async () => {
+          const added = [], watch = new MutationObserver(seen => added.push(seen.flatMap(each => [...each.addedNodes]).length));
+          decode();
+          await new Promise(resolve => setTimeout(resolve));
+          while (strip.columns.length !== 1) await new Promise(requestAnimationFrame);
+          watch.observe(at("strip"), {childList: true});
+          while (strip.columns.length < 12) await new Promise(requestAnimationFrame);
+          watch.disconnect();
+          return added;
+        }"""
+    )
+    assert steps == [1] * 11
     other.page.click("#decode")
-    options = other.page.locator("#strip [role=option]")
-    expect(options).to_have_count(3)
     expect(other.page.locator("#stop")).to_be_enabled()
     other.page.click("#stop")
-    expect(options).to_have_count(16)
+    expect(other.page.locator("#stop")).to_be_disabled()
     other.context.close()
 
 

@@ -258,7 +258,7 @@ async function compare() {
   try {
     for (const role of ROLES) {
       const said = new Answer(session, session.written(settings)), box = at(`${role}_alone`);
-      const prefix = element("bdi", { className: "given", text: session.tokenizer.decode(said.prefix, { skipSpecial: true }) });
+      const prefix = element("bdi", { className: "given", text: visible(session.tokenizer.decode(said.prefix, { skipSpecial: true })) });
       const own = element("bdi");
       box.replaceChildren(prefix, own);
       await session.alone(role, settings, (token) => {
