@@ -364,7 +364,7 @@ def test_what_was_taken_back_is_struck_through(reader):
     expect(reader.page.locator("#status")).to_contain_text(f"{struck.count()} taken back")
     assert struck.first.evaluate("word => getComputedStyle(word).textDecorationLine") == "line-through"
     reader.page.locator("#strip .retracted").first.click()
-    expect(reader.page.locator("#token")).to_contain_text("Its bin was taken back")
+    expect(reader.page.locator("#token")).to_contain_text("taken back and decoded again in Union")
     assert len(reader.words()) == len(reader.tokens())
 
 
