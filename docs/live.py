@@ -62,7 +62,6 @@ def build(folder: Path = BUILT) -> Path:
 
 def world_script() -> str:
     """docs/live/world.js: what the page knows of the world and of the settings."""
-    from ssd_lib.config import SSDConfig
     from ssd_lib.models.pairs import find_pair
     from ssd_lib.toy import world
 
@@ -80,7 +79,9 @@ def world_script() -> str:
         ],
     }
     lines = json.dumps(known, indent=2, ensure_ascii=False)
-    return f'"use strict";\n\n/* Written by `python -m docs.live --world`: do not edit. */\nconst SSD_WORLD = {lines};\n'
+    return (
+        f'"use strict";\n\n/* Written by `python -m docs.live --world`: do not edit. */\nconst SSD_WORLD = {lines};\n'
+    )
 
 
 # ------------------------------------------------------------------------------------------------ in a browser
@@ -109,6 +110,7 @@ def screenshots(index: Path, folder: Path) -> None:
             page.locator("#strip .retracted").last.click()
             page.locator("#compare").click()
             page.locator("#compare:enabled").wait_for()
+            page.mouse.move(0, 0)
             page.evaluate("document.activeElement.blur(), scrollTo(0, 0)")
             path = folder / f"live_{look}.png"
             page.screenshot(path=path, full_page=look == "narrow")
