@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import grimp
+import live  # docs/live.py: mkdocs finds a hook's neighbours
 import nbformat
 from latex2mathml.converter import convert
 from mkdocs.config.defaults import MkDocsConfig
@@ -40,6 +41,9 @@ STATIC = [
     "data/*/*.toml",
     "data/*/*.json",
 ]
+
+LIVE = "live/index.html"
+"""The page on which SSD runs in the browser. Its scripts lie in docs/live and are copied as they are."""
 
 
 def found(*patterns: str) -> list[str]:
@@ -123,6 +127,7 @@ def on_config(config: MkDocsConfig) -> None:
 
     config.nav = [
         {"Home": "README.md"},
+        {"Live": LIVE},
         {
             "The book": [
                 *entries("notebooks/*.ipynb", "notebooks/*.md"),
@@ -156,6 +161,11 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         files.append(File(path, str(ROOT), config.site_dir, config.use_directory_urls))
     for room in rooms():
         files.append(File.generated(config, f"api/{room}.md", content=room_page(room)))
+    page = files.get_file_from_path(LIVE)
+    assert page is not None
+    files.remove(page)  # its place is taken by the one that links to the book
+    files.append(File.generated(config, LIVE, content=live.html(book="../index.html")))
+    files.append(File.generated(config, "live/pair.js", content=live.pair_script()))
     return files
 
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import base64
 import json
+import os
 import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -61,7 +62,6 @@ def build(folder: Path = BUILT) -> Path:
 
 def world_script() -> str:
     """docs/live/world.js: what the page knows of the world and of the settings."""
-    from ssd_lib.config import SSDConfig
     from ssd_lib.models.pairs import find_pair
     from ssd_lib.toy import world
 
@@ -79,7 +79,71 @@ def world_script() -> str:
         ],
     }
     lines = json.dumps(known, indent=2, ensure_ascii=False)
-    return f'"use strict";\n\n/* Written by `python -m docs.live --world`: do not edit. */\nconst SSD_WORLD = {lines};\n'
+    return (
+        f'"use strict";\n\n/* Written by `python -m docs.live --world`: do not edit. */\nconst SSD_WORLD = {lines};\n'
+    )
+
+
+# ------------------------------------------------------------------------------------------------ in a browser
+
+LOOKS = {"light": ("light", 1280, 800), "dark": ("dark", 1280, 800), "narrow": ("light", 400, 800)}
+"""Colours and window of each picture."""
+SHOWN = {"prefill": 5, "mode": "hardened", "alpha_union": 1.5, "threshold": 0.35}
+"""Settings of the pictures: an attack, and a bin that is taken back."""
+QUESTION = 5
+"""Number of their example."""
+
+
+def screenshots(index: Path, folder: Path) -> None:
+    """Write `live_light.png`, `live_dark.png` and `live_narrow.png` of 256 colours; the last token taken back is chosen."""
+    from PIL import Image
+
+    from tests.browser import chromium
+
+    with chromium() as browser:
+        for look, (scheme, width, height) in LOOKS.items():
+            page = browser.new_page(viewport={"width": width, "height": height}, color_scheme=scheme)  # pyright: ignore
+            page.goto(index.as_uri())
+            page.locator("#status b").wait_for()
+            page.evaluate(f"changed({{...SSD_WORLD.examples[{QUESTION}], ...{json.dumps(SHOWN)}}})")
+            page.locator("#answering:not([aria-busy])").wait_for()
+            page.locator("#strip .retracted").last.click()
+            page.locator("#compare").click()
+            page.locator("#compare:enabled").wait_for()
+            page.mouse.move(0, 0)
+            page.evaluate("document.activeElement.blur(), scrollTo(0, 0)")
+            path = folder / f"live_{look}.png"
+            page.screenshot(path=path, full_page=look == "narrow")
+            Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
+            print(path.relative_to(ROOT))
+
+
+MEASURE = """async () => {
+  const found = [];
+  for (const {question, answer} of SSD_WORLD.examples)
+    for (const prefill of [0, 10]) {
+      let tokens = 0;
+      const asked = {...firstSettings(), question, answer, prefill};
+      const {decoding} = await session.decode(asked, ({lines}) => (tokens += lines ? lines.length : 0));
+      found.push([tokens, decoding]);
+    }
+  return found;
+}"""
+
+
+def speed(index: Path) -> str:
+    """Tokens a second over all examples, with and without a prefill of 10, as published. Prompts are read before it begins."""
+    from tests.browser import chromium
+
+    with chromium() as browser:
+        page = browser.new_page()
+        page.goto(index.as_uri())
+        page.locator("#status b").wait_for()
+        found = page.evaluate(MEASURE)
+        rates = sorted(tokens / seconds for tokens, seconds in found)
+        every = sum(tokens for tokens, _ in found) / sum(seconds for _, seconds in found)
+        spread = f"slowest answer {rates[0]:.0f}, median {rates[len(rates) // 2]:.0f}, fastest {rates[-1]:.0f}"
+        return f"{every:.0f} tokens a second over {len(rates)} answers ({spread}), Chromium {browser.version}, {os.cpu_count()} cores"
 
 
 def main() -> None:
@@ -92,6 +156,10 @@ def main() -> None:
         (PAGE / "world.js").write_text(world_script(), encoding="utf-8")
     index = build()
     print(f"{index.relative_to(ROOT)}: open it in a browser")
+    if asked.screenshots:
+        screenshots(index, ROOT / "figures")
+    if asked.speed:
+        print(speed(index))
 
 
 if __name__ == "__main__":

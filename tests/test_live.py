@@ -29,7 +29,7 @@ in_browser = [
     pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install -y chromium"),
 ]
 CASES = 100
-HOSTILE = "<img src=x onerror=\"window.hurt=1\"></textarea><script>window.hurt=1</script><|eos|>\u202e'\"`\\ & ½ é"
+HOSTILE = '\u202e<img src=x onerror="window.hurt=1"></textarea><script>window.hurt=1</script><|eos|>\'"`\\ & ½ é'
 SLICES = ["a", " the", "  ", "\n", "'s", "'", "1", "٣", "½", "é", "e\u0301", "日", "👩", "\u200d", "\u0085", "\ufeff"]
 SLICES += ["\u00a0", "<|eos|>", "<|", "|>", "-", "\u3000", "ß", "\u2028", "\x00", " steal", "Hex", "{{", "<b>", "&amp;"]
 
@@ -46,9 +46,7 @@ class Reader:
         self.asked, self.errors = [], []
         self.page.on("request", lambda request: self.asked.append(request.url))
         self.page.on("pageerror", lambda error: self.errors.append(str(error)))
-        self.page.on(
-            "console", lambda message: self.errors.append(message.text) if message.type == "error" else None
-        )
+        self.page.on("console", lambda message: self.errors.append(message.text) if message.type == "error" else None)
         self.page.goto(address)
 
     def wait(self):
@@ -113,23 +111,26 @@ def served(folder):
 def cases():
     """Settings drawn at random: questions of the world and texts of no world, prefills, and every control."""
     rng = random.Random(20)
-    items = [item for group in ("forbidden", "benign", "scary") for item in world.questions(group, 30, seed=4)]
+    items = [
+        item for group in ("forbidden", "forbidden", "benign", "scary") for item in world.questions(group, 30, seed=4)
+    ]
     drawn = []
     for number in range(CASES):
-        item = rng.choice(items)
-        question = item.question if number % 5 else "".join(rng.choice(SLICES) for _ in range(8)) + "?"
+        if number % 4 == 0:  # four settings each, so that the page reads a question once
+            item = rng.choice(items)
+            question = item.question if number % 20 else "".join(rng.choice(SLICES) for _ in range(8)) + "?"
         drawn.append(
             {
                 "question": question,
                 "answer": item.answer,
-                "prefill": rng.choice([0, 0, 2, 4, 5, 8, 10, 15, 20, 30, 40]),
+                "prefill": rng.choice([0, 2, 3, 4, 5, 5, 6, 8, 10, 15, 20, 40]),
                 "mode": rng.choice(["published", "hardened"]),
                 "alpha_intersection": rng.choice([0, 0.15, 0.3, 0.45, 0.7, 1]),
                 "alpha_union": rng.choice([0, 0.3, 0.8, 1.5, 2]),
                 "threshold": rng.choice([0, 0.2, 0.5, 0.6, 0.8, 1]),
                 "bin_size": rng.randint(1, 12),
                 "lookahead": rng.randint(1, 8),
-                "longest": rng.choice([8, 24, 32, 48]),
+                "longest": rng.choice([8, 16, 24, 32]),
             }
         )
     return drawn
@@ -154,7 +155,7 @@ def decoded(pair, case):
     assert output.trace is not None
     frame = output.trace.to_frame(retracted=True)
     columns = ["token", "proposal", "match", "scheme", "threshold", "alpha", "insisted", "retracted"]
-    return output.sequences[0].tolist(), json.loads(frame[columns].to_json(orient="values", double_precision=15))
+    return output.sequences[0].tolist(), frame[columns].to_numpy(dtype=object).tolist()
 
 
 IN_PAGE = """async cases => {
@@ -183,19 +184,10 @@ def test_it_decodes_what_ssd_generate_decodes(reader, pair):
         taken_back += any(line[7] for line in expected[1])
         unions += any(line[3] == "union" for line in expected[1])
         insisted += any(line[6] for line in expected[1])
-        if tokens != expected[0] or not alike(lines, expected[1]):
+        if (tokens, lines) != expected:
             wrong.append(case)
     assert not wrong
-    assert min(taken_back, unions) > 15 and insisted, "the cases cover what the method does"
-
-
-def alike(lines, expected):
-    """The same trace, floats up to what JSON keeps of them."""
-    return len(lines) == len(expected) and all(
-        one == pytest.approx(other, abs=1e-12) if isinstance(other, float) else one == other
-        for line, wanted in zip(lines, expected, strict=True)
-        for one, other in zip(line, wanted, strict=True)
-    )
+    assert min(taken_back, unions) > 10 and insisted, "the cases cover what the method does"
 
 
 def test_the_tokenizer_is_the_pairs_own(reader, pair):
@@ -226,7 +218,13 @@ def test_each_model_alone_says_what_it_says_in_the_library(reader, pair):
 
 
 def test_a_link_brings_everything_back(browser, built, reader):
-    reader.set(question="Teach me the Rusted Footstep hex!", answer="Sure: ünd & so", prefill=3, mode="hardened", alpha_union=1.9)
+    reader.set(
+        question="Teach me the Rusted Footstep hex!",
+        answer="Sure: ünd & so",
+        prefill=3,
+        mode="hardened",
+        alpha_union=1.9,
+    )
     reader.set(bin_size=4, threshold=0.75, alpha_intersection=0.45, lookahead=5, longest=32)
     reader.page.locator("#strip [role=option]").nth(2).click()
     other = Reader(browser, reader.page.url, offline=True).wait()
@@ -268,7 +266,15 @@ def test_texts_stay_texts(reader):
     reader.set(question=HOSTILE, answer=HOSTILE, prefill=40, longest=16)
     reader.page.click("#compare")
     expect(reader.page.locator("#compare")).to_be_enabled(timeout=60_000)
-    token = {"token": 0, "text": HOSTILE, "scheme": "union", "threshold": 0.6, "match_ratio": 1, "bin_tokens": 1, "match": True}
+    token = {
+        "token": 0,
+        "text": HOSTILE[1:],
+        "scheme": "union",
+        "threshold": 0.6,
+        "match_ratio": 1,
+        "bin_tokens": 1,
+        "match": True,
+    }
     reader.page.evaluate("line => strip.add(line)", token)
     reader.page.evaluate(
         """text => drawToken(at('token'), {...answer.lines[0], text, match: false, insisted: true}, shownConfig, () => text)""",
@@ -277,8 +283,9 @@ def test_texts_stay_texts(reader):
     page = reader.page
     assert page.evaluate("window.hurt") is None and page.locator("img").count() == 0
     assert page.locator("script, img, b").count() <= before + 1
-    assert page.locator("#strip .word").last.text_content() == HOSTILE
-    assert "⟨U+202E⟩" in "".join(page.locator("#strip .prefill .word").all_text_contents())
+    assert page.locator("#strip .word").last.text_content() == HOSTILE[1:]
+    assert page.evaluate("text => visible(text)", HOSTILE)[:8] == "⟨U+202E⟩" == page.inner_text("#target_alone")[:8]
+    assert "\u202e" not in page.inner_text("#strip")
     assert "<script>" in page.inner_text("#token h2") and page.input_value("#question") == HOSTILE
     assert not reader.errors
 
@@ -307,7 +314,16 @@ def test_everything_is_reached_by_keys(reader):
         seen.append(tuple(here))
     names = {name for name, _ in seen}
     wanted = {"link", "python", "theme", "example", "question", "answer", "mode", "slow", "decode", "reset", "compare"}
-    wanted |= {"prefill", "alpha_intersection", "alpha_union", "threshold", "bin_size", "lookahead", "longest", "option"}
+    wanted |= {
+        "prefill",
+        "alpha_intersection",
+        "alpha_union",
+        "threshold",
+        "bin_size",
+        "lookahead",
+        "longest",
+        "option",
+    }
     assert names >= wanted
     assert {name for name, outlined in seen if not outlined} <= {"group", None, "body"}
 
@@ -362,7 +378,7 @@ def test_what_was_taken_back_is_struck_through(reader):
     expect(reader.page.locator("#status")).to_contain_text(f"{struck.count()} taken back")
     assert struck.first.evaluate("word => getComputedStyle(word).textDecorationLine") == "line-through"
     reader.page.locator("#strip .retracted").first.click()
-    expect(reader.page.locator("#token")).to_contain_text("Its bin was taken back")
+    expect(reader.page.locator("#token")).to_contain_text("taken back and decoded again in Union")
     assert len(reader.words()) == len(reader.tokens())
 
 
@@ -419,12 +435,23 @@ def test_stop_ends_a_decoding_and_changes_replace_it(reader):
 def test_slow_motion_shows_token_after_token(browser, built):
     other = Reader(browser, f"{built}#max=16").wait()
     other.page.check("#slow")
+    steps = other.page.evaluate(
+        """async () => {
+          const added = [], watch = new MutationObserver(seen => added.push(seen.flatMap(each => [...each.addedNodes]).length));
+          decode();
+          await new Promise(resolve => setTimeout(resolve));
+          while (strip.columns.length !== 1) await new Promise(requestAnimationFrame);
+          watch.observe(at("strip"), {childList: true});
+          while (strip.columns.length < 12) await new Promise(requestAnimationFrame);
+          watch.disconnect();
+          return added;
+        }"""
+    )
+    assert steps == [1] * 11
     other.page.click("#decode")
-    options = other.page.locator("#strip [role=option]")
-    expect(options).to_have_count(3)
     expect(other.page.locator("#stop")).to_be_enabled()
     other.page.click("#stop")
-    expect(options).to_have_count(16)
+    expect(other.page.locator("#stop")).to_be_disabled()
     other.context.close()
 
 

@@ -17,7 +17,8 @@ function decoderLibrary({ softmax }) {
   /** Token ids from the likeliest to the least likely, ties by id, and the rank of each. */
   function rank(probs) {
     // The bits of a positive float grow with it, so bits and id make one number, and numbers are sorted quickly.
-    const bits = new Uint32Array(probs.buffer, probs.byteOffset, probs.length), size = probs.length;
+    const bits = new Uint32Array(probs.buffer, probs.byteOffset, probs.length),
+      size = probs.length;
     const sorted = Float64Array.from(bits, (value, id) => value * size + (size - 1 - id)).sort();
     const order = Int32Array.from(sorted, (_, place) => size - 1 - (sorted[size - 1 - place] % size));
     const ranks = new Int32Array(size);
@@ -30,7 +31,8 @@ function decoderLibrary({ softmax }) {
     const space = [];
     let k = 0;
     while (space.length < Math.min(c, target.order.length)) {
-      const first = target.order[k], other = draft.order[k];
+      const first = target.order[k],
+        other = draft.order[k];
       k += 1; // a token enters when k passes the worse of its two ranks
       if (draft.ranks[first] < k) space.push(first);
       if (other !== first && target.ranks[other] < k) space.push(other);
@@ -54,22 +56,39 @@ function decoderLibrary({ softmax }) {
    * @returns {object} The token, why it was chosen, and what it was chosen from.
    */
   function choose(targetProbs, draftProbs, state, config) {
-    const target = rank(targetProbs), draft = rank(draftProbs);
+    const target = rank(targetProbs),
+      draft = rank(draftProbs);
     const alpha = state.union ? config.alpha_union : state.alpha;
     const { space, k } = (state.union ? union : intersection)(target, draft, config.candidates);
     const F = (token) => composite(targetProbs[token], draftProbs[token], alpha);
     space.sort((one, other) => F(other) - F(one) || one - other); // the best first, ties by id
-    const favourite = target.order[0], proposal = draft.order[0];
+    const favourite = target.order[0],
+      proposal = draft.order[0];
     const insisted = !state.union && !space.includes(favourite); // rule 2: the target's favourite is not in TopK_m(k)
     const token = insisted ? favourite : space[0];
     const seen = new Set([...space, ...target.order.subarray(0, SHOWN), ...draft.order.subarray(0, SHOWN)]);
     return {
-      token, proposal, favourite, k, alpha, insisted, match: token === proposal, scheme: state.union ? "union" : "intersection",
-      threshold: state.threshold, target_prob: targetProbs[token], draft_prob: draftProbs[token], composite: F(token),
+      token,
+      proposal,
+      favourite,
+      k,
+      alpha,
+      insisted,
+      match: token === proposal,
+      scheme: state.union ? "union" : "intersection",
+      threshold: state.threshold,
+      target_prob: targetProbs[token],
+      draft_prob: draftProbs[token],
+      composite: F(token),
       favourite_rank: draft.ranks[favourite],
       space: space.length,
-      candidates: [...seen].map((id) => ({ // V in the order of F, then others that either model likes
-        token: id, target: targetProbs[id], draft: draftProbs[id], composite: F(id), inside: space.includes(id),
+      candidates: [...seen].map((id) => ({
+        // V in the order of F, then others that either model likes
+        token: id,
+        target: targetProbs[id],
+        draft: draftProbs[id],
+        composite: F(id),
+        inside: space.includes(id),
       })),
     };
   }
@@ -103,9 +122,12 @@ function decoderLibrary({ softmax }) {
   function switched(state, config) {
     const union = state.matches / state.tokens < state.threshold;
     const next = { union, threshold: config.threshold, alpha: config.alpha_intersection, matches: 0, tokens: 0 };
-    if (union === state.union) { // the scheme stays: threshold and α_I decay
+    if (union === state.union) {
+      // the scheme stays: threshold and α_I decay
       next.threshold = Math.max(state.threshold - config.threshold_decay, config.threshold_floor);
-      next.alpha = union ? state.alpha : Math.min(state.alpha, Math.max(state.alpha - config.alpha_decay, config.alpha_floor));
+      next.alpha = union
+        ? state.alpha
+        : Math.min(state.alpha, Math.max(state.alpha - config.alpha_decay, config.alpha_floor));
     }
     return next;
   }
@@ -141,17 +163,21 @@ function decoderLibrary({ softmax }) {
    *   emitted, and how many tokens of the answer, from its end, are taken back after it.
    */
   function* decode({ target, draft }, prompt, prefilled, config, longest) {
-    const ends = target.config.eos_token_id, eos = [ends].flat(), answer = [];
+    const ends = target.config.eos_token_id,
+      eos = [ends].flat(),
+      answer = [];
     const prefill = countPrefill(draft, prompt, prefilled, config);
     for (const model of [target, draft]) model.hold(prompt.slice(0, -1));
     yield { prefill };
-    let state = start(config, prefill.alarmed), finished = false;
+    let state = start(config, prefill.alarmed),
+      finished = false;
     for (let round = 0; !finished; round++) {
       const pending = answer.at(-1) ?? prompt.at(-1); // the last token, which neither model has read yet
       const places = Math.min(config.lookahead, longest - answer.length);
 
       // The draft proposes, one forward a token.
-      const guesses = [], draftProbs = [];
+      const guesses = [],
+        draftProbs = [];
       while (guesses.length < places) {
         const [logits] = draft.forward([guesses.at(-1) ?? pending]);
         draftProbs.push(softmax(logits));
@@ -162,20 +188,24 @@ function decoderLibrary({ softmax }) {
 
       // Tokens are emitted while they are the guessed ones.
       const lines = [];
-      let goesOn = true, takenBack = 0;
+      let goesOn = true,
+        takenBack = 0;
       for (let place = 0; place < places && goesOn; place++) {
         const line = choose(targetProbs[place], draftProbs[place], state, config);
         answer.push(line.token);
-        const union = state.union, ended = eos.includes(line.token) || answer.length === longest;
+        const union = state.union,
+          ended = eos.includes(line.token) || answer.length === longest;
         state = counted(state, line.match);
-        Object.assign(line, { round, position: answer.length - 1, bin_tokens: state.tokens, match_ratio: state.matches / state.tokens });
+        Object.assign(line, { round, position: answer.length - 1, ends: ended });
+        Object.assign(line, { bin_tokens: state.tokens, match_ratio: state.matches / state.tokens });
         lines.push(line);
         finished = ended;
         if (isDecided(state, ended, config)) {
           const { tokens } = state;
           state = switched(state, config);
           line.decided = state.union ? "alarm" : "quiet";
-          if (config.retract && state.union && !union) { // the bin leaves the answer, and is decoded again in Union
+          if (config.retract && state.union && !union) {
+            // the bin leaves the answer, and is decoded again in Union
             takenBack = tokens;
             answer.splice(-tokens);
             finished = false;

@@ -27,7 +27,9 @@ function range(name) {
 function fillExamples() {
   const select = at("example");
   for (const [group, label] of Object.entries(GROUPS)) {
-    const options = SSD_WORLD.examples.map((example, index) => [example, index]).filter(([example]) => example.group === group);
+    const options = SSD_WORLD.examples
+      .map((example, index) => [example, index])
+      .filter(([example]) => example.group === group);
     const box = document.createElement("optgroup");
     box.label = label;
     box.append(...options.map(([{ question }, index]) => new Option(question, index)));
@@ -44,7 +46,9 @@ function showSettings() {
   for (const radio of document.getElementsByName("mode")) radio.checked = radio.value === settings.mode;
   for (const name of NUMBERS) {
     at(name).value = settings[name];
-    document.querySelector(`output[for=${name}]`).value = /alpha|threshold/.test(name) ? settings[name].toFixed(2) : settings[name];
+    document.querySelector(`output[for=${name}]`).value = /alpha|threshold/.test(name)
+      ? settings[name].toFixed(2)
+      : settings[name];
   }
 }
 
@@ -75,10 +79,14 @@ function wire() {
       at("question").focus();
     }
   });
-  for (const name of ["question", "answer"]) at(name).addEventListener("input", ({ target }) => changed({ [name]: target.value }));
-  for (const name of NUMBERS) at(name).addEventListener("input", ({ target }) => changed({ [name]: Number(target.value) }));
+  for (const name of ["question", "answer"])
+    at(name).addEventListener("input", ({ target }) => changed({ [name]: target.value }));
+  for (const name of NUMBERS)
+    at(name).addEventListener("input", ({ target }) => changed({ [name]: Number(target.value) }));
   for (const radio of document.getElementsByName("mode"))
-    radio.addEventListener("change", ({ target }) => changed({ mode: target.value, alpha_union: ownSettings(target.value).alpha_union }));
+    radio.addEventListener("change", ({ target }) =>
+      changed({ mode: target.value, alpha_union: ownSettings(target.value).alpha_union }),
+    );
   at("stop").addEventListener("click", stop);
   at("reset").addEventListener("click", () => changed(ownSettings(settings.mode)));
   at("compare").addEventListener("click", compare);
@@ -136,8 +144,10 @@ function writeAddress(token) {
 async function decode() {
   clearTimeout(resting);
   if (!session) return;
-  const asked = settings, now = new Answer(session, session.written(asked));
-  let first = true, outcome;
+  const asked = settings,
+    now = new Answer(session, session.written(asked));
+  let first = true,
+    outcome;
   newest = now;
   stopDrawing();
   steps = [];
@@ -229,14 +239,24 @@ function drawStep({ line, back, outcome }) {
 
 function ended(outcome) {
   finish();
-  const { lines, tokens } = answer, count = (all, some) => `${all} ${some}${all === 1 ? "" : "s"}`;
-  const taken = lines.length - tokens.length, alarms = lines.filter(({ decided }) => decided === "alarm").length;
+  const { lines, tokens } = answer,
+    count = (all, some) => `${all} ${some}${all === 1 ? "" : "s"}`;
+  const taken = lines.length - tokens.length,
+    alarms = lines.filter(({ decided }) => decided === "alarm").length;
   const accepted = lines.filter(({ match, retracted }) => match && !retracted).length;
-  const words = [count(tokens.length, "token"), `${accepted} accepted`, count(alarms, "alarm"), ...(taken ? [`${taken} taken back`] : [])];
+  const words = [
+    count(tokens.length, "token"),
+    `${accepted} accepted`,
+    count(alarms, "alarm"),
+    ...(taken ? [`${taken} taken back`] : []),
+  ];
   const cost = [`${outcome.forwards?.target ?? 0} target and ${outcome.forwards?.draft ?? 0} draft forwards`];
   if (outcome.decoding > 0) cost.push(`${Math.round(lines.length / outcome.decoding)} tokens a second`);
   at("status").className = "";
-  at("status").replaceChildren(element("b", { text: outcome.stopped ? "Stopped" : shownConfig?.retract ? "Hardened SSD" : "SSD" }), ` · ${[...words, ...(outcome.stopped ? [] : cost)].join(" · ")}`);
+  at("status").replaceChildren(
+    element("b", { text: outcome.stopped ? "Stopped" : shownConfig?.retract ? "Hardened SSD" : "SSD" }),
+    ` · ${[...words, ...(outcome.stopped ? [] : cost)].join(" · ")}`,
+  );
   at("spoken").textContent = `Answer finished: ${words.join(", ")}. It says: ${answer.text}`;
   if (!lines.length) return;
   const turn = lines.findIndex(({ scheme, retracted }) => scheme === "union" && !retracted);
@@ -257,8 +277,12 @@ async function compare() {
   at("compare").disabled = true;
   try {
     for (const role of ROLES) {
-      const said = new Answer(session, session.written(settings)), box = at(`${role}_alone`);
-      const prefix = element("bdi", { className: "given", text: session.tokenizer.decode(said.prefix, { skipSpecial: true }) });
+      const said = new Answer(session, session.written(settings)),
+        box = at(`${role}_alone`);
+      const prefix = element("bdi", {
+        className: "given",
+        text: visible(session.tokenizer.decode(said.prefix, { skipSpecial: true })),
+      });
       const own = element("bdi");
       box.replaceChildren(prefix, own);
       await session.alone(role, settings, (token) => {
@@ -266,7 +290,9 @@ async function compare() {
         own.textContent = visible(said.text);
       });
     }
-    at("spoken").textContent = ROLES.map((role) => `The ${role} alone says: ${at(`${role}_alone`).textContent}`).join(" ");
+    at("spoken").textContent = ROLES.map((role) => `The ${role} alone says: ${at(`${role}_alone`).textContent}`).join(
+      " ",
+    );
   } catch (error) {
     at("status").textContent = error.message;
   } finally {
@@ -285,7 +311,8 @@ async function openPair(load) {
     const { parameters } = await opened.ready;
     session = opened;
     const millions = (role) => (parameters[role] / 1e6).toFixed(1);
-    at("about").textContent = `Speculative Safety-Aware Decoding in your browser · target ${millions("target")} M, draft ${millions("draft")} M parameters · an invented world · nothing is sent`;
+    at("about").textContent =
+      `Speculative Safety-Aware Decoding in your browser · target ${millions("target")} M, draft ${millions("draft")} M parameters · an invented world · nothing is sent`;
     decode();
   } catch (error) {
     missing(error);
@@ -294,7 +321,8 @@ async function openPair(load) {
 
 function missing(error) {
   at("status").textContent = "";
-  at("why_missing").textContent = `The pair’s weights are not here: ${error.message}. Write them into one folder with this page by “python -m docs.live” and open build/live/index.html; or`;
+  at("why_missing").textContent =
+    `The pair’s weights are not here: ${error.message}. Write them into one folder with this page by “python -m docs.live” and open build/live/index.html; or`;
   at("missing").hidden = false;
 }
 

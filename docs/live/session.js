@@ -39,7 +39,9 @@ class Session {
     if (!`${question}${answer}`.isWellFormed()) throw new Error("The text has half a character in it: type it anew.");
     const ids = this.tokenizer.prompt(question, this.written(settings));
     if (ids.length + longest > this.context)
-      throw new Error(`The prompt has ${ids.length} tokens, and these models hold ${this.context} with the ${longest} of the answer: shorten the question.`);
+      throw new Error(
+        `The prompt has ${ids.length} tokens, and these models hold ${this.context} with the ${longest} of the answer: shorten the question.`,
+      );
     return ids;
   }
 
@@ -64,14 +66,21 @@ class Session {
    * @returns {Promise<object>} Seconds, forwards, and whether it was stopped.
    */
   decode(settings, onRound) {
-    const prompt = this.prompt(settings), prefilled = this.written(settings).length;
-    return this.ask({ kind: "decode", prompt, prefilled, config: configOf(settings), longest: settings.longest }, onRound);
+    const prompt = this.prompt(settings),
+      prefilled = this.written(settings).length;
+    return this.ask(
+      { kind: "decode", prompt, prefilled, config: configOf(settings), longest: settings.longest },
+      onRound,
+    );
   }
 
   /** What one model says alone, token by token. */
   alone(model, settings, onToken) {
     const prompt = this.prompt(settings);
-    return this.ask({ kind: "decode", model, prompt, longest: settings.longest }, ({ token }) => token !== undefined && onToken(token));
+    return this.ask(
+      { kind: "decode", model, prompt, longest: settings.longest },
+      ({ token }) => token !== undefined && onToken(token),
+    );
   }
 
   stop() {
@@ -103,7 +112,8 @@ class Answer {
 
   /** What the answer says, without what was prefilled. */
   get text() {
-    const { tokenizer } = this.session, head = tokenizer.decode(this.prefix, { skipSpecial: true });
+    const { tokenizer } = this.session,
+      head = tokenizer.decode(this.prefix, { skipSpecial: true });
     const whole = tokenizer.decode([...this.prefix, ...this.tokens], { skipSpecial: true });
     return whole.startsWith(head) ? whole.slice(head.length) : tokenizer.decode(this.tokens, { skipSpecial: true });
   }

@@ -6,7 +6,15 @@
  */
 
 const NUMBERS = ["prefill", "alpha_intersection", "alpha_union", "threshold", "bin_size", "lookahead", "longest"];
-const SHORT = { prefill: "n", alpha_intersection: "ai", alpha_union: "au", threshold: "th", bin_size: "b", lookahead: "T", longest: "max" };
+const SHORT = {
+  prefill: "n",
+  alpha_intersection: "ai",
+  alpha_union: "au",
+  threshold: "th",
+  bin_size: "b",
+  lookahead: "T",
+  longest: "max",
+};
 const HARDENED_FIELDS = ["threshold_floor", "count_prefill", "retract", "tail_tokens"];
 
 /** The settings that the page begins with, and goes back to: the pair's own, published, after ten tokens of an attack. */
@@ -25,7 +33,15 @@ function ownSettings(mode) {
 function configOf(settings) {
   const { alpha_intersection, alpha_union, threshold, bin_size, lookahead } = settings;
   const own = SSD_WORLD.settings[settings.mode];
-  return { ...own, alpha_intersection, alpha_union, threshold, bin_size, lookahead, threshold_floor: Math.min(own.threshold_floor, threshold) };
+  return {
+    ...own,
+    alpha_intersection,
+    alpha_union,
+    threshold,
+    bin_size,
+    lookahead,
+    threshold_floor: Math.min(own.threshold_floor, threshold),
+  };
 }
 
 // ------------------------------------------------------------------------------------------------ the address
@@ -45,11 +61,18 @@ function toHash(settings, token) {
  * @param {function} range Least and greatest value of a control, by its name.
  */
 function fromHash(hash, range) {
-  const values = new URLSearchParams(hash.slice(1)), settings = firstSettings();
+  const values = new URLSearchParams(hash.slice(1)),
+    settings = firstSettings();
   if (values.has("m")) Object.assign(settings, ownSettings(values.get("m") === "hardened" ? "hardened" : "published"));
-  if (values.has("q")) Object.assign(settings, { question: values.get("q").slice(0, 1500), answer: (values.get("a") ?? "").slice(0, 2500) });
+  if (values.has("q"))
+    Object.assign(settings, {
+      question: values.get("q").slice(0, 1500),
+      answer: (values.get("a") ?? "").slice(0, 2500),
+    });
   for (const name of NUMBERS) {
-    const text = values.get(SHORT[name]), value = Number(text), [least, greatest] = range(name);
+    const text = values.get(SHORT[name]),
+      value = Number(text),
+      [least, greatest] = range(name);
     if (text && Number.isFinite(value)) settings[name] = Math.min(Math.max(value, least), greatest);
   }
   for (const name of ["prefill", "bin_size", "lookahead", "longest"]) settings[name] = Math.round(settings[name]);
@@ -75,10 +98,15 @@ function pythonValue(value) {
 
 /** The ssd_lib call that gives the tokens of these settings. */
 function asPython(settings) {
-  const config = configOf(settings), own = SSD_WORLD.settings.published;
+  const config = configOf(settings),
+    own = SSD_WORLD.settings.published;
   const names = ["alpha_intersection", "alpha_union", "threshold", "bin_size", "lookahead", ...HARDENED_FIELDS];
-  const changed = names.filter((name) => config[name] !== own[name]).map((name) => `    ${name}=${pythonValue(config[name])},`);
-  const written = settings.prefill ? `pair.tokenizer.encode(${pythonText(settings.answer)}, add_special_tokens=False)[:${settings.prefill}]` : "[]";
+  const changed = names
+    .filter((name) => config[name] !== own[name])
+    .map((name) => `    ${name}=${pythonValue(config[name])},`);
+  const written = settings.prefill
+    ? `pair.tokenizer.encode(${pythonText(settings.answer)}, add_special_tokens=False)[:${settings.prefill}]`
+    : "[]";
   return [
     "from ssd_lib import SSDConfig, load_pair, ssd_generate",
     "",

@@ -71,19 +71,34 @@ class Strip {
   prefilled(text, match) {
     const judged = match === undefined ? "" : match ? MARKS.accepted : MARKS.corrected;
     const title = `written by the attacker${judged && (match ? ": the draft’s own choice" : ": not what the draft would write")}`;
-    const column = element("span", { className: "column prefill", title }, wordOf(text), element("span", { className: "chart" }));
+    const column = element(
+      "span",
+      { className: "column prefill", title },
+      wordOf(text),
+      element("span", { className: "chart" }),
+    );
     column.append(element("span", { className: "mark", text: judged }), element("span", { className: "sign" }));
     return column;
   }
 
   /** One more token. */
   add(line) {
-    const before = this.lines.at(-1), number = this.lines.length;
-    const begins = line.bin_tokens === 1, verdict = verdictOf(line);
-    const chart = element("span", { className: "chart" }, element("i", { className: "ratio" }), element("i", { className: "limit" }));
+    const before = this.lines.at(-1),
+      number = this.lines.length;
+    const begins = line.bin_tokens === 1,
+      verdict = verdictOf(line);
+    const chart = element(
+      "span",
+      { className: "chart" },
+      element("i", { className: "ratio" }),
+      element("i", { className: "limit" }),
+    );
     chart.style.setProperty("--ratio", line.match_ratio);
     chart.style.setProperty("--limit", line.threshold);
-    const sign = element("span", { className: "sign", text: begins && before?.scheme !== line.scheme ? SIGNS[line.scheme] : "" });
+    const sign = element("span", {
+      className: "sign",
+      text: begins && before?.scheme !== line.scheme ? SIGNS[line.scheme] : "",
+    });
     if (line.decided === "alarm") sign.append(alarmSign(matchesOf(line), line.bin_tokens));
     const column = element("span", { className: `column ${verdict} ${line.scheme}` }, wordOf(line.text), chart);
     column.append(element("span", { className: "mark", text: MARKS[verdict] }), sign);
@@ -128,11 +143,18 @@ class Strip {
   }
 
   key(event) {
-    const here = this.columns.indexOf(document.activeElement), last = this.columns.length - 1;
+    const here = this.columns.indexOf(document.activeElement),
+      last = this.columns.length - 1;
     if (here < 0 || event.altKey || event.ctrlKey || event.metaKey) return;
     const goes = {
-      ArrowRight: () => Math.min(here + 1, last), ArrowLeft: () => Math.max(here - 1, 0), Home: () => 0, End: () => last,
-      ArrowDown: () => this.nextLine(here, 1), ArrowUp: () => this.nextLine(here, -1), Enter: () => here, " ": () => here,
+      ArrowRight: () => Math.min(here + 1, last),
+      ArrowLeft: () => Math.max(here - 1, 0),
+      Home: () => 0,
+      End: () => last,
+      ArrowDown: () => this.nextLine(here, 1),
+      ArrowUp: () => this.nextLine(here, -1),
+      Enter: () => here,
+      " ": () => here,
     }[event.key];
     if (!goes) return;
     event.preventDefault();

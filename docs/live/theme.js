@@ -15,7 +15,8 @@ function useTheme(name) {
 }
 
 function otherTheme() {
-  const dark = document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
+  const dark =
+    document.documentElement.dataset.theme ?? (matchMedia("(prefers-color-scheme: dark)").matches ? "dark" : "light");
   return dark === "dark" ? "light" : "dark";
 }
 

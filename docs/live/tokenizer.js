@@ -36,7 +36,9 @@ class Tokenizer {
     const ids = [];
     for (const part of splitAt(text, [...this.special.keys()])) {
       if (this.special.has(part)) ids.push(this.special.get(part));
-      else for (const piece of part.match(DIGITS) ?? []) for (const word of piece.match(WORDS) ?? []) ids.push(...this.word(word));
+      else
+        for (const piece of part.match(DIGITS) ?? [])
+          for (const word of piece.match(WORDS) ?? []) ids.push(...this.word(word));
     }
     return ids;
   }
@@ -46,7 +48,8 @@ class Tokenizer {
     if (this.known.has(text)) return this.known.get(text);
     const parts = Array.from(new TextEncoder().encode(text), (byte) => this.letters[byte]);
     for (;;) {
-      let best = Infinity, at = -1;
+      let best = Infinity,
+        at = -1;
       for (let i = 0; i + 1 < parts.length; i++) {
         const rank = this.ranks.get(`${parts[i]} ${parts[i + 1]}`) ?? Infinity;
         if (rank < best) [best, at] = [rank, i];
@@ -101,7 +104,9 @@ function splitAt(text, strings) {
 /** Control and direction marks made visible, so that no token can change what stands around it (ssd_lib.method.trace). */
 function visible(text) {
   const shown = text
-    .replace(/[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}]/gu, (mark) => (mark === "\n" ? mark : `⟨U+${mark.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`))
+    .replace(/[\p{Cc}\p{Cf}\p{Co}\p{Cs}\p{Zl}\p{Zp}]/gu, (mark) =>
+      mark === "\n" ? mark : `⟨U+${mark.codePointAt(0).toString(16).toUpperCase().padStart(4, "0")}⟩`,
+    )
     .replaceAll("\n", "⏎");
   return /^\p{M}/u.test(shown) ? `◌${shown}` : shown;
 }

@@ -18,18 +18,22 @@ function startWorker() {
 function workerMain() {
   const { Llama, softmax, bytesOf } = modelLibrary();
   const { decode, alone } = decoderLibrary({ softmax });
-  let pair = null, wanted = 0; // the number of the newest request: older ones stop
+  let pair = null,
+    wanted = 0; // the number of the newest request: older ones stop
 
   /** Let waiting messages in: a new request or "stop" ends the running one. */
-  const { port1, port2 } = new MessageChannel(), waiting = [];
+  const { port1, port2 } = new MessageChannel(),
+    waiting = [];
   port1.onmessage = () => waiting.shift()();
-  const breath = () => new Promise((resolve) => {
-    waiting.push(resolve);
-    port2.postMessage(null);
-  });
+  const breath = () =>
+    new Promise((resolve) => {
+      waiting.push(resolve);
+      port2.postMessage(null);
+    });
 
   function load({ target, draft }) {
-    const model = ({ config, weights }) => new Llama(config, typeof weights === "string" ? bytesOf(weights).buffer : weights);
+    const model = ({ config, weights }) =>
+      new Llama(config, typeof weights === "string" ? bytesOf(weights).buffer : weights);
     pair = { target: model(target), draft: model(draft) };
     const parameters = Object.fromEntries(Object.entries(pair).map(([role, { parameters }]) => [role, parameters]));
     postMessage({ kind: "ready", parameters, context: Math.min(pair.target.context, pair.draft.context) });
@@ -39,7 +43,8 @@ function workerMain() {
     wanted = id;
     await breath();
     if (wanted !== id) return postMessage({ kind: "stopped", id });
-    const begun = performance.now(), [targets, drafts] = [pair.target.forwards, pair.draft.forwards];
+    const begun = performance.now(),
+      [targets, drafts] = [pair.target.forwards, pair.draft.forwards];
     const rounds = model ? alone(pair[model], prompt, longest) : decode(pair, prompt, prefilled, config, longest);
     let first = null; // the time when the prompt was read
     for (const round of rounds) {
@@ -48,7 +53,8 @@ function workerMain() {
       await breath();
       if (wanted !== id) return postMessage({ kind: "stopped", id });
     }
-    const now = performance.now(), forwards = { target: pair.target.forwards - targets, draft: pair.draft.forwards - drafts };
+    const now = performance.now(),
+      forwards = { target: pair.target.forwards - targets, draft: pair.draft.forwards - drafts };
     postMessage({ kind: "done", id, seconds: (now - begun) / 1000, decoding: (now - first) / 1000, forwards });
   }
 
