@@ -20,6 +20,7 @@ from ssd_lib.defenders.decoding import ssd
 from ssd_lib.models.chat import Message, decode_answer, encode_answer
 from ssd_lib.models.inference import Pass, without_answers
 from ssd_lib.models.pairs import Pair
+from ssd_lib.paths import write_whole
 from ssd_lib.show import strips
 
 CONTEXT = 4096
@@ -268,4 +269,4 @@ def _value(raw: str) -> Any:
 def write_strip(path: Path, said: Answer, pair: Pair, retracted: bool = False) -> None:
     """The token strip of an answer that has a trace, as a page of its own; `retracted`: it opens with what was taken back."""
     assert said.trace is not None
-    path.write_text(strips.page(said.trace, pair.tokenizer, retracted), encoding="utf-8")
+    write_whole(path, strips.page(said.trace, pair.tokenizer, retracted))

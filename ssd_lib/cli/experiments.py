@@ -167,6 +167,7 @@ def report(
     """Print and write the tables of a run: rates with intervals, paired tests, speed."""
     from ssd_lib.experiments.pages import PAGES
     from ssd_lib.experiments.report import build_report, put_measured, report_markdown, write_report
+    from ssd_lib.paths import write_whole
 
     try:
         if page not in PAGES:
@@ -180,7 +181,7 @@ def report(
             from ssd_lib.show import plots
 
             plots.use_book_style()
-            front.write_bytes(plots.png(plots.front(finished.summary)))
+            write_whole(front, plots.png(plots.front(finished.summary)))
     except (ValueError, OSError) as error:
         fail(error)
     typer.echo(plain(report_markdown(finished) if page == "main" else PAGES[page](finished)))

@@ -22,6 +22,7 @@ import pandas as pd
 from ssd_lib.attacks import find_set
 from ssd_lib.experiments.config import Choice
 from ssd_lib.experiments.store import load_run, load_sessions, load_verdicts
+from ssd_lib.paths import replacing, write_whole
 
 Texts = Literal["own", "all"]
 ANSWERS, VERDICTS, CARD = "answers.parquet", "verdicts.parquet", "README.md"
@@ -99,10 +100,11 @@ def write_items(paths: Iterable[str | Path], out: str | Path, *, texts: Texts = 
     verdicts = verdicts.assign(hidden=key.hidden.astype(bool).to_numpy())
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    _without(rows, OF_ANSWERS).to_parquet(out / ANSWERS, index=False)
-    _without(verdicts, OF_VERDICTS).to_parquet(out / VERDICTS, index=False)
+    for name, table in {ANSWERS: _without(rows, OF_ANSWERS), VERDICTS: _without(verdicts, OF_VERDICTS)}.items():
+        with replacing(out / name) as file:
+            table.to_parquet(file, index=False)
     card = _card(rows, verdicts, title or ", ".join(names), _about(folders))
-    (out / CARD).write_text(card, encoding="utf-8")
+    write_whole(out / CARD, card)
     return [out / ANSWERS, out / VERDICTS, out / CARD]
 
 
