@@ -20,6 +20,7 @@ from ssd_lib.defenders.decoding import ssd
 from ssd_lib.models.chat import Message, decode_answer, encode_answer
 from ssd_lib.models.inference import Pass, without_answers
 from ssd_lib.models.pairs import Pair
+from ssd_lib.paths import write_whole
 
 CONTEXT = 4096
 """Tokens a conversation holds at most, unless another limit is given: its caches are allocated whole."""
@@ -274,4 +275,4 @@ def write_strip(
     """An answer that has a trace, as a page of its own; `retracted`: it opens with what was taken back."""
     from ssd_lib.show.page import page
 
-    path.write_text(page(said, pair.tokenizer, question, defender, vars(settings), retracted), encoding="utf-8")
+    write_whole(path, page(said, pair.tokenizer, question, defender, vars(settings), retracted))

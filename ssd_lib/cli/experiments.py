@@ -218,6 +218,7 @@ def report(
     from ssd_lib.experiments.logs import write_items_as
     from ssd_lib.experiments.pages import PAGES
     from ssd_lib.experiments.report import build_report, put_measured, report_markdown, write_report
+    from ssd_lib.paths import write_whole
 
     try:
         if page not in PAGES:
@@ -231,7 +232,7 @@ def report(
             from ssd_lib.show import plots
 
             plots.use_book_style()
-            front.write_bytes(plots.png(plots.front(finished.summary)))
+            write_whole(front, plots.png(plots.front(finished.summary)))
         if items is not None:
             written += write_items_as(folders, items, items_as or ["parquet"], texts)
     except (ValueError, OSError, ImportError) as error:

@@ -159,26 +159,26 @@ def _measure_smollm2(questions: int | None, out: Path, write: bool) -> str:
     from ssd_lib.experiments import experiment, run_experiment
     from ssd_lib.experiments.card import labelled_tables
     from ssd_lib.experiments.report import build_report, put_measured, report_markdown
-    from ssd_lib.paths import data_dir
+    from ssd_lib.paths import data_dir, write_whole
 
     report = build_report([run_experiment(experiment(preset="smollm2", limit=questions, out=out))])
     if write:
         card = data_dir() / "smollm2" / "README.md"
         put_measured(card, MEASURE_SMOLLM2, report_markdown(report))
         put_measured(card, GRADER_SMOLLM2, labelled_tables())
-        report.summary.to_csv(data_dir() / "smollm2" / "measured.csv", index=False, float_format="%.4g")
+        write_whole(data_dir() / "smollm2" / "measured.csv", report.summary.to_csv(index=False, float_format="%.4g"))
     return plain(report_markdown(report))
 
 
 def _measure_training(trained: Path, questions: int | None, write: bool) -> str:
     """What the draft of a training did after every ten steps."""
     from ssd_lib.experiments.report import markdown
-    from ssd_lib.paths import data_dir
+    from ssd_lib.paths import data_dir, write_whole
     from ssd_lib.toy.smollm2 import draft_curve
 
     curve = draft_curve(trained, count=questions or 20)
     if write:
-        curve.to_csv(data_dir() / "smollm2" / "curve.csv", index=False)
+        write_whole(data_dir() / "smollm2" / "curve.csv", curve.to_csv(index=False))
     return markdown(curve)
 
 

@@ -38,7 +38,7 @@ from ssd_lib.experiments.run import run_experiment
 from ssd_lib.experiments.stats import paired_difference
 from ssd_lib.experiments.summary import groups, records
 from ssd_lib.models.pairs import Pair, load_model
-from ssd_lib.paths import data_dir
+from ssd_lib.paths import data_dir, write_whole
 from ssd_lib.toy import kitchen, world
 from ssd_lib.toy.worlds import Item, world_of
 
@@ -325,7 +325,7 @@ def _promises(frame: pd.DataFrame) -> dict[str, str]:
 def write_card(folder: Path, report: Report) -> None:
     """Put the measured tables into `folder / README.md`, and the rows beside it."""
     put_measured(folder / "README.md", "ssd measure --write", card_page(report))
-    card_frame(report).to_csv(folder / "measured.csv", index=False, float_format="%.4g")
+    write_whole(folder / "measured.csv", card_frame(report).to_csv(index=False, float_format="%.4g"))
 
 
 def labelled_tables() -> str:

@@ -22,6 +22,7 @@ import pandas as pd
 from ssd_lib.attacks import find_set
 from ssd_lib.experiments.config import Choice
 from ssd_lib.experiments.store import load_run, load_sessions, load_verdicts
+from ssd_lib.paths import replacing, write_whole
 
 Texts = Literal["own", "all"]
 ANSWERS, VERDICTS, CARD = "answers.parquet", "verdicts.parquet", "README.md"
@@ -89,10 +90,10 @@ def write_items(paths: Iterable[str | Path], out: str | Path, *, texts: Texts = 
     rows, verdicts = read_items(folders, texts)
     out = Path(out)
     out.mkdir(parents=True, exist_ok=True)
-    rows.to_parquet(out / ANSWERS, index=False)
-    verdicts.to_parquet(out / VERDICTS, index=False)
-    card = _card(rows, verdicts, title or ", ".join(rows.run.unique()), _about(folders))
-    (out / CARD).write_text(card, encoding="utf-8")
+    for name, table in {ANSWERS: rows, VERDICTS: verdicts}.items():
+        with replacing(out / name) as file:
+            table.to_parquet(file, index=False)
+    write_whole(out / CARD, _card(rows, verdicts, title or ", ".join(rows.run.unique()), _about(folders)))
     return [out / ANSWERS, out / VERDICTS, out / CARD]
 
 

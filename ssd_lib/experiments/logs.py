@@ -21,6 +21,7 @@ import pandas as pd
 
 from ssd_lib.experiments.items import Texts, read_items, write_items
 from ssd_lib.experiments.store import load_sessions
+from ssd_lib.paths import write_whole
 
 METRICS = ("match_ratio", "tokens", "seconds")
 """Columns of a run's rows that go into the logs beside the verdicts."""
@@ -153,7 +154,7 @@ def write_lm_eval_samples(paths: Iterable[str | Path], out: str | Path, *, texts
         date = datetime.fromisoformat(part.session["started"]).strftime("%Y-%m-%dT%H-%M-%S.%f")
         lines = [_line(part, row) for row in part.rows[part.rows.error.isna()].to_dict("records")]
         file = folder / f"samples_{_word(part.attack)}_{date}.jsonl"
-        file.write_text("".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines), encoding="utf-8")
+        write_whole(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         files.append(file)
         whole = tables.setdefault(
             folder / f"results_{date}.json",
@@ -164,7 +165,7 @@ def write_lm_eval_samples(paths: Iterable[str | Path], out: str | Path, *, texts
         whole["results"][part.attack] = {f"{name},none": float(value) for name, value in means.items()}
         whole["n-samples"][part.attack] = {"original": len(part.rows), "effective": len(lines)}
     for file, table in tables.items():
-        file.write_text(json.dumps(table, indent=2, ensure_ascii=False), encoding="utf-8")
+        write_whole(file, json.dumps(table, indent=2, ensure_ascii=False))
         files.append(file)
     return files
 

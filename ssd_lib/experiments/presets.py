@@ -22,7 +22,7 @@ from ssd_lib.defenders import DEFENDERS
 from ssd_lib.experiments.config import Choice, ExperimentConfig, checked, config_from, pair_settings, read_config
 from ssd_lib.experiments.report import markdown
 from ssd_lib.models.pairs import find_pair
-from ssd_lib.paths import data_dir
+from ssd_lib.paths import data_dir, write_whole
 
 PUBLISHED_MAX_NEW_TOKENS = 1024
 PUBLISHED_PREFILLS = (0, 5, 10, 20, 40)
@@ -215,4 +215,4 @@ def published_page() -> str:
 
 def write_published_page() -> None:
     """Write `published_page` to data/published_commands.md."""
-    (data_dir() / "published_commands.md").write_text(published_page(), encoding="utf-8")
+    write_whole(data_dir() / "published_commands.md", published_page())

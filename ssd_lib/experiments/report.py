@@ -24,6 +24,7 @@ from ssd_lib.experiments.stats import wilson
 from ssd_lib.experiments.store import load_run, load_sessions, load_verdicts
 from ssd_lib.experiments.summary import CLOCK, MEASURES, groups, judged, records, summary_of, tests_of
 from ssd_lib.method.trace import visible
+from ssd_lib.paths import write_whole
 
 MAIN_TABLES = ("Attack success (judge: exact)", "Facts told (judge: exact)", "Right (judge: exact)", "ATGR")
 """What a README shows of a run of the embedded pair."""
@@ -264,7 +265,7 @@ def write_report(report: Report, folder: str | Path, figures: Mapping[str, bytes
         "report.html": report_html(report, figures or {}),
     }
     for name, text in texts.items():
-        (folder / name).write_text(text, encoding="utf-8")
+        write_whole(folder / name, text)
     return [folder / name for name in texts]
 
 
@@ -299,7 +300,7 @@ def put_measured(page: Path, command: str, text: str) -> None:
     if before not in whole or after not in whole:
         raise ValueError(f"{page} has no place for this: put the lines {before} and {after} into it")
     head, tail = whole[: whole.index(before)], whole[whole.index(after) :]
-    page.write_text(f"{head}{before}\n\n{text.strip()}\n\n{tail}", encoding="utf-8")
+    write_whole(page, f"{head}{before}\n\n{text.strip()}\n\n{tail}")
 
 
 def _in_cell(value: Any) -> str:

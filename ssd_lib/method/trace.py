@@ -22,6 +22,8 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from ssd_lib.paths import replacing, write_whole
+
 TOP = 10
 """Candidates kept of each model."""
 SPACE = 20
@@ -124,9 +126,10 @@ class Trace:
         """
         path = Path(path)
         if path.suffix == ".parquet":
-            self.lines.to_parquet(path, index=False)
+            with replacing(path) as file:
+                self.lines.to_parquet(file, index=False)
         elif path.suffix == ".json":
-            path.write_text(json.dumps(self.lines.to_dict("records")), encoding="utf-8")
+            write_whole(path, json.dumps(self.lines.to_dict("records")))
         else:
             raise ValueError(f"a trace is saved as .parquet or .json, not {path.name!r}")
 

@@ -18,6 +18,7 @@ from ssd_lib.models.chat import FORMATS, TEMPLATE_DATE, encode_prompt
 from ssd_lib.models.exported import DRAFT, MODEL_TYPE, SETTINGS, TARGET
 from ssd_lib.models.pairs import Pair
 from ssd_lib.models.rereading import Rereader
+from ssd_lib.paths import room_for
 
 GENERATE = '''"""Speculative Safety-Aware Decoding (arXiv 2508.17739) in the place of `generate`: a front of the package ssd_lib."""
 
@@ -94,7 +95,8 @@ def export_pair(pair: Pair, out: str | Path) -> Path:
     partial = out.with_name(out.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     try:
-        _write(pair, tokenizers, said, partial)
+        with room_for(out):
+            _write(pair, tokenizers, said, partial)
         if out.exists():
             out.rmdir()
         os.replace(partial, out)

@@ -44,6 +44,7 @@ from ssd_lib.models.chat import encode_answer, encode_prompt
 from ssd_lib.models.loading import half_dtype, load_model
 from ssd_lib.models.muon import MuonWithAdamW
 from ssd_lib.models.presto import IGNORED, PREFILLED, PrestoTrainer, plain_attention, presto_loss
+from ssd_lib.paths import room_for, write_whole
 from ssd_lib.settings import AboveZero, Count, NotNegative, Positive, Share, settings
 
 Example = dict[str, list[int]]
@@ -149,17 +150,18 @@ def fine_tune(
     )
     if quiet:
         trainer.remove_callback(PrinterCallback)  # takes the progress bar's place
-    with plain_attention(model) if stage.presto else nullcontext():
+    with room_for(folder), plain_attention(model) if stage.presto else nullcontext():
         outcome = trainer.train(resume_from_checkpoint=_last_complete_checkpoint(folder))
-    if isinstance(trained, PeftModel):
-        trained.save_pretrained(str(folder / "adapter"))
-        model = cast(PreTrainedModel, trained.merge_and_unload())
-    model.config.use_cache = True  # the Trainer turns it off
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    with room_for(folder):
+        if isinstance(trained, PeftModel):
+            trained.save_pretrained(str(folder / "adapter"))
+            model = cast(PreTrainedModel, trained.merge_and_unload())
+        model.config.use_cache = True  # the Trainer turns it off
+        model.save_pretrained(folder)
+        tokenizer.save_pretrained(folder)
     record = {"stage": asdict(stage), "seed": seed, "loss": outcome.training_loss}
     record["seconds"] = outcome.metrics["train_runtime"]
-    (folder / "finished.json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    write_whole(folder / "finished.json", json.dumps(record, indent=1))
     return model
 
 

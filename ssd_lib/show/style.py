@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
 
 from ssd_lib.experiments import Choice
-from ssd_lib.paths import REPOSITORY
+from ssd_lib.paths import REPOSITORY, replacing
 
 COLORS = {"target": "#0072B2", "draft": "#009E73", "SSD": "#D55E00", "hardened SSD": "#CC79A7"}  # Okabe and Ito
 MARKS = {"target": "o", "draft": "s", "SSD": "D", "hardened SSD": "P"}
@@ -43,7 +43,8 @@ def save(figure: Figure, name: str) -> Path:
     """Write `figures/<name>`, or `$SSD_FIGURES/<name>`, and return its path."""
     folder = Path(os.environ.get("SSD_FIGURES") or REPOSITORY / "figures")
     folder.mkdir(exist_ok=True)
-    figure.savefig(folder / name, **FILE)
+    with replacing(folder / name) as file:
+        figure.savefig(file, **FILE)
     return folder / name
 
 
