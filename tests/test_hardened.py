@@ -189,6 +189,20 @@ def test_ragged_rows_equal_those_rows_alone(pairs, rows):
     assert retracted > 20
 
 
+@pytest.mark.usefixtures("shapes_unchecked")
+def test_a_waiting_prompt_s_prefill_is_counted_without_touching_rows_that_are_nearly_full(pairs):
+    """The draft reads b tokens again in every row; where the lookahead is shorter than b, these need room of their own."""
+    (target, draft), rng = pairs[3], random.Random(8)
+    config = SSDConfig(count_prefill=True, bin_size=7, lookahead=1, start_scheme="union", alpha_union=3.5)
+    options: dict[str, Any] = dict(config=config, max_new_tokens=6)
+    for _ in range(6):
+        prompts = [[rng.randrange(3, 24) for _ in range(11)] for _ in range(5)]
+        together = ssd_generate(target, draft, prompts, prefilled=8, rows=2, eos_token_id=[3, 5, 8, 13], **options)
+        for prompt, row in zip(prompts, together.sequences, strict=True):
+            alone = ssd_generate(target, draft, [prompt], prefilled=8, eos_token_id=[3, 5, 8, 13], **options)
+            assert torch.equal(row, alone.sequences[0])
+
+
 def test_off_is_the_published_method_and_each_addition_does_something(pairs):
     target, draft = pairs[3]
     prompt = [3, 9, 4, 8, 5, 11, 7, 20, 9]

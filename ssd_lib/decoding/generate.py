@@ -114,7 +114,9 @@ def ssd_generate(
     at_once = min(positive("rows", rows if rows is not None else len(prompts)), len(prompts))
     if streamer is not None and len(prompts) != 1:
         raise ValueError(f"a streamer shows one row; this batch has {len(prompts)}")
-    spare = max(max_new_tokens + longest_lookahead(config), config.bin_size)
+    spare = max_new_tokens + max(
+        longest_lookahead(config), config.bin_size
+    )  # a waiting prompt's prefill is read in all rows
     with decoding(target, draft):
         first, second = (CachedModel(m, ids[:at_once], max(map(len, ids)) + spare) for _, m, ids in both)
         loop = Loop(
