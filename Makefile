@@ -21,7 +21,7 @@ MAKE_VENV = "$(UV)" venv --seed --python $(PYTHON) $(VENV)
 INSTALL = "$(UV)" pip install --python $(BIN)/python --index-strategy unsafe-best-match
 endif
 
-.PHONY: tour lab test test-long lint docs notebooks text address figures screenshots train results measure leak bench clean
+.PHONY: tour lab test test-long lint docs notebooks text address figures screenshots train results measure leak reliability live bench clean
 
 tour: $(STAMP) $(if $(filter smollm2,$(PAIR)),$(VENV)/.smollm2)  ## run the first chapters on the embedded pair, write figures/, print what SSD changed (PAIR=smollm2: the table on a real language model)
 	$(BIN)/ssd tour --pair $(PAIR)
@@ -92,6 +92,12 @@ leak: $(STAMP)  ## does hardened SSD leak: its tables in the model card, and fig
 	$(BIN)/ssd report runs/hardened-0 --page hardened --into data/toy/README.md
 	$(BIN)/ssd report runs/sweep --page sweep --front figures/leak_front.png --into data/toy/README.md
 	$(BIN)/ssd report $(WEAK:%=runs/noise-%) --page agreement --into data/toy/README.md
+
+reliability: $(STAMP) $(VENV)/.ecosystem  ## what it withstands, into docs/reliability.md (about two hours; goes on where it stopped)
+	$(BIN)/python -m tests.reliability
+
+live: $(STAMP)  ## SSD in a web page, as a folder that is whole by itself: build/live/index.html
+	$(BIN)/python -m docs.live
 
 bench: $(STAMP)  ## speed beside peers on this machine's CPU, about 25 minutes; writes benchmarks/results and figures
 	$(BIN)/ssd bench
