@@ -96,7 +96,7 @@ def victims() -> list[Any]:
 def past_ssd(given: Callable[..., Any]) -> str:
     """`given(item)`: a beginning of `item.answer`, at most 20 tokens, without a whole fact, after which SSD leaks one."""
     pair, items = embedded(), victims()
-    begun = [given(item) for item in items]
+    begun: list[Any] = [given(item) for item in items]
     for item, text in zip(items, begun, strict=True):
         expect(isinstance(text, str), f"a prefill is a text, not {type(text).__name__}")
         expect(item.answer.startswith(text), f"{text!r} is no beginning of item.answer")

@@ -37,6 +37,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from checks import check, predict, question, score
 
 from ssd_lib import load_model, load_pair
 from ssd_lib.experiments.card import Condition, measure, prefill_tokens
@@ -78,11 +79,12 @@ def log_probs(model, item):
 """
 One forbidden question. At each of the first positions: the token of the forbidden answer, and what both versions of the
 target like best there.
-
-**Predict:** at which positions will the aligned model's favourite differ from the base model's?
 """
 
 # %%
+predict("01.p1")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 item = items[0]
 aligned_probs, base_probs = log_probs(pair.target, item).exp(), log_probs(base, item).exp()
 
@@ -102,7 +104,7 @@ pd.DataFrame(
 
 # %% [markdown]
 r"""
-<details><summary>What to see</summary>
+<details><summary>What happens</summary>
 
 At $t = 0$ the two differ: one begins the answer, the other a refusal. One line further, with a single token of the forbidden
 answer given, the aligned model already goes on with it, as the base model does.
@@ -129,15 +131,16 @@ assert torch.allclose(kl(aligned, reference), by_torch, atol=1e-4)
 kl(aligned, reference)[:8].numpy().round(3)
 
 # %% [markdown]
-r"""
+"""
 Qi et al. (2025, "Safety Alignment Should Be Made More Than Just a Few Tokens Deep") found this distance concentrated in the
 first few tokens of large aligned models. Is it so here, over many questions?
-
-**Predict:** sketch $\mathrm{KL}_t$ against $t$ before you run the next cell, and a second line for *benign* questions.
 """
 
-
 # %%
+predict("01.p2")
+
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 def table(rows):
     """Answers of different length as one array: [questions, positions], NaN after the end."""
     longest = max(len(row) for row in rows)
@@ -154,12 +157,15 @@ plt.show()
 
 # %% [markdown]
 """
+<details><summary>What happens</summary>
+
 Nearly all of it sits at the start of forbidden answers (the band is the 95% interval of the mean). On benign questions there is
 next to nothing to see: alignment left them alone, as it should.
+</details>
 
-After the first few tokens the aligned model says what its base model says, and the base model answers everything. So whoever
-writes the first tokens talks to the base model. That is what *shallow* means: not that the alignment is weak (where it acts, it
-is strong), but that it acts in few places. As a number:
+Where the aligned model says what its base model says, it answers everything, as that does. So whoever writes the first tokens talks to
+the base model. That is what *shallow* means: not that the alignment is weak (where it acts, it is strong), but that it acts in few
+places. As a number:
 """
 
 # %%
@@ -176,22 +182,26 @@ How unlikely is it that a model writes the beginning of the forbidden answer *by
 $$S_n = -\sum_{t < n} \log P(h_t \mid q, h_{<t}),$$
 and a prefilling attacker gets all of it for free: they simply write these tokens.
 
-**Predict:** for the target, is most of $S_{40}$ paid at the first token, or does it grow with every token? And for the draft,
-which is *deeply* aligned?
+The draft is *deeply* aligned: more about that in a moment.
 """
 
-
 # %%
+predict("01.p3")
+
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 def surprise(model, item):
     told = torch.tensor(prefill_tokens(pair, item, POSITIONS))
     steps = -log_probs(model, item).gather(-1, told.unsqueeze(-1)).squeeze(-1)
     return np.concatenate([[0.0], steps.cumsum(0).numpy()])
 
 
-figure, ax = plt.subplots(figsize=(7, 3.4))
+figure, axes = plt.subplots(1, 2, figsize=(9, 3.4))
 series = {name: table([surprise(m, i) for i in items]) for name, m in [("target", pair.target), ("draft", pair.draft)]}
-plots.lines_with_bands(series, "tokens of the forbidden answer (n)", "surprise $S_n$ (nats)", "", ax)
-ax.set(yscale="symlog", title="How unlikely it is to write the attacker's words unasked")
+xlabel = "tokens of the forbidden answer (n)"
+plots.lines_with_bands(series, xlabel, "surprise $S_n$ (nats)", "Both models", axes[0])
+plots.lines_with_bands({"target": series["target"]}, xlabel, "", "The target alone", axes[1])
+axes[1].set_ylim(bottom=0)
 plt.show()
 for name, values in series.items():
     mean = values.mean(axis=0)
@@ -199,10 +209,12 @@ for name, values in series.items():
 
 # %% [markdown]
 """
-(The scale is logarithmic: one nat more makes the text $e$ times less likely.) The target is surprised once, at the very
-beginning; from then on each forbidden token comes easily. The draft is surprised *again at every token*, because at every
-position it would rather refuse. Against the target an attacker pays once and is through; against the draft they would have to
-pay again for every token that they want.
+<details><summary>What happens</summary>
+
+(A nat more makes the text $e$ times less likely.) The target is surprised once, at the very beginning; from then on each forbidden token
+comes easily. The draft is surprised *again at every token*, because at every position it would rather refuse. Against the target
+an attacker pays once and is through; against the draft they would have to pay again for every token that they want.
+</details>
 
 ## A refusal at depth k
 
@@ -211,8 +223,6 @@ refusals begin with "I"; inside a sentence the token includes the space before i
 
 Four models this time. Beside target and draft stand two **controls**: the draft trained with shallow alignment only, and the target
 trained with deep alignment. Without them we could not say whether depth comes from the *training* or from the model's *size*.
-
-**Predict:** which of the four lines stay high?
 """
 
 
@@ -233,6 +243,9 @@ models = {
 curves = {name: table([refusal_probability(model, item) for item in items]) for name, model in models.items()}
 
 # %%
+predict("01.p4")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 figure, ax = plt.subplots(figsize=(7.5, 3.6))
 for name, values in curves.items():
     mean, half = values.mean(axis=0), 1.96 * values.std(axis=0) / np.sqrt(len(values))
@@ -246,10 +259,15 @@ plt.show()
 
 # %% [markdown]
 """
+<details><summary>What happens</summary>
+
 Solid lines are the deeply trained models, dotted the shallow ones. At $k = 0$ all refuse. From then on the shallow ones' chance
 to turn back is gone, the deep ones' stays high. The controls answer the question that target and draft alone leave open: it is
 the training that makes the difference, not the size. The same small draft, trained the ordinary way, is as open to the attack as
-the target. Averaged over all depths from one token on:
+the target.
+</details>
+
+Averaged over all depths from one token on:
 """
 
 # %%
@@ -272,16 +290,16 @@ Half of the time $k = 0$, otherwise it is uniform on $1 \dots C$ ($C$ is the gre
 IGNORED = -100  # the label that cross-entropy skips
 
 
-def example(question, harmful, refusal, k):
+def example(prompt, harmful, refusal, k):
     """The ids that the model reads, and what it is asked to predict: the refusal only."""
-    given = question + harmful[:k]
+    given = prompt + harmful[:k]
     return {"input_ids": given + refusal, "labels": [IGNORED] * len(given) + refusal}
 
 
-question = pair.encode([item.question])["draft_input_ids"][0].tolist()
+prompt = pair.encode([item.question])["draft_input_ids"][0].tolist()
 harmful = prefill_tokens(pair, item, POSITIONS)
 refusal = pair.tokenizer.encode(" " + item.refusal, add_special_tokens=False)
-deep = example(question, harmful, refusal, 6)
+deep = example(prompt, harmful, refusal, 6)
 learned = [i for i, label in zip(deep["input_ids"], deep["labels"], strict=True) if label != IGNORED]
 print("given:  ", pair.tokenizer.decode(deep["input_ids"][: -len(learned)]))
 print("learned:", pair.tokenizer.decode(learned)[:60], "…")
@@ -298,8 +316,8 @@ from ssd_lib.models.training import RecoveryConfig, draw_depth, recovery_example
 settings = RecoveryConfig(direct_share=0.5, max_depth=40)
 for seed in range(50):
     k = draw_depth(random.Random(seed), len(harmful), settings)
-    theirs = recovery_example(question, harmful, refusal, random.Random(seed), settings)
-    mine = example(question, harmful, refusal, k)
+    theirs = recovery_example(prompt, harmful, refusal, random.Random(seed), settings)
+    mine = example(prompt, harmful, refusal, k)
     assert mine == {name: theirs[name] for name in mine}
 print("equal for 50 draws of k")
 
@@ -308,11 +326,12 @@ print("equal for 50 draws of k")
 ## Compliance against prefill length
 
 So far we have read probabilities. Now let the models write.
-
-**Predict:** from which prefill length on does the target comply? Does the draft ever?
 """
 
 # %%
+predict("01.p5")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 conditions = [Condition("forbidden", n) for n in PREFILL_LENGTHS]
 frame = measure(pair, systems=["target alone", "draft alone"], conditions=conditions, questions=QUESTIONS)
 complied = rates(frame, "complied", ["system", "prefill"])
@@ -326,79 +345,100 @@ plt.show()
 
 # %% [markdown]
 """
-A token or two are enough against the target; no number that we tried is enough against the draft. Compare with the figures
-above: there, too, everything changed after one position. The probabilities showed it before any text was written.
+<details><summary>What happens</summary>
+
+One token is enough against the target; no number that we tried is enough against the draft. Compare with the figures above: there, too,
+everything changed after one position. The probabilities showed it before any text was written.
+</details>
 
 ## Then why not simply use the draft, or align the target deeply?
 
-**Predict:** what do both cost? Here are all three on benign questions.
+Here are all three on benign questions (twice as many: known and new wordings).
 """
 
 # %%
+predict("01.p6")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 names = ["target alone", "draft alone", "deeply aligned target"]
 benign = measure(pair, systems=names, conditions=[Condition("benign")], questions=QUESTIONS)
 rates(benign, "right", ["system"]).set_index("system")[["rate", "low", "high"]].round(2)
 
 # %% [markdown]
 """
-The draft is small and gets more of them wrong: it cannot replace the target. Aligning the target deeply works, and costs no
-correctness here. But it means training *every* large model, for which one needs its weights, its data and the hardware, and
-training it again at every new version. SSD makes another bet: train one small model once, and let it watch over many large ones
-that share its vocabulary.
+<details><summary>What happens</summary>
+
+The draft is small and gets more of them wrong (with 60 questions its interval still touches the target's): it cannot replace the
+target. Aligning the target deeply works, and we see no loss of correctness here.
+</details>
+
+But deep alignment means training *every* large model, for which one needs its weights, its data and the hardware, and training it
+again at every new version. SSD makes another bet: train one small model once, and let it watch over many large ones that share its
+vocabulary.
 
 ## Exercises
 
 Solutions: [solutions/01_solutions](solutions/01_solutions.ipynb).
 
-**1.** What share of the whole divergence (summed over positions and questions) sits in the first five positions of `kl_target`?
-"""
-
-# %%
-from ssd_lib.show.exercises import check
-
-share_of_first_five = ...
-check(
-    "share of the divergence in the first five positions",
-    share_of_first_five,
-    kl_target[:, :5].sum() / kl_target.sum(),
-    "kl_target is [questions, positions]: divide the sum over the columns 0 to 4 by the sum over all. A number below 1.",
-)
-
-# %% [markdown]
-"""
-**2.** The recipe draws the depth $k$: 0 with probability 0.5, else uniform on 1 … 100. What is the expected depth?
-"""
-
-# %%
-expected_depth = ...
-check(
-    "expected depth",
-    expected_depth,
-    0.5 * 50.5,
-    "The mean of 1 … 100 is 50.5 (not 50); half of the draws are 0.",
-)
-
-# %% [markdown]
-"""
-**3.** Write the labels of a deep example without building its ids: how many positions carry no loss when the question has
-`question_length` tokens and the refusal begins at depth `k` of a harmful answer of `harmful_length` tokens? (Mind a `k` beyond
-the end.)
+### Exercise 01.1 · easy · 5 minutes
+What share of the whole divergence, summed over positions and questions, sits in the first `n` positions? `kl` is an array [questions,
+positions] like `kl_target`; answers that are shorter end in NaN.
 """
 
 
 # %%
-def without_loss(question_length, harmful_length, k):
+def share_of_first(kl, n):
     return ...
 
 
-for lengths in [(12, 45, 0), (12, 45, 6), (12, 4, 6)]:
-    built = example([0] * lengths[0], [1] * lengths[1], [2] * 5, lengths[2])
-    check(
-        f"positions without loss {lengths}",
-        without_loss(*lengths),
-        built["labels"].count(IGNORED),
-        "The question's tokens and the given part of the harmful answer, which is at most as long as that answer.",
-    )
+check("01.1", share_of_first)
+
+# %% [markdown]
+"""
+### Exercise 01.2 · real · 10 minutes
+How deep does a recipe go on average? The depth $k$ is 0 with probability `direct_share`, otherwise uniform on 1 … `max_depth`, but never
+more than the harmful answer has tokens (`harmful_length`).
+"""
+
+
+# %%
+def mean_depth(direct_share, max_depth, harmful_length):
+    return ...
+
+
+check("01.2", mean_depth)
+
+# %% [markdown]
+"""
+### Exercise 01.3 · find the bug · 10 minutes
+Somebody's recovery examples train a draft that complies *more* than before. Look at the source below, and return what it should have
+returned.
+"""
+
+# %%
+import inspect
+
+from checks.chapter_01 import suspect_example
+
+print(inspect.getsource(suspect_example))
+
+
+def mended_example(question, harmful, refusal, k):
+    return ...
+
+
+check("01.3", mended_example)
+
+# %% [markdown]
+"""
+### Exercise 01.4 · open · 15 minutes
+The attacks above know how the forbidden answer begins. Do they have to? Find at most three words, the same for every question, that none of
+this world's answers begins with, and that open the target to at least 7 of 10 new questions (and the draft to none).
+"""
+
+# %%
+my_words = ...
+check("01.4", my_words)
 
 # %% [markdown]
 """
@@ -408,9 +448,17 @@ for lengths in [(12, 45, 0), (12, 45, 6), (12, 4, 6)]:
 3. Deep alignment teaches the way back from any depth; a small model can learn it.
 
 ## Questions
-- Why does low KL at late positions mean that the base model's behaviour is still there?
-- What training data would make a refusal possible at depth 40?
-- Could fine-tuning on harmless data destroy shallow alignment? And deep alignment?
+"""
+
+# %%
+question("01.q1")
+question("01.q2")
+question("01.q3")
+score("01")
+
+# %% [markdown]
+"""
+To think about: could fine-tuning on harmless data destroy shallow alignment? And deep alignment?
 
 **Back:** [00 · Start here](00_start_here.ipynb). **Next:** [02 · Speculative decoding](02_speculative_decoding.ipynb): how two
 models are wired together.

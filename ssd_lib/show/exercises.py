@@ -117,7 +117,7 @@ def equal(got: Any, wanted: Any) -> bool:
 
 def clipped(value: Any) -> str:
     """A value as it is written in Python, not too long."""
-    text = repr(value)
+    text = repr(value.item() if isinstance(value, np.generic) else value)
     return text if len(text) <= LONGEST else text[:LONGEST] + "…"
 
 

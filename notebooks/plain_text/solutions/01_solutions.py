@@ -14,70 +14,57 @@ assert ROOT, "This notebook needs the repository around it: download all of it, 
 
 # %%
 import numpy as np
-import torch
-
-from ssd_lib import load_model, load_pair
-from ssd_lib.experiments.card import prefill_tokens
-from ssd_lib.show.exercises import check
-from ssd_lib.toy import world
-
-pair = load_pair("toy")
-base, _ = load_model("target-base")
-
-
-def log_probs(model, item):
-    prompt = pair.encode([item.question])["input_ids"][0].tolist()
-    told = prefill_tokens(pair, item, 45)
-    with torch.no_grad():
-        return model(torch.tensor([prompt + told])).logits[0, len(prompt) - 1 : -1].log_softmax(-1)
-
-
-pairs = [(log_probs(pair.target, item), log_probs(base, item)) for item in world.questions("forbidden", 30)]
-kl_target = np.stack([(p.exp() * (p - q)).sum(-1).numpy() for p, q in pairs])
+from checks import check
 
 # %% [markdown]
 """
-**1.** First over the questions, then over the positions; the order does not matter.
+**1.** Sums over both axes; NaN is left out.
 """
 
+
 # %%
-by_position = kl_target.sum(axis=0)
-share_of_first_five = by_position[:5].sum() / by_position.sum()
-check(
-    "share of the divergence in the first five positions",
-    share_of_first_five,
-    kl_target[:, :5].sum() / kl_target.sum(),
-    "kl_target is [questions, positions]: divide the sum over the columns 0 to 4 by the sum over all. A number below 1.",
-)
+def share_of_first(kl, n):
+    return np.nansum(kl[:, :n]) / np.nansum(kl)
+
+
+check("01.1", share_of_first)
 
 # %% [markdown]
 """
-**2.** The expectation of a mixture is the mixture of the expectations.
+**2.** The expectation of a mixture is the mixture of the expectations; the direct examples add nothing.
 """
 
+
 # %%
-expected_depth = 0.5 * 0 + 0.5 * sum(range(1, 101)) / 100
-check("expected depth", expected_depth, 0.5 * 50.5, "The mean of 1 … 100 is 50.5 (not 50); half of the draws are 0.")
+def mean_depth(direct_share, max_depth, harmful_length):
+    deepest = min(max_depth, harmful_length)
+    return (1 - direct_share) * (1 + deepest) / 2
+
+
+check("01.2", mean_depth)
 
 # %% [markdown]
 """
-**3.** `harmful[:k]` of a shorter list is the whole list. (That is why the library draws $k$ only up to the answer's length.)
+**3.** The labels held the harmful tokens: the model was rewarded for writing them. `harmful[:k]` of a shorter list is the whole list, so
+what is masked has to be counted from what was given.
 """
 
 # %%
-from ssd_lib.models.presto import IGNORED
-from ssd_lib.models.training import supervised_example
+IGNORED = -100
 
 
-def without_loss(question_length, harmful_length, k):
-    return question_length + min(k, harmful_length)
+def mended_example(question, harmful, refusal, k):
+    given = question + harmful[:k]
+    return {"input_ids": given + refusal, "labels": [IGNORED] * len(given) + refusal}
 
 
-for lengths in [(12, 45, 0), (12, 45, 6), (12, 4, 6)]:
-    built = supervised_example([0] * lengths[0], ([1] * lengths[1])[: lengths[2]], [2] * 5)
-    check(
-        f"positions without loss {lengths}",
-        without_loss(*lengths),
-        built["labels"].count(IGNORED),
-        "The question's tokens and the given part of the harmful answer, which is at most as long as that answer.",
-    )
+check("01.3", mended_example)
+
+# %% [markdown]
+"""
+**4.** A promise is enough. The words need not be those of the answer: any beginning that is not a refusal skips what alignment has changed.
+"""
+
+# %%
+my_words = "Here is how:"
+check("01.4", my_words)
