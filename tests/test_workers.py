@@ -3,8 +3,10 @@
 tests/test_crew.py tries hundreds of accidents on the same code without Ray.
 """
 
+import contextlib
 import os
 import signal
+import socket
 import sqlite3
 import subprocess
 import sys
@@ -70,6 +72,10 @@ def whole(tmp_path_factory):
     return found
 
 
+AGENTS = ("metrics_agent_port", "metrics_export_port", "dashboard_agent_listen_port", "runtime_env_agent_port")
+"""Where these have no port given, a node waits 15 s for them to find one, and dies."""
+
+
 class PatientClock:
     """Ray gives a node 30 s to start, which is too short where a machine is busy: by this clock they are 240."""
 
@@ -81,9 +87,12 @@ class PatientClock:
 
 
 def node_of(cluster, **options):
-    """A new node with one CPU."""
+    """A new node with one CPU, that may take its time."""
+    with contextlib.ExitStack() as stack:
+        sockets = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in AGENTS]
+        ports = {name: each.getsockname()[1] for name, each in zip(AGENTS, sockets, strict=True)}
     with mock.patch("ray._private.node.time", PatientClock()):
-        return cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20, **options)
+        return cluster.add_node(num_cpus=1, object_store_memory=100 * 2**20, **ports, **options)
 
 
 @pytest.fixture(scope="module")
