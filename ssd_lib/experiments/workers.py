@@ -267,9 +267,10 @@ class Workers:
 
     def _welcome(self, hand: _Hand, hired: Hired | None) -> None:
         """A worker has loaded the pair, or was there when it was asked."""
-        hand.ready, self.failed_loads = True, 0
+        hand.ready = True
         if hired is None:
             return
+        self.failed_loads = 0
         if self.first is None:
             self.first = hired
             self.cluster.reserve(hired.weights)
