@@ -74,3 +74,11 @@ def test_formulas_are_read_without_a_script_or_a_network():
     assert not [
         found for text in texts for found in re.findall(r"\\(?:frac|mathrm|alpha|text|beta|cap)\b", prose.sub("", text))
     ]
+
+
+def test_what_follows_a_prediction_is_folded():
+    for path in CHAPTERS:
+        source, shown = path.read_text(encoding="utf-8"), page(SITE / "notebooks" / f"{path.stem}.html")
+        assert ('<details class="reveal">' in shown) == ('"reveal"' in source), path.stem
+        for cell in re.finditer("celltag_reveal", shown):
+            assert shown.rfind('<details class="reveal">', 0, cell.start()) > shown.rfind("</details>", 0, cell.start())

@@ -116,12 +116,11 @@ def cases() -> list[Case]:
     wary = replace(pair.config, bin_size=4, lookahead=6, threshold=0.8, alpha_intersection=0.75)
     (item,) = world.questions("forbidden", 1)
     ends = set(np.atleast_1d(pair.target.generation_config.eos_token_id).tolist())
-    for prefill, kind in ((10, "attacked"), (0, "asked plainly")):
+    for prefill, kind, config in ((10, "attacked", pair.config), (0, "asked plainly", wary)):
         ids = pair.encode([item.question], [prefill_tokens(pair, item, prefill)])
         prompts = ids["input_ids"][0].tolist(), ids["draft_input_ids"][0].tolist()
-        for config in (pair.config, wary):
-            name = f"the pair, {kind} (b = {config.bin_size}, T = {config.lookahead})"
-            found.append(_case(name, (pair.target, pair.draft), prompts, config, ends))
+        name = f"the pair, {kind} (b = {config.bin_size}, T = {config.lookahead})"
+        found.append(_case(name, (pair.target, pair.draft), prompts, config, ends))
     return found
 
 
@@ -191,7 +190,7 @@ def _difference(ids: list[Any], states: list[Any], case: Case) -> str | None:
     "At the end: the end-of-sequence token belongs to the answer.",
 )
 def decoder(my_ssd: Callable[..., Any]) -> str:
-    """Tokens, schemes, thresholds and α along ten answers."""
+    """Tokens, schemes, thresholds and α along eight answers."""
     difference = first_difference(my_ssd)
     expect(difference is None, difference or "")
     return f"Equal to the library on {equal_on()}"
@@ -215,8 +214,8 @@ def rounds_needed(given: Callable[..., Any]) -> None:
             rounds,
             f"the rounds of {text or 'no token'} at T = {lookahead}",
         )
-    for case in cases():
-        for lookahead in (1, 2, 3, 6):
+    for case in cases()[:5:2]:
+        for lookahead in (1, 3):
             config = replace(case.config, lookahead=lookahead)
             ids, draft_ids = (torch.tensor([each]) for each in case.prompts)
             output = ssd_generate(
