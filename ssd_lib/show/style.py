@@ -12,12 +12,16 @@ from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from IPython.core.getipython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
+from pandas.io.formats.style import Styler
 
 from ssd_lib.experiments import Choice
 from ssd_lib.paths import REPOSITORY
+from ssd_lib.show.strips import SCROLLS
 
 COLORS = {"target": "#0072B2", "draft": "#009E73", "SSD": "#D55E00", "hardened SSD": "#CC79A7"}  # Okabe and Ito
 MARKS = {"target": "o", "draft": "s", "SSD": "D", "hardened SSD": "P"}
@@ -33,10 +37,25 @@ FILE: dict[str, Any] = {"bbox_inches": "tight", "metadata": {"Software": None}}
 
 
 def use_book_style() -> None:
-    """Fonts and grids of the book."""
+    """Fonts and grids of the book, and tables that scroll where a window is too narrow for them."""
     plt.rcParams.update({"figure.dpi": 110, "savefig.dpi": 160, "figure.constrained_layout.use": True})
     plt.rcParams.update({"axes.grid": True, "grid.alpha": 0.3, "hatch.linewidth": 0.6})
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
+    shell: Any = get_ipython()
+    if shell is not None:
+        scroll_tables(shell.display_formatter.formatters["text/html"])
+
+
+def scroll_tables(formatter: Any) -> None:
+    """Have a notebook's HTML formatter put every pandas table into a box that scrolls, in place of cutting off its columns."""
+    for kind in (pd.DataFrame, Styler):
+        formatter.for_type(kind, _scrolling)
+
+
+def _scrolling(table: Any) -> str | None:
+    """pandas' own HTML in the box; None where pandas shows text."""
+    markup = table._repr_html_()
+    return markup and f'<div style="{SCROLLS}">{markup}</div>'
 
 
 def save(figure: Figure, name: str) -> Path:
@@ -56,10 +75,10 @@ def png(figure: Figure) -> bytes:
 
 
 def number(value: float) -> str:
-    """A probability or score in few letters: 0.98, 0.003, 4e-6, 0."""
+    """A probability or score in few letters: 0.998, 0.98, 0.003, 4e-6, 0."""
     if abs(value) < SMALLEST:
         return re.sub("e-0*", "e-", f"{value:.0e}") if value else "0"
-    return f"{value:.2g}"
+    return f"{value:.{3 if 0.99 < abs(value) < 1 else 2}g}"
 
 
 def role(system: str) -> str:
