@@ -32,7 +32,7 @@ SHOWN = 10
 """Candidates in the table."""
 BAR = 50
 """Pixels of a bar of 1."""
-CELL = "padding:0 6px;text-align:left;white-space:pre;line-height:1.3"
+CELL = "padding:0 4px;text-align:left;white-space:pre;line-height:1.3"
 NEARLY = 1e-3
 """Of an α nearer than this to 0 or to 1, a probability cannot be solved for."""
 
