@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -173,6 +173,32 @@ def beside(axes: Axes, point: tuple[float, float], number: int, count: int, size
     line: dict[str, Any] = dict(arrowstyle="-", color="#777777", lw=0.5, shrinkA=0, shrinkB=0)
     axes.annotate("", point, (across, up), textcoords="offset points", arrowprops=line, annotation_clip=False)
     return axes.transData + ScaledTranslation(across / 72, up / 72, figure.dpi_scale_trans)
+
+
+Spot = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""A place in x and in y, each with the ends of its interval."""
+
+
+def marks(axes: Axes, spots: Mapping[str, Spot], found: Mapping[str, Look]) -> None:
+    """A mark with its intervals for each name, none on another: those in one place stand below it, with a line to the place.
+
+    Args:
+        axes: Where to draw; y between 0 and 1 or so.
+        spots: Places by name.
+        found: How each name is drawn.
+    """
+    across, upward = ([spot[axis][0] for spot in spots.values()] for axis in (0, 1))
+    x_range, y_range = (np.ptp(values) or 1.0 for values in (across, upward))
+    crowd = crowds(np.divide(across, x_range), np.divide(upward, y_range))
+    number_of = {list(spots)[place]: (i, len(of)) for of in crowd for i, place in enumerate(of)}
+    for name, (x, y) in spots.items():
+        look, far, up = found[name], reach(*x), reach(*y)
+        axes.errorbar(
+            x[0], y[0], xerr=far, yerr=up, fmt="none", ecolor=look.color, elinewidth=0.8, capsize=2, alpha=0.5
+        )
+        style: dict[str, Any] = dict(linestyle="none", markersize=7, markeredgecolor="white", markeredgewidth=0.5)
+        where = beside(axes, (x[0], y[0]), *number_of[name])
+        axes.plot(x[0], y[0], transform=where, label=name, **look.point, **style)
 
 
 def on_axes(axes: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
