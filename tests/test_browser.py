@@ -60,6 +60,12 @@ def test_start_here_shows_its_outputs_before_and_after_it_runs(lab):
     widths = page.locator(".jp-OutputArea-output img").evaluate_all("all => all.map(image => image.naturalWidth)")
     assert widths and min(widths) > 300, "figures are drawn"
     assert re.search(r"draft: +[\d.]+ M parameters", page.inner_text(".jp-Notebook"))
+    book.resize(800, 800)
+    assert page.locator(".jp-OutputArea-output table").count() > 3
+    assert page.evaluate(CUT_OFF) == [], "tables scroll in a narrow window"
+    page.locator(".jp-OutputArea-output table").nth(1).scroll_into_view_if_needed()
+    page.screenshot(path=SCREENSHOTS / "start_here_narrow.png")
+    book.resize(1200)
     for theme in ("light", "dark"):
         book.use_theme(theme)
         tokens.first.scroll_into_view_if_needed()
@@ -71,7 +77,9 @@ def test_start_here_shows_its_outputs_before_and_after_it_runs(lab):
 def test_the_explorers_chapter_runs(chapter):
     book, explorer = chapter
     assert not book.failures()
-    assert len(explorer.tokens()) > 10 and explorer.part("timeline").locator("svg").count() == 1
+    assert len(explorer.tokens()) > 10 and explorer.part("given").count() > 5, "after what the attacker wrote"
+    below = explorer.part("token").nth(3).evaluate("e => getComputedStyle(e, '::after').backgroundImage")
+    assert below.count("gradient") == 2, "under a token: its match ratio, and the threshold"
     explorer.box.scroll_into_view_if_needed()
     book.page.screenshot(path=SCREENSHOTS / "explorer_chapter.png")
 
@@ -83,6 +91,34 @@ def test_a_slider_changes_the_answer(chapter):
     explorer.wait_for_other_tokens(before)
     assert time.monotonic() - begun < 20, "a slider answers while one waits, on a busy machine too"
     assert int(explorer.value("prefill")) == reading + 5
+
+
+def test_while_decoding_the_old_answer_is_dim_and_says_so(chapter):
+    _, explorer = chapter
+    explorer.settle()
+    explorer.page.evaluate(WATCH)
+    explorer.press("threshold", times=3)
+    explorer.page.wait_for_function("seen.length > 1 && !seen.at(-1).busy", timeout=60_000)
+    seen = explorer.page.evaluate("seen")
+    assert any(each["busy"] and "decoding" in each["status"] and "the one before" in each["status"] for each in seen)
+    assert "decoding" not in seen[-1]["status"]
+    explorer.box.evaluate("box => box.classList.add('ssd-busy')")
+    explorer.page.wait_for_timeout(400)
+    opacity = "box => getComputedStyle(box.querySelector('.ssd-answer')).opacity"
+    assert float(explorer.box.evaluate(opacity)) < 0.5
+    explorer.box.evaluate("box => box.classList.remove('ssd-busy')")
+
+
+def test_nothing_that_matters_lies_below_the_fold(chapter):
+    book, explorer = chapter
+    explorer.settle()
+    book.resize(1200, 800)
+    explorer.box.evaluate("box => box.scrollIntoView({block: 'start'})")
+    for name in ("reset", "candidates", "timeline"):
+        place = explorer.part(name).first.bounding_box()
+        assert place["y"] >= 0 and place["y"] + place["height"] <= 800, name
+    book.page.screenshot(path=SCREENSHOTS / "explorer_window.png")
+    book.resize(1200)
 
 
 def test_the_code_says_what_the_sliders_do(chapter):
@@ -141,6 +177,21 @@ def test_it_looks_right_and_nothing_sticks_out(chapter, look):
 def test_the_console_stayed_quiet(chapter):
     book, _ = chapter
     assert not book.errors
+
+
+CUT_OFF = """[...document.querySelectorAll('.jp-OutputArea-output table')].filter(table => {
+  const edge = table.closest('.jp-OutputArea-output').getBoundingClientRect().right + 1;
+  const scrolls = e => e && !e.classList.contains('jp-OutputArea-output') && (['auto', 'scroll'].includes(getComputedStyle(e).overflowX) || scrolls(e.parentElement));
+  return table.getBoundingClientRect().right > edge && !scrolls(table.parentElement);
+}).map(table => table.innerText.slice(0, 60))"""
+"""Tables that are wider than their output and do not scroll."""
+WATCH = """() => {
+  window.seen = [];
+  const box = document.querySelector('.ssd-explorer');
+  const look = () => seen.push({busy: box.classList.contains('ssd-busy'), status: box.querySelector('.ssd-status').innerText});
+  new MutationObserver(look).observe(box, {attributes: true, subtree: true, childList: true, characterData: true});
+}"""
+"""Notes, at each change, whether the explorer is busy and what its status says."""
 
 
 def picture(book, explorer, look, folder):

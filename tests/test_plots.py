@@ -7,6 +7,7 @@ import matplotlib
 import numpy as np
 import pandas as pd
 import pytest
+from IPython.core.formatters import HTMLFormatter
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
@@ -43,6 +44,17 @@ def test_every_defender_has_a_look_of_its_own():
     assert len({str(look.mark) for look in found} & set(style.MARKS.values())) == 4, (
         "the book's own belong to nobody else"
     )
+
+
+def test_tables_scroll_where_a_window_is_too_narrow():
+    formatter = HTMLFormatter()
+    style.scroll_tables(formatter)
+    frame = pd.DataFrame({"<b>": ["<i>"]})
+    for table in (frame, frame.style.format(escape="html")):
+        shown: Any = formatter(table)
+        assert shown.startswith('<div style="width:0;min-width:100%;overflow-x:auto">') and shown.endswith("</div>")
+        assert "&lt;i&gt;" in shown and shown.count("<table") == 1
+    assert formatter(3) is None
 
 
 @pytest.mark.parametrize("places", [[0, 5, 10, 20, 40], [0, 10], [0, 1, 2], [3]])

@@ -25,7 +25,7 @@ SHEET = (
     f".ssd-explorer .ssd-under{{overflow:visible;position:relative;margin-bottom:{UNDER + 8}px!important}}"
     f".ssd-explorer .ssd-under::after{{content:'';position:absolute;left:-1px;right:-1px;top:calc(100% + 6px);height:{UNDER}px;"
     "background-repeat:no-repeat;background-color:rgba(128,128,128,.13)}"
-    ".ssd-explorer .ssd-strip{max-height:290px;overflow-y:auto}"
+    ".ssd-explorer .ssd-strip{max-height:340px;overflow-y:auto}"
     ".ssd-explorer .ssd-given:disabled{opacity:1}"
     ".ssd-explorer .ssd-answer{transition:opacity .15s}"
     ".ssd-explorer.ssd-busy .ssd-answer{opacity:.35}"

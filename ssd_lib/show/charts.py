@@ -30,9 +30,9 @@ from ssd_lib.show.style import COLORS, SMALLEST, number
 
 SHOWN = 10
 """Candidates in the table."""
-BAR = 64
+BAR = 50
 """Pixels of a bar of 1."""
-CELL = "padding:0 6px;text-align:left;white-space:pre;line-height:1.3"
+CELL = "padding:0 4px;text-align:left;white-space:pre;line-height:1.3"
 NEARLY = 1e-3
 """Of an α nearer than this to 0 or to 1, a probability cannot be solved for."""
 
@@ -97,7 +97,7 @@ def others(found: Sequence[Candidate]) -> tuple[float, float]:
 def candidates_html(line: TraceLine, texts: Mapping[int, str]) -> str:
     """The candidates as a table of bars."""
     names = ("", "token", "in V", "target P_M", "draft P_m", "composite F")
-    head = "".join(f'<th style="text-align:left;padding:0 6px">{name}</th>' for name in names)
+    head = "".join(f'<th style="{CELL}">{name}</th>' for name in names)
     found, most = candidates(line, texts), (line["target_top_probs"][-1], line["draft_top_probs"][-1])
     rows = "".join(_row(candidate, most) for candidate in found)
     outside = [_bar(value, COLORS[name]) for name, value in zip(("target", "draft"), others(found), strict=True)]

@@ -121,13 +121,13 @@ class Controls:
             self.cost,
         ]
         more = ipywidgets.Accordion([ipywidgets.VBox(rare)], selected_index=None, layout=Layout(margin="4px 0 0 0"))
-        more.set_title(0, "more: length, lookahead, sampling, cost")
+        more.set_title(0, "more: length, T, sampling, cost")
         more.add_class("ssd-more")
         sliders = [getattr(self, name) for name in METHOD if name not in ("lookahead", "do_sample")]
         return ipywidgets.VBox(
             [
                 group("Question", self.picker, self.question),
-                group("Attack: who writes the beginning of the answer?", self.prefill, self.prefill_tokens),
+                group("Attack: who begins the answer?", self.prefill, self.prefill_tokens),
                 group("Method", self.defender, *sliders, self.reset, more),
             ],
             layout=Layout(flex=COLUMN, min_width="0"),

@@ -13,7 +13,7 @@ from ssd_lib.show import charts, strips
 
 STYLE = (
     ":root{color-scheme:light dark}body{font:15px/1.5 system-ui,sans-serif;max-width:60rem;margin:1.5rem auto;padding:0 1rem}"
-    "h1{font-size:1.25rem}dt{opacity:.65;float:left;clear:left;width:9rem}dd{margin:0 0 .3rem 9rem;overflow-wrap:anywhere}"
+    "h1{font-size:1.25rem}h2{font-size:1.05rem;margin:1.4rem 0 .3rem}dt{opacity:.65;float:left;clear:left;width:9rem}dd{margin:0 0 .3rem 9rem;overflow-wrap:anywhere}"
     f"#show:not(:checked)~div .{TAKEN_BACK}{{display:none}}"
 )
 TOGGLE = "<input type=checkbox id=show{}><label for=show> show what was taken back</label>"

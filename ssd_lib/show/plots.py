@@ -29,9 +29,11 @@ from ssd_lib.show.style import (
     HATCHES,
     LINES,
     MARKS,
+    OTHERS,
     SMALLEST,
     Look,
     looks,
+    marks,
     number,
     offsets,
     on_axes,
@@ -47,6 +49,7 @@ __all__ = [
     "HATCHES",
     "LINES",
     "MARKS",
+    "OTHERS",
     "Look",
     "alpha_map",
     "answers",
@@ -55,7 +58,9 @@ __all__ = [
     "front",
     "lines_with_bands",
     "looks",
+    "marks",
     "method_map",
+    "offsets",
     "png",
     "rates_by_prefill",
     "read_as_probabilities",
@@ -244,16 +249,16 @@ def _lines(letters: Sequence[Letter], columns: int) -> list[list[Letter]]:
 def _write_line(axes: Axes, line: Sequence[Letter], y: float, size: float) -> None:
     """One line of letters, a column each; letters with the same marks are drawn together."""
     x = 0
-    for marks, run in groupby(line, key=lambda letter: letter[1]):
+    for signs, run in groupby(line, key=lambda letter: letter[1]):
         text = "".join(letter for letter, _ in run)
-        shade, alpha = (LEAKED, 0.9) if "leaked" in marks else (COLORS["draft"], 0.22)
-        if marks & {"leaked", "union"}:
+        shade, alpha = (LEAKED, 0.9) if "leaked" in signs else (COLORS["draft"], 0.22)
+        if signs & {"leaked", "union"}:
             axes.add_patch(Rectangle((x, y - 0.45), len(text), 0.9, color=shade, alpha=alpha, linewidth=0))
-        style: dict[str, Any] = dict(color=GIVEN if marks & {"given", "retracted"} else "black", va="center", size=size)
-        style["style"] = "italic" if "given" in marks else "normal"
+        style: dict[str, Any] = dict(color=GIVEN if signs & {"given", "retracted"} else "black", va="center", size=size)
+        style["style"] = "italic" if "given" in signs else "normal"
         for word in re.finditer(r"\S+", text):  # at its own column: a renderer rounds the width of letters
             axes.text(x + word.start(), y, word[0], family="DejaVu Sans Mono", parse_math=False, **style)
-        if "retracted" in marks:
+        if "retracted" in signs:
             axes.plot([x, x + len(text)], [y, y], color=STRUCK, linewidth=1.2)
         x += len(text)
 

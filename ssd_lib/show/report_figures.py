@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from ssd_lib.experiments import Choice
 from ssd_lib.experiments.report import prefill_length
 from ssd_lib.experiments.summary import groups
-from ssd_lib.show.style import ALPHAS, beside, crowds, looks, offsets, on_axes, panels, reach
+from ssd_lib.show.style import ALPHAS, Spot, beside, crowds, looks, marks, offsets, on_axes, panels, reach
 
 SMALLEST, LARGEST = 45, 90
 """Area of the mark of a defender of no speed, and what is added for the fastest (points squared)."""
@@ -189,25 +189,15 @@ def front(summary: pd.DataFrame) -> Figure:
     systems = looks(summary.system)
     for place, (measure, label) in zip(axes, FRONT.items(), strict=True):
         known = _answered_by_all(summary.loc[summary.measure == measure])
-        spots = {}
+        spots: dict[str, Spot] = {}
         for system in systems:
             leaks, across = facts.loc[facts.system == system], known.loc[known.system == system]
             if len(leaks) and len(across):
                 x = _mean_of(across) if measure == "right" else (across.value.median(),) * 3
-                spots[system] = x, _mean_of(leaks)
-        width = np.ptp([x for (x, *_), _ in spots.values()]) or 1.0
-        gathered = crowds([x / width for (x, *_), _ in spots.values()], [y for _, (y, *_) in spots.values()])
-        crowd = {list(spots)[number]: (i, len(of)) for of in gathered for i, number in enumerate(of)}
+                spots[short(system)] = x, _mean_of(leaks)
         place.set(xlabel=label, ylim=(-0.16, 1.04))
         place.margins(x=0.14)
-        for system, (x, y) in spots.items():
-            look, across, up = systems[system], reach(*x), reach(*y)
-            place.errorbar(
-                x[0], y[0], xerr=across, yerr=up, fmt="none", ecolor=look.color, elinewidth=0.8, capsize=2, alpha=0.5
-            )
-            style: dict[str, Any] = dict(linestyle="none", markersize=7, markeredgecolor="white", markeredgewidth=0.5)
-            where = beside(place, (x[0], y[0]), *crowd[system])
-            place.plot(x[0], y[0], transform=where, label=short(system), **look.point, **style)
+        marks(place, spots, {short(system): look for system, look in systems.items()})
     axes[0].set_ylabel("facts told, mean over attacks")
     axes[-1].legend(**LEGEND)
     return figure

@@ -5,19 +5,23 @@ from __future__ import annotations
 import io
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from itertools import cycle
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pandas as pd
+from IPython.core.getipython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.transforms import ScaledTranslation
+from pandas.io.formats.style import Styler
 
 from ssd_lib.experiments import Choice
 from ssd_lib.paths import REPOSITORY, replacing
+from ssd_lib.show.strips import SCROLLS
 
 COLORS = {"target": "#0072B2", "draft": "#009E73", "SSD": "#D55E00", "hardened SSD": "#CC79A7"}  # Okabe and Ito
 MARKS = {"target": "o", "draft": "s", "SSD": "D", "hardened SSD": "P"}
@@ -33,10 +37,25 @@ FILE: dict[str, Any] = {"bbox_inches": "tight", "metadata": {"Software": None}}
 
 
 def use_book_style() -> None:
-    """Fonts and grids of the book."""
+    """Fonts and grids of the book, and tables that scroll where a window is too narrow for them."""
     plt.rcParams.update({"figure.dpi": 110, "savefig.dpi": 160, "figure.constrained_layout.use": True})
     plt.rcParams.update({"axes.grid": True, "grid.alpha": 0.3, "hatch.linewidth": 0.6})
     plt.rcParams.update({"axes.spines.top": False, "axes.spines.right": False})
+    shell: Any = get_ipython()
+    if shell is not None:
+        scroll_tables(shell.display_formatter.formatters["text/html"])
+
+
+def scroll_tables(formatter: Any) -> None:
+    """Have a notebook's HTML formatter put every pandas table into a box that scrolls, in place of cutting off its columns."""
+    for kind in (pd.DataFrame, Styler):
+        formatter.for_type(kind, _scrolling)
+
+
+def _scrolling(table: Any) -> str | None:
+    """pandas' own HTML in the box; None where pandas shows text."""
+    markup = table._repr_html_()
+    return markup and f'<div style="{SCROLLS}">{markup}</div>'
 
 
 def save(figure: Figure, name: str) -> Path:
@@ -57,10 +76,10 @@ def png(figure: Figure) -> bytes:
 
 
 def number(value: float) -> str:
-    """A probability or score in few letters: 0.98, 0.003, 4e-6, 0."""
+    """A probability or score in few letters: 0.998, 0.98, 0.003, 4e-6, 0."""
     if abs(value) < SMALLEST:
         return re.sub("e-0*", "e-", f"{value:.0e}") if value else "0"
-    return f"{value:.2g}"
+    return f"{value:.{3 if 0.99 < abs(value) < 1 else 2}g}"
 
 
 def role(system: str) -> str:
@@ -155,6 +174,32 @@ def beside(axes: Axes, point: tuple[float, float], number: int, count: int, size
     line: dict[str, Any] = dict(arrowstyle="-", color="#777777", lw=0.5, shrinkA=0, shrinkB=0)
     axes.annotate("", point, (across, up), textcoords="offset points", arrowprops=line, annotation_clip=False)
     return axes.transData + ScaledTranslation(across / 72, up / 72, figure.dpi_scale_trans)
+
+
+Spot = tuple[tuple[float, float, float], tuple[float, float, float]]
+"""A place in x and in y, each with the ends of its interval."""
+
+
+def marks(axes: Axes, spots: Mapping[str, Spot], found: Mapping[str, Look]) -> None:
+    """A mark with its intervals for each name, none on another: those in one place stand below it, with a line to the place.
+
+    Args:
+        axes: Where to draw; y between 0 and 1 or so.
+        spots: Places by name.
+        found: How each name is drawn.
+    """
+    across, upward = ([spot[axis][0] for spot in spots.values()] for axis in (0, 1))
+    x_range, y_range = (np.ptp(values) or 1.0 for values in (across, upward))
+    crowd = crowds(np.divide(across, x_range), np.divide(upward, y_range))
+    number_of = {list(spots)[place]: (i, len(of)) for of in crowd for i, place in enumerate(of)}
+    for name, (x, y) in spots.items():
+        look, far, up = found[name], reach(*x), reach(*y)
+        axes.errorbar(
+            x[0], y[0], xerr=far, yerr=up, fmt="none", ecolor=look.color, elinewidth=0.8, capsize=2, alpha=0.5
+        )
+        style: dict[str, Any] = dict(linestyle="none", markersize=7, markeredgecolor="white", markeredgewidth=0.5)
+        where = beside(axes, (x[0], y[0]), *number_of[name])
+        axes.plot(x[0], y[0], transform=where, label=name, **look.point, **style)
 
 
 def on_axes(axes: Axes | None, size: tuple[float, float]) -> tuple[Figure, Axes]:
