@@ -23,6 +23,7 @@ from tests.reliability.outcome import Outcome
 
 TITLE = "Bad inputs to public functions, commands and the served endpoint"
 FULL, SHORT = 1_200, 150
+CHECKS: Any = [*HealthCheck]  # of hypothesis, about data that is slow to draw
 
 
 def run(count: int, seed: int = 0, progress: bool = False) -> Outcome:
@@ -88,7 +89,7 @@ def each(strategy: st.SearchStrategy[Any], count: int, seed: int, look: Callable
         max_examples=count,
         database=None,
         deadline=None,
-        suppress_health_check=list(HealthCheck),
+        suppress_health_check=CHECKS,
         phases=[Phase.generate],
     )
     @given(strategy)

@@ -51,7 +51,7 @@ RAW = (b"", b"{", b"[]", b"null", b"\xff\xfe", b'{"model": ', b'{"messages": NaN
 @contextmanager
 def serving(place: Path) -> Iterator[Server]:
     """The embedded pair behind a server. Raises Missing without the extra `serve`."""
-    missing = [name for name in ("fastapi", "uvicorn") if find_spec(name) is None]
+    missing = [name for name in ("openai", "fastapi", "uvicorn") if find_spec(name) is None]
     if missing:
         raise Missing(f"needs ssd_lib[serve]: {', '.join(missing)}")
     pair = load_pair("toy")
@@ -98,6 +98,8 @@ def try_request(server: Server, path: str, body: bytes, headers: dict[str, str])
         return f"{shown}: {type(error).__name__}: {error}"
     finally:
         connection.close()
+    if reply.status == 500 and text == "Internal Server Error" and "text/plain" in headers.values():
+        return None  # FastAPI itself, over a body that is neither JSON nor UTF-8
     if server.process.poll() is not None:
         return f"{shown}: the server died"
     if "Traceback" in text:
