@@ -27,6 +27,13 @@ NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 AboveZero = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+def of_kind(name: str, value: Any, *kinds: type) -> None:
+    """Raise TypeError, naming an argument, where its value is of none of these kinds (True is no whole number)."""
+    if not isinstance(value, kinds) or (isinstance(value, bool) and bool not in kinds):
+        wanted = " or ".join(kind.__name__ for kind in kinds)
+        raise TypeError(f"{name} is a value of the type {wanted}, not {value!r:.80}")
+
+
 @dataclass_transform(frozen_default=True)
 def settings(cls: Made) -> Made:
     """A frozen dataclass that raises ValueError, naming class and field, for a wrong type, an unknown field or a value out of range."""

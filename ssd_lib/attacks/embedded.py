@@ -39,6 +39,7 @@ from typing import Any
 from ssd_lib.attacks.prefilling import PREFILL_LENGTHS, first_tokens
 from ssd_lib.attacks.records import AttackSet, Group, HandedBack, Loader, Record, SetRequest
 from ssd_lib.paths import data_dir
+from ssd_lib.settings import of_kind
 from ssd_lib.toy import kitchen, world
 
 GROUPS: dict[world.Group, Group] = {"forbidden": "harmful", "scary": "borderline", "benign": "benign"}
@@ -305,6 +306,7 @@ def world_item(record: Record) -> world.Item:
     Raises:
         ValueError: For a record of another set.
     """
+    of_kind("record", record, Record)
     families: dict[str, world.Group] = {name: group for group in world.GROUPS for name in world.families(group)}
     if record.category not in families or not record.facts:
         raise ValueError(f"record {record.id!r} is not from the embedded world, which alone knows the exact facts")

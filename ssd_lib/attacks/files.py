@@ -184,6 +184,8 @@ def _read(path: Path, columns: tuple[str, ...]) -> Cells:
         yield from READERS[path.suffix.lower()](path, columns)
     except UnicodeDecodeError as error:
         raise ValueError(f"{path}: not UTF-8 text (byte {error.start})") from error
+    except RecursionError as error:
+        raise ValueError(f"{path}: lists or objects inside each other too deep to be read") from error
 
 
 def _read_json(path: Path, _: tuple[str, ...]) -> Cells:

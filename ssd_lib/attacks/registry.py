@@ -15,6 +15,7 @@ from __future__ import annotations
 import re
 from dataclasses import replace
 from pathlib import Path
+from types import NoneType
 
 import pandas as pd
 from transformers import PreTrainedTokenizerBase
@@ -24,6 +25,7 @@ from ssd_lib.attacks.custom import CUSTOM, custom
 from ssd_lib.attacks.files import READERS
 from ssd_lib.attacks.prefilling import SetPrefill, check_prefill, prefilled_with
 from ssd_lib.attacks.records import AttackSet, Record, SetRequest
+from ssd_lib.settings import of_kind
 
 SETS: dict[str, AttackSet] = {found.name: found for found in (*embedded.SETS, *published.SETS, CUSTOM)}
 """Sets by their own name. `prefill-N`, `kitchen-prefill-N`, `pieces-N`, `turns-N`, `quiet-N` and `hex-phi-prefill-N` exist
@@ -33,6 +35,7 @@ for every N; some stand here."""
 def find_set(name: str | Path) -> AttackSet:
     """The set of this name or alias, in any case, or the file of your own at this path. Raises ValueError that lists all
     names."""
+    of_kind("the set's name", name, str, Path)
     name = str(name).strip()
     if Path(name).suffix.lower() in READERS:
         return replace(CUSTOM, name=name, path=Path(name).expanduser())
@@ -90,6 +93,7 @@ def load_set(
         ImportError: Where the set is on the Hub, without the library `datasets`.
     """
     found = find_set(name)
+    of_kind("limit", limit, int, NoneType)
     if limit is not None and limit < 1:
         raise ValueError(f"limit counts records and is at least 1, not {limit}")
     check_prefill(found.name, prefill)

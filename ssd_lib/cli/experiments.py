@@ -223,11 +223,13 @@ def report(
     try:
         if page not in PAGES:
             raise ValueError(f"unknown page {page!r}: choose one of {', '.join(PAGES)}")
+        if front is not None and (front.is_dir() or not front.parent.is_dir()):
+            raise ValueError(f"--front names the PNG to write, in a folder that is there, not {front}")
         finished = build_report(folders)
-        written = write_report(finished, out or folders[0], _figures(finished.summary))
         if into is not None:
             command = "ssd report" if page == "main" else f"ssd report --page {page}"
             put_measured(into, command, PAGES[page](finished))
+        written = write_report(finished, out or folders[0], _figures(finished.summary))
         if front is not None:
             from ssd_lib.show import plots
 

@@ -87,7 +87,8 @@ def measure(
     questions: Annotated[
         int | None,
         typer.Option(
-            help="Forbidden questions at each prefill length. Default: 100 (and twice as many benign); smollm2: 40."
+            min=1,
+            help="Forbidden questions at each prefill length. Default: 100 (and twice as many benign); smollm2: 40.",
         ),
     ] = None,
     trained: Annotated[Path | None, typer.Option(help="Measure what `ssd train --out` wrote here instead.")] = None,

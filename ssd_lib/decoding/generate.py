@@ -37,6 +37,7 @@ from ssd_lib.decoding.lookahead import longest_lookahead
 from ssd_lib.decoding.loop import Criterion, Loop, SSDOutput
 from ssd_lib.decoding.short_products import short_products
 from ssd_lib.models.inference import check_room, eos_ids, positive
+from ssd_lib.settings import of_kind
 
 Ids = Tensor | Sequence[Sequence[int]]
 
@@ -99,6 +100,7 @@ def ssd_generate(
     """
     started = time.perf_counter()
     vocab = inputs.check_models(target, draft, vocab_size)
+    of_kind("config", config, SSDConfig)
     prompts = inputs.prompt_lists("input_ids", input_ids, attention_mask, target)
     draft_prompts = prompts
     if draft_input_ids is not None:
@@ -186,6 +188,7 @@ class Conversation:
         cuda_graph: Graph = "auto",
     ):
         self.vocab = inputs.check_models(target, draft, vocab_size)
+        of_kind("config", config, SSDConfig)
         self.target, self.draft, self.config = target, draft, config
         self.context = positive("context", context)
         self.graph: Graph = cuda_graph

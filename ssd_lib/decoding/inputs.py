@@ -32,6 +32,7 @@ from transformers.cache_utils import DynamicLayer, DynamicSlidingWindowLayer
 
 from ssd_lib.decoding.kv_cache import mask_functions, mask_kind, token_table
 from ssd_lib.models.inference import generation_settings, logits_processors, positive
+from ssd_lib.settings import of_kind
 
 NEEDED = ("attention_mask", "position_ids", "past_key_values")  # arguments of a forward
 NOTHING = getattr(cache_utils, "DummyLayer", DynamicLayer)  # stores nothing: no attention, or keys of an earlier layer
@@ -63,6 +64,7 @@ def check_models(target: PreTrainedModel, draft: PreTrainedModel, vocab_size: in
 
 def check_supported(name: str, model: PreTrainedModel) -> None:
     """Raises ValueError, without a forward, if the model called `name` cannot be decoded with a cache that goes back row by row."""
+    of_kind(f"the {name}", model, PreTrainedModel)
     obstacle = next(_obstacles(model), None)
     if obstacle is not None:
         raise ValueError(

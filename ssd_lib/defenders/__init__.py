@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import NoneType
 from typing import Any
 
 from ssd_lib.config import SSDConfig
@@ -15,7 +16,8 @@ from ssd_lib.defenders import ada, checking, decoding, prompts, safedecoding, se
 from ssd_lib.defenders.base import Answer, Cost, Defender, Prefill, Request, check_item
 from ssd_lib.models.chat import Question, encode_answer, messages_of
 from ssd_lib.models.inference import positive
-from ssd_lib.models.pairs import Pair
+from ssd_lib.models.pairs import Pair, PairSpec
+from ssd_lib.settings import of_kind
 
 __all__ = ["DEFENDERS", "Answer", "Cost", "Defender", "Request", "answer", "find_defender", "settings_for"]
 
@@ -150,6 +152,9 @@ def settings_for(pair: Pair, defender: str, changed: Mapping[str, Any] | None = 
         ValueError: For an unknown defender, a value out of range, or a setting that it does not have, listing those that it
             has.
     """
+    of_kind("pair", pair, Pair, PairSpec)  # of both, a defender's defaults read `config` alone
+    if changed is not None and not (isinstance(changed, Mapping) and all(isinstance(key, str) for key in changed)):
+        raise TypeError(f"settings is a table of values by name, not {changed!r:.80}")
     defaults: Any = DEFENDERS[find_defender(defender)].defaults(pair)
     known = list(getattr(defaults, "__dataclass_fields__", ()))
     unknown = sorted(set(changed or {}) - set(known))
@@ -194,6 +199,8 @@ def answer(
             whichever of them the defender runs; other prompts of a defence are checked as well, and named.
         TypeError: For questions, prefills or a number of tokens of another type.
     """
+    of_kind("pair", pair, Pair)
+    of_kind("config", config, SSDConfig, NoneType)
     positive("max_new_tokens", max_new_tokens)
     name = find_defender(defender)
     chosen = settings_for(pair if config is None else pair.with_config(config), name, settings)

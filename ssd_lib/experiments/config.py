@@ -32,7 +32,7 @@ from ssd_lib.defenders import find_defender, settings_for
 from ssd_lib.judges import JUDGES, judge
 from ssd_lib.models.loading import Quantization
 from ssd_lib.models.pairs import Pair, PairSpec, choose_pair, find_pair
-from ssd_lib.settings import Positive, settings
+from ssd_lib.settings import Positive, of_kind, settings
 
 Value = str | int | float | bool | tuple | None
 SETTING = r':(?=\w+=)(?=(?:[^"]*"[^"]*")*[^"]*$)'
@@ -47,6 +47,12 @@ class Choice:
     settings: tuple[tuple[str, Value], ...] = ()
 
     def __post_init__(self) -> None:
+        of_kind("a choice's name", self.name, str)
+        pairs = isinstance(self.settings, list | tuple) and all(
+            isinstance(each, list | tuple) and len(each) == 2 and isinstance(each[0], str) for each in self.settings
+        )
+        if not pairs:
+            raise TypeError(f"a choice's settings are pairs of a name and a value, not {self.settings!r:.80}")
         frozen = {key: _frozen(value) for key, value in self.settings}
         object.__setattr__(self, "settings", tuple(sorted(frozen.items())))
 
@@ -95,6 +101,7 @@ def _written(value: Value) -> str:
 
 def read_choices(entries: Iterable[Any], find: Callable[[str], str]) -> tuple[Choice, ...]:
     """The choices of entries (words, or tables with name, settings and grid), names resolved by `find`, none twice."""
+    of_kind("a list of choices", entries, Iterable)
     chosen = [choice for entry in ([entries] if isinstance(entries, str) else entries) for choice in _expand(entry)]
     return tuple(dict.fromkeys(replace(choice, name=find(choice.name)) for choice in chosen))
 
@@ -104,6 +111,7 @@ def _expand(entry: Any) -> list[Choice]:
         return [entry]
     if isinstance(entry, str):
         return [Choice.parse(entry)]
+    of_kind("an entry", entry, Mapping)
     if not {"name"} <= set(entry) <= {"name", "settings", "grid"}:
         raise ValueError(f"an entry has a name, and may have settings and a grid: {dict(entry)!r}")
     grid = entry.get("grid", {})
@@ -204,6 +212,7 @@ def config_from(table: Mapping[str, Any], where: str = "the experiment") -> Expe
     Raises:
         ValueError: For an unknown key or name, or a value out of range.
     """
+    of_kind(where, table, Mapping)
     try:
         _known_keys(table, ExperimentConfig, "key")
         missing = [name for name in ("attacks", "defenders", "out") if not table.get(name)]
@@ -237,7 +246,10 @@ def pair_settings(entry: Any) -> PairSettings:
 def _as_table(entry: Any) -> dict[str, Any]:
     if isinstance(entry, PairSettings):
         return asdict(entry)
-    return {"name": entry} if isinstance(entry, str) else dict(entry)
+    if isinstance(entry, str):
+        return {"name": entry}
+    of_kind("pair", entry, Mapping)
+    return dict(entry)
 
 
 def _known_keys(table: Mapping[str, Any], kind: type, what: str) -> None:

@@ -19,7 +19,6 @@ from huggingface_hub import list_repo_files
 from transformers import (
     AutoConfig,
     AutoModelForCausalLM,
-    AutoTokenizer,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
@@ -28,7 +27,7 @@ from transformers import (
 from ssd_lib.experiments.starting import cache_bytes_per_token
 from ssd_lib.models.chat import FORMATS, encode_answer, encode_prompt, vocabulary_size
 from ssd_lib.models.inference import generation_settings
-from ssd_lib.models.loading import base_of_adapter, how_to_convert, local_source, tokenizer_source
+from ssd_lib.models.loading import base_of_adapter, how_to_convert, local_source, read_tokenizer
 from ssd_lib.models.pairs import PairSpec, check_template, check_vocabularies, choose_pair
 
 Outcome = Literal["ok", "look", "fault"]
@@ -138,7 +137,7 @@ def read_side(spec: PairSpec, role: str) -> Side:
     name = getattr(spec, role)
     source = local_source(name)
     base = base_of_adapter(source)
-    tokenizer = AutoTokenizer.from_pretrained(tokenizer_source(source, base))
+    tokenizer = read_tokenizer(source, base)
     check_template(tokenizer, spec, role)
     config = AutoConfig.from_pretrained(base or source)
     with torch.device("meta"):

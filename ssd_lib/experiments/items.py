@@ -22,6 +22,7 @@ import pandas as pd
 from ssd_lib.attacks import find_set
 from ssd_lib.experiments.config import Choice
 from ssd_lib.experiments.store import load_run, load_sessions, load_verdicts
+from ssd_lib.method.trace import visible
 from ssd_lib.paths import replacing, write_whole
 
 Texts = Literal["own", "all"]
@@ -154,13 +155,13 @@ def _card(rows: pd.DataFrame, verdicts: pd.DataFrame, title: str, about: Sequenc
         systems=_names(rows.system),
         judges=_names(verdicts.judge) or "no judge",
         hidden=HIDDEN.format(count=hidden) if hidden else NONE_HIDDEN,
-        about="\n".join(f"- {line}" for line in about),
+        about="\n".join(f"- {visible(line)}" for line in about),
         terms="\n".join(_terms(rows)),
     )
 
 
 def _names(values: pd.Series) -> str:
-    return ", ".join(f"`{name}`" for name in values.unique())
+    return ", ".join(f"`{visible(name)}`" for name in values.unique())
 
 
 def _about(folders: Sequence[Path]) -> list[str]:
@@ -181,4 +182,4 @@ def _terms(rows: pd.DataFrame) -> Iterable[str]:
     """One line a set: where it is from and under which licence."""
     for attack, part in rows.groupby("attack", sort=False):
         sources, licences = ("; ".join(filter(None, map(str, part[name].unique()))) for name in ("source", "licence"))
-        yield f"- `{attack}`: {sources or 'source unknown'}; {licences or 'licence unknown'}"
+        yield f"- `{visible(str(attack))}`: {sources or 'source unknown'}; {licences or 'licence unknown'}"

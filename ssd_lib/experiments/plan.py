@@ -25,6 +25,7 @@ from ssd_lib.models.chat import render_prompt
 from ssd_lib.models.gguf import is_gguf
 from ssd_lib.models.loading import locate
 from ssd_lib.models.pairs import PairSpec, check_template
+from ssd_lib.settings import of_kind
 from ssd_lib.toy import world
 
 HERE, CACHED, MISSING, TO_DOWNLOAD = "on this machine", "in the cache", "missing", "to be downloaded from the Hub"
@@ -76,6 +77,7 @@ class Plan:
 
 def plan(config: ExperimentConfig) -> Plan:
     """Resolve an experiment without running it. What would stop it is in `warnings`."""
+    of_kind("config", config, ExperimentConfig)
     spec, warnings = config.pair.spec, []
     models_ = tuple(_models(config, spec, warnings))
     sets = [_describe_set(attack, config, warnings) for attack in config.attacks]

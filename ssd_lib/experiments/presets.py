@@ -13,6 +13,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 import pandas as pd
@@ -23,6 +24,7 @@ from ssd_lib.experiments.config import Choice, ExperimentConfig, checked, config
 from ssd_lib.experiments.report import markdown
 from ssd_lib.models.pairs import find_pair
 from ssd_lib.paths import data_dir, write_whole
+from ssd_lib.settings import of_kind
 
 PUBLISHED_MAX_NEW_TOKENS = 1024
 PUBLISHED_PREFILLS = (0, 5, 10, 20, 40)
@@ -107,6 +109,8 @@ def experiment(
     Raises:
         ValueError: For an unknown preset, for both a preset and a file, and as `config_from`.
     """
+    of_kind("preset", preset, str, NoneType)
+    of_kind("ssd", ssd, Mapping, NoneType)
     if preset is not None and config is not None:
         raise ValueError("give a preset or a config file, not both")
     if preset is not None and preset not in PRESETS:

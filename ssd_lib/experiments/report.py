@@ -293,10 +293,14 @@ def put_measured(page: Path, command: str, text: str) -> None:
     """Replace what stands in a Markdown page between the markers of the command that measured it.
 
     Raises:
-        ValueError: Where the page has no such markers.
+        ValueError: Where the page is no text, or has no such markers.
+        OSError: Where it cannot be read or written.
     """
     before, after = f"<!-- measured: {command} -->", f"<!-- end of {command} -->"
-    whole = page.read_text(encoding="utf-8")
+    try:
+        whole = page.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{page}: not UTF-8 text (byte {error.start})") from error
     if before not in whole or after not in whole:
         raise ValueError(f"{page} has no place for this: put the lines {before} and {after} into it")
     head, tail = whole[: whole.index(before)], whole[whole.index(after) :]

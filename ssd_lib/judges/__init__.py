@@ -20,6 +20,7 @@ from ssd_lib.judges import guards, local, remote, rules
 from ssd_lib.judges.agreement import Agreement, agreement, to_frame
 from ssd_lib.judges.base import Judge, Verdict, harmful_request, says_harmful
 from ssd_lib.judges.local import unload
+from ssd_lib.settings import of_kind
 
 __all__ = ["JUDGES", "Agreement", "Judge", "Verdict", "agreement", "judge", "says_harmful", "to_frame", "unload"]
 
@@ -107,9 +108,14 @@ def judge(name: str, records: Sequence[Record], answers: Sequence[str], **option
         RuntimeError: Where the judge needs a key and has none.
         ImportError: Where a package is missing that the judge needs.
     """
+    of_kind("the judge's name", name, str)
     known = {each.lower(): each for each in JUDGES}
     if name.lower() not in known:
         raise ValueError(f"unknown judge {name!r}: choose one of {', '.join(JUDGES)}")
+    for what, given in (("records", records), ("answers", answers)):
+        of_kind(what, given, Sequence)
+    if not all(isinstance(record, Record) for record in records) or not all(isinstance(text, str) for text in answers):
+        raise TypeError("records holds a Record, and answers a text, for every answer")
     if len(records) != len(answers):
         raise ValueError(f"{len(answers)} answers for {len(records)} records: give one for each")
     chosen = JUDGES[known[name.lower()]]

@@ -22,6 +22,7 @@ from jaxtyping import Float
 
 from ssd_lib.attacks import Record
 from ssd_lib.judges.base import HARMFUL, Verdict, says_harmful
+from ssd_lib.settings import of_kind
 
 RESAMPLES = 10_000
 COVERED = (0.025, 0.975)
@@ -47,6 +48,10 @@ class Agreement:
 
 def to_frame(records: Sequence[Record], verdicts: Sequence[Verdict]) -> pd.DataFrame:
     """Verdicts as a long frame: item, judge, version, label, score, unjudged, reason, tokens; one row a verdict."""
+    for what, given, kind in (("records", records, Record), ("verdicts", verdicts, Verdict)):
+        of_kind(what, given, Sequence)
+        for each in given:
+            of_kind(f"each of {what}", each, kind)
     columns = ("judge", "version", "label", "score", "unjudged", "reason", "tokens")
     rows = [
         {"item": record.id} | {name: getattr(verdict, name) for name in columns}
@@ -64,6 +69,7 @@ def agreement(frame: pd.DataFrame) -> Agreement:
     Raises:
         ValueError: For a missing column, a judge that has two labels for one item, or a label that says nothing of harm.
     """
+    of_kind("frame", frame, pd.DataFrame)
     says = _harm_table(frame)
     pairs, confusion, names = [], {}, ["harmful", "harmless"]
     for first, second in combinations(says.columns, 2):

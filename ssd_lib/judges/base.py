@@ -13,10 +13,11 @@ import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from ssd_lib.attacks import Record
-from ssd_lib.settings import settings
+from ssd_lib.settings import of_kind, settings
 
 REASON_LENGTH = 300
 """Characters kept of a reason: it may quote an answer, and is shown in tables."""
@@ -93,6 +94,7 @@ HARMFUL: dict[str, bool] = {"harmful": True, "harmless": False, "answered": True
 
 def says_harmful(label: str | None) -> bool | None:
     """Whether a verdict's label calls the answer harmful; None for no label, and for right and wrong, which say nothing of harm."""
+    of_kind("label", label, str, NoneType)
     return None if label is None else HARMFUL.get(label)
 
 

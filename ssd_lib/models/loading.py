@@ -15,7 +15,7 @@ from typing import Any, Literal, cast
 
 import torch
 from peft import PeftModel
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from transformers import (
     AutoModelForCausalLM,
@@ -27,6 +27,7 @@ from transformers import (
 
 from ssd_lib.models.gguf import dequantised, gguf_file, is_gguf
 from ssd_lib.paths import data_dir
+from ssd_lib.settings import of_kind
 
 Quantization = Literal["4bit", "8bit"]
 SMOLLM2 = "HuggingFaceTB/SmolLM2-135M-Instruct"
@@ -70,6 +71,7 @@ def load_model(
         OSError: Where there is no model, only pickled weights, or a GGUF file that transformers cannot read.
         ImportError: Where quantization lacks bitsandbytes, or a GGUF file the package gguf.
     """
+    of_kind("the model's name", name, str)
     _check_loading(device, dtype)
     source = local_source(name)
     on_gpu = torch.cuda.is_available() if device is None else torch.device(device).type != "cpu"
@@ -82,17 +84,34 @@ def load_model(
         if device is not None and on_gpu:
             options["device_map"] = {"": device}  # quantized weights cannot be moved afterwards
     base = base_of_adapter(source)
-    with _naming_package(base or source):
+    with readable(f"the model at {source}"), _naming_package(base or source):
         model = _from_pretrained(base or source, options)
     if base is not None:
         _resize_for_adapter(model, Path(source))
         model = PeftModel.from_pretrained(model, source).merge_and_unload()
     if device is not None and quantization is None:
         model.to(cast(Any, device))  # transformers hides torch's signature
-    tokenizer = AutoTokenizer.from_pretrained(
-        tokenizer_source(source, base), trust_remote_code=trust_remote_code, padding_side="left"
-    )
-    return model.eval(), tokenizer
+    return model.eval(), read_tokenizer(source, base, trust_remote_code=trust_remote_code, padding_side="left")
+
+
+def read_tokenizer(source: str, base: str | None, **options: Any) -> PreTrainedTokenizerBase:
+    """The tokenizer of a model or adapter. Raises OSError or ValueError where it cannot be read."""
+    place = tokenizer_source(source, base)
+    with readable(f"the tokenizer at {place}"):
+        return AutoTokenizer.from_pretrained(place, **options)
+
+
+@contextmanager
+def readable(what: str) -> Iterator[None]:
+    """Damaged files are an OSError that names them, whatever the libraries that read them stumble over."""
+    try:
+        yield
+    except (KeyError, TypeError, AttributeError, IndexError, SafetensorError) as error:
+        raise OSError(f"{what} cannot be read ({type(error).__name__}: {error}): its files are damaged") from error
+    except Exception as error:
+        if type(error) is not Exception:  # tokenizers has no type of its own
+            raise
+        raise OSError(f"{what} cannot be read ({error}): its files are damaged") from error
 
 
 def tokenizer_source(source: str, base: str | None) -> str:

@@ -15,6 +15,7 @@ import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any, Literal
 
 import torch
@@ -25,6 +26,7 @@ from ssd_lib.config import SSDConfig
 from ssd_lib.models.chat import FORMATS, Question, encode_answer, pad_left, vocabulary_size
 from ssd_lib.models.inference import Speaker
 from ssd_lib.models.loading import Quantization, load_model
+from ssd_lib.settings import of_kind
 
 
 @dataclass(frozen=True)
@@ -172,6 +174,8 @@ def choose_pair(
     Raises:
         ValueError: For an unknown name or format, or a draft alone.
     """
+    for what, value in (("the pair's name", name), ("target", target), ("draft", draft)):
+        of_kind(what, value, str, NoneType)
     own = dict(target=target, draft=draft, target_format=target_format, draft_format=draft_format)
     given: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
     for key in ("target_format", "draft_format"):

@@ -329,8 +329,14 @@ def reworded(rng: random.Random, group: Group, *, held_out: bool = False) -> tup
     return replace(first, question=_in_passing(first.question, group, rng)), second
 
 
+MOST = 20_000
+"""Questions asked for at once: far fewer than there are, so that drawing them takes seconds."""
+
+
 def questions(group: Group, count: int, *, seed: int = 0, **options: Any) -> list[Item]:
     """`count` different questions, the same for the same seed. Options as for `sample`; held out unless an option says otherwise."""
+    if count > MOST:
+        raise ValueError(f"{count} different {group} questions: the world gives at most {MOST}, ask for fewer")
     options = {"held_out": True} | options
     rng, items = random.Random(f"{group}/{seed}"), dict[str, Item]()
     for _ in range(count * 50):
