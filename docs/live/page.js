@@ -174,7 +174,7 @@ async function decode() {
 }
 
 function begin(now, asked, prefill) {
-  answer = now;
+  answer = Object.assign(now, { prefill });
   shownConfig = configOf(asked);
   strip.clear(session.pieces(answer.prefix), prefill);
   drawToken(at("token"), null);
@@ -242,7 +242,7 @@ function ended(outcome) {
   const { lines, tokens } = answer,
     count = (all, some) => `${all} ${some}${all === 1 ? "" : "s"}`;
   const taken = lines.length - tokens.length,
-    alarms = lines.filter(({ decided }) => decided === "alarm").length;
+    alarms = lines.filter(({ decided }) => decided === "alarm").length + answer.prefill.alarmed;
   const accepted = lines.filter(({ match, retracted }) => match && !retracted).length;
   const words = [
     count(tokens.length, "token"),
@@ -267,7 +267,7 @@ function ended(outcome) {
 function choose(number, named = true) {
   strip.choose(number);
   const line = strip.lines[number];
-  drawToken(at("token"), line, shownConfig, (id) => session.tokenizer.piece(id, line.before));
+  drawToken(at("token"), line, shownConfig, (id) => session.tokenizer.piece(id, line.before), answer?.prefill);
   if (named) writeAddress(number);
 }
 

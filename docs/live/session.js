@@ -91,7 +91,7 @@ class Session {
 /** An answer as it grows: tokens that stand, and every token that was decoded, with its text. */
 class Answer {
   constructor(session, prefix) {
-    Object.assign(this, { session, prefix, tokens: [], lines: [] });
+    Object.assign(this, { session, prefix, tokens: [], lines: [], prefill: { alarmed: false, matches: null } });
   }
 
   /** The token in front of a place of the answer. */

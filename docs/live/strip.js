@@ -69,15 +69,12 @@ class Strip {
   }
 
   prefilled(text, match) {
-    const judged = match === undefined ? "" : match ? MARKS.accepted : MARKS.corrected;
-    const title = `written by the attacker${judged && (match ? ": the draft’s own choice" : ": not what the draft would write")}`;
-    const column = element(
-      "span",
-      { className: "column prefill", title },
-      wordOf(text),
-      element("span", { className: "chart" }),
-    );
-    column.append(element("span", { className: "mark", text: judged }), element("span", { className: "sign" }));
+    const column = element("span", { className: "column prefill", title: "written by the attacker" }, wordOf(text));
+    if (match === undefined) return column;
+    column.title += match ? ": the draft’s own choice" : ": not what the draft would write";
+    column.append(element("span", { className: "chart" }));
+    column.append(element("span", { className: "mark", text: match ? MARKS.accepted : MARKS.corrected }));
+    column.append(element("span", { className: "sign" }));
     return column;
   }
 

@@ -11,8 +11,12 @@ function quoted(text) {
 }
 
 /** Why this token, in two or three sentences, as texts and elements. `text` gives a token's text as it would stand here. */
-function whyOf(line, config, text) {
+function whyOf(line, config, text, prefill) {
   const sentences = [];
+  if (!line.position && !line.retracted && prefill?.alarmed) {
+    const matched = `${prefill.matches.filter(Boolean).length} of the last ${prefill.matches.length}`;
+    sentences.push(`The prefill raised the alarm: the draft would have written ${matched} of its tokens. `);
+  }
   if (line.insisted)
     sentences.push(
       `Intersection: the target’s favourite, ${quoted(text(line.favourite))}, is not among the draft’s ${line.k} likeliest tokens (it is number ${line.favourite_rank + 1} there), so the target insists.`,
@@ -80,7 +84,7 @@ function trimmed(value) {
 }
 
 /** Draw the chosen token into its section. */
-function drawToken(section, line, config, text) {
+function drawToken(section, line, config, text, prefill) {
   if (!line) {
     section.replaceChildren(
       element("p", { className: "hint", text: "Choose a token of the answer: a click, or arrow keys." }),
@@ -88,7 +92,7 @@ function drawToken(section, line, config, text) {
     return;
   }
   const head = element("h2", {}, `Token ${line.position} `, element("bdi", { text: quoted(line.text) }));
-  const why = element("p", { className: "why" }, ...whyOf(line, config, text));
+  const why = element("p", { className: "why" }, ...whyOf(line, config, text, prefill));
   section.replaceChildren(head, why, tableOf(line, text));
 }
 
