@@ -102,10 +102,10 @@ def test_a_full_disk_is_said_and_what_was_stored_stays(run):
 def test_a_file_that_does_not_fit_leaves_the_old_one(tmp_path):
     page = tmp_path / "page.md"
     write_whole(page, "the old one")
-    with pytest.raises(OSError, match=r"the disk is full: .*page\.md was not written, and what stood there"):
-        with replacing(page) as file:
-            file.write_text("half of")
-            raise OSError(errno.ENOSPC, "No space left on device")
+    full = pytest.raises(OSError, match=r"the disk is full: .*page\.md was not written, and what stood there")
+    with full, replacing(page) as file:
+        file.write_text("half of")
+        raise OSError(errno.ENOSPC, "No space left on device")
     assert page.read_text() == "the old one" and [*tmp_path.iterdir()] == [page]
     write_whole(page, b"a new one")
     assert page.read_bytes() == b"a new one" and [*tmp_path.iterdir()] == [page]
