@@ -31,6 +31,8 @@ SUMS = (
 )
 NUMBER = slice(60, 64)
 """Where `user_version` stands in a database file."""
+NO_PLACE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
+"""A reader has no place for the log's index: a folder that cannot be written, or a full disk."""
 ANEW = "move it away, or choose another out: the same command then generates its answers anew"
 RESCUE = f"`sqlite3 {{name}} .recover` may bring rows back; else {ANEW}"
 
@@ -140,9 +142,9 @@ def _open(file: Path) -> sqlite3.Connection:
         connection.close()
         log = file.with_name(file.name + "-wal")
         alone = not log.exists() or not log.stat().st_size
-        if error.sqlite_errorcode & 0xFF not in (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY) or not alone:
+        if error.sqlite_errorcode & 0xFF not in NO_PLACE or not alone:
             raise
-    return sqlite3.connect(f"{address}&immutable=1", uri=True)  # a folder that cannot be written: no log to make
+    return sqlite3.connect(f"{address}&immutable=1", uri=True)  # nothing to play back, nothing to make
 
 
 def examine(connection: sqlite3.Connection, file: Path, expected: int) -> None:

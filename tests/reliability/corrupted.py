@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from tests.reliability.outcome import Outcome
 
 TITLE = "Damaged stores, read, continued, judged and reported"
-FULL, SHORT = 1000, 40
+FULL, SHORT = 1000, 20
 COMMANDS = 10
 """One damage in so many also meets every command; all meet `load_run`."""
 TABLE = {

@@ -35,7 +35,7 @@ from tests.reliability.missing import Missing
 from tests.reliability.outcome import Outcome
 
 TITLE = "A steady load on the served endpoint, published and hardened"
-FULL, SHORT = 1800, 30
+FULL, SHORT = 1800, 12
 CLIENTS, QUESTIONS, TOKENS = 4, 8, 64
 WARM_UP = 0.2
 """Share of the time before memory counts: allocators and caches fill first."""
