@@ -138,15 +138,23 @@ def on_config(config: MkDocsConfig) -> None:
             "Measured": [
                 {"Every defence against every attack": "results.md"},
                 *entries("benchmarks/*.md", "data/*/*.md", "data/*.md"),
+                {"Reliability": "reliability.md"},
                 {"Limits": "limits.md"},
             ]
         },
-        {"Your own": ["your_own.md", {"In other tools": "ecosystem.md"}]},
+        {
+            "Your own": [
+                "your_own.md",
+                {"In other tools": "ecosystem.md"},
+                {"Many GPUs, many machines": "scale.md"},
+            ]
+        },
         {
             "The library": [
                 {"Architecture": "architecture.md"},
                 "api.md",
                 {"The contract": "contract.md"},
+                {"Paper next to code": "paper.md"},
                 {"How far to guess": "lookahead.md"},
                 *({room: f"api/{room}.md"} for room in reversed(rooms())),
             ]

@@ -51,6 +51,9 @@ def hindrance(decoder: Decoder) -> str | None:
         return "both models must be on a CUDA device"
     if devices[0] != devices[1]:
         return f"both models must be on one device, not on {devices[0]} and {devices[1]}"
+    for model in (decoder.target.model, decoder.draft.model):
+        if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
+            return f"{type(model).__name__} is spread over several devices"
     if decoder.config.do_sample:
         return "a recorded round is greedy, and do_sample is on"
     if decoder.processors is not None:

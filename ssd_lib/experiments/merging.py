@@ -10,13 +10,14 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ssd_lib.attacks import Record
 from ssd_lib.experiments.config import CHOICES, Choice
+from ssd_lib.experiments.damage import examine, reading
 from ssd_lib.experiments.shards import Shard, part_of
 from ssd_lib.experiments.store import FORMAT, Row, Store, record_from, store_file
 
@@ -104,14 +105,9 @@ class _Part:
 @contextmanager
 def _open(path: str | Path) -> Iterator[_Part]:
     file = store_file(path)
-    with closing(sqlite3.connect(f"{file.resolve().as_uri()}?mode=ro", uri=True)) as connection:
-        try:
-            connection.execute("BEGIN")
-            run = {name: json.loads(value) for name, value in connection.execute("SELECT name, value FROM run")}
-        except (sqlite3.DatabaseError, ValueError) as error:
-            raise ValueError(f"{file} is not a run of this library: {error}") from error
-        if run.get("format") != FORMAT:
-            raise ValueError(f"{file} has format {run.get('format')}, this library writes {FORMAT}")
+    with reading(file) as connection:
+        examine(connection, file, FORMAT)
+        run = {name: json.loads(value) for name, value in connection.execute("SELECT name, value FROM run")}
         if "config" not in run:
             raise ValueError(f"{path} has not begun: run it first, or leave it out with --partial")
         if "shard" not in run:

@@ -28,6 +28,7 @@ from ssd_lib.experiments.starting import agreed, check_expert, check_files, sett
 from ssd_lib.experiments.store import Row, Store
 from ssd_lib.judges import judge
 from ssd_lib.models.pairs import Pair
+from ssd_lib.settings import of_kind
 
 
 def run_experiment(
@@ -62,6 +63,7 @@ def run_experiment(
             (the message says in what) or is another shard, for unknown settings, and as `load_set` and `load_pair`.
         OSError: As `load_set` and `load_pair`, where a file, a data set or a model cannot be read.
     """
+    of_kind("config", config, ExperimentConfig)
     if shard is not None:
         config = replace(config, out=shard.folder(config.out))
     with Store.open(config.out) as store:
