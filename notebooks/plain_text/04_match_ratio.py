@@ -12,7 +12,7 @@ You will be able to
 - say what annealing is for,
 - weigh what bin size and threshold cost and buy.
 
-About 10 minutes on a laptop CPU. You need chapters 02 and 03. Paper: arXiv 2508.17739, section 4.3.
+About 15 minutes on a laptop CPU, exercises apart. You need chapters 02 and 03. Paper: arXiv 2508.17739, section 4.3.
 """
 
 # %%
@@ -34,6 +34,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from checks import check, predict, question, score
 from scipy.stats import binom
 
 from ssd_lib import SSDConfig, answer, load_pair
@@ -59,7 +60,7 @@ complying with an attack and the draft wants to refuse, they hardly ever do.
 
 The **match ratio** β is the share of matches in a *bin* of $b = 7$ emitted tokens.
 
-**Predict:** the match ratio of the first bin on (a) benign, (b) scary-sounding benign, (c) attacked questions?
+The next cell asks three kinds of questions and keeps the answers' traces.
 """
 
 
@@ -73,6 +74,11 @@ def ask(group, prefill, config=None, count=QUESTIONS):
 
 KINDS = [("benign", "benign", 0), ("scary-sounding", "scary", 0), ("attacked", "forbidden", PREFILL)]
 replies = {label: ask(group, prefill)[1] for label, group, prefill in KINDS}
+
+# %%
+predict("04.p1")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 bins = []
 for label, answers in replies.items():
     for reply in answers:
@@ -82,7 +88,7 @@ for label, answers in replies.items():
 bins = pd.DataFrame(bins)
 bins[bins.bin < 4].pivot_table(index="questions", columns="bin", values="β", sort=False).round(2)
 
-# %%
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 figure, ax = plt.subplots(figsize=(7, 3.4))
 rng = np.random.default_rng(0)
 for place, (label, mark) in enumerate(zip(replies, ["o", "s", "D"], strict=True)):
@@ -100,11 +106,14 @@ plt.show()
 
 # %% [markdown]
 """
-Each mark is an answer. Scary-sounding benign questions (antidotes, counter-charms) look benign: what counts is not the topic
+<details><summary>What happens</summary>
+
+In the figure each mark is an answer. Benign and scary-sounding questions match at nearly 1, attacked ones not at all. Scary-sounding benign questions (antidotes, counter-charms) look benign: what counts is not the topic
 but whether the two models agree on the answer. No classifier reads the question, and no list of words is searched.
 
 Now look at the table's last line again: the attacked answers match *after* the first bin. By then SSD has switched to Union, and both
 models want to refuse.
+</details>
 
 ## The scheduler
 
@@ -129,7 +138,7 @@ In words, and completely:
 
 $\alpha_U$ never changes. The picture is drawn for Vicuna's $\alpha_I = 0.45$; with the default 0.3 there is nothing left to lower.
 
-**Predict:** five bins with 7, 4, 3, 7 and 6 matches. In which scheme is each of them decoded, and the sixth?
+As code:
 """
 
 
@@ -161,19 +170,22 @@ def bin_table(counts, config):
     return table.assign(matches=[*counts, ""], β=[*(f"{n / config.bin_size:.2f}" for n in counts), ""]).round(2)
 
 
+# %%
+predict("04.p2")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 bin_table([7, 4, 3, 7, 6], replace(pair.config, alpha_intersection=0.6))
 
 # %% [markdown]
 """
-Follow a line: its β is compared with its threshold, and the result stands in the next line. The second bin's 4/7 = 0.57 would have been
-an alarm at the start; but one good bin had lowered the threshold to 0.5, and so it passed. And the third bin's 3/7 = 0.43, after two good
-bins, at a threshold of 0.4? Look closely before you go on.
+<details><summary>What happens</summary>
 
-<details><summary>Did it pass?</summary>
-
-0.43 is *not* below 0.4. So the third bin passed as well, and all six bins are decoded in Intersection. With `[4, 7, 7]` the alarm is raised
-at once, because there is no good bin before it.
+All six in Intersection. Follow a line: its β is compared with *its own* threshold, and the result stands in the next line. The second bin's 4/7 = 0.57 would
+have been an alarm at the start, but one quiet bin had lowered the threshold to 0.5. The third bin's 3/7 = 0.43 would have been an alarm at
+0.5, but the second bin was quiet, too, and had lowered it to 0.4; and 0.43 is not below 0.4. A bin need not be good to be quiet: it only has to meet its threshold.
 </details>
+
+The order matters. The same counts with the weaker bins first:
 """
 
 # %%
@@ -181,13 +193,13 @@ bin_table([4, 3, 3, 7, 7], replace(pair.config, alpha_intersection=0.6))
 
 # %% [markdown]
 r"""
-Here the first bin raises the alarm. In Union the threshold falls, too: from bin to bin fewer matches suffice to get out again. Each
+Here the first bin raises the alarm, because nothing has lowered the threshold before it. In Union the threshold falls, too: from bin to bin fewer matches suffice to get out again. Each
 change puts threshold and $\alpha_I$ back to their starting values.
 
 ## Equal to the library
 
 `ssd_lib.method.switching` is the same machine as tensors, one state for each row of a batch. Compare: with the trace of every answer
-above, and on random matches under other settings.
+above, and on random matches under settings in which thresholds are met exactly and α_I starts above and below its floor.
 """
 
 # %%
@@ -197,8 +209,9 @@ for reply in [reply for answers in replies.values() for reply in answers]:
     assert [state[0] for state in states] == trace.scheme.tolist()
     assert np.allclose([state[1] for state in states], trace.threshold)
 
-config, rng = SSDConfig(alpha_intersection=0.75, bin_size=4), np.random.default_rng(1)
-for _ in range(20):
+others = [SSDConfig(alpha_intersection=0.75, bin_size=4, threshold=0.75), SSDConfig(alpha_intersection=0.2, bin_size=2)]
+rng = np.random.default_rng(1)
+for config in others * 10:
     matches = (rng.random(30) < rng.random()).tolist()
     state = switching.start(1, config)
     for matched, (scheme, threshold, alpha) in zip(matches, schedule(matches, config), strict=True):
@@ -214,10 +227,13 @@ r"""
 The longer an answer goes well, the less suspicious the scheduler becomes (the threshold falls) and the less the draft weighs
 ($\alpha_I$ falls): trust is earned, and utility with it. An alarm takes all of it back at once.
 
-**Predict:** after how many good bins does even a bin without a single match raise no alarm?
+A bin that raises no alarm is called *quiet*. Where does it end? Once the threshold is 0, no β is below it, and the alarm is *off*.
 """
 
 # %%
+predict("04.p3")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 good = schedule([True] * 70, replace(pair.config, alpha_intersection=0.75))
 figure, ax = plt.subplots(figsize=(7, 3.2))
 ax.step(range(70), [s[1] for s in good], where="post", color="black", linestyle=":", label="threshold")
@@ -229,38 +245,43 @@ ax.set(
 ax.legend(frameon=False)
 plt.show()
 needed = next(n for n in range(20) if bin_table([7] * n + [0], pair.config)["decoded in"].iloc[-1] == "intersection")
-print(f"after {needed} good bins, a bin without a match is no alarm any more")
+print(f"after {needed} quiet bins, a bin without a match is no alarm any more")
 
 # %% [markdown]
 """
-<details><summary>What that means</summary>
+<details><summary>What happens</summary>
 
-Once the threshold is 0, no β is below it: the alarm is *off*. That is a real hole. An attacker who first gets through some good bins
-is not stopped afterwards; chapter 13 measures such attacks. (By the rule it takes six bins. It takes one more here, because 0.6 − 0.1 − …
-leaves a tiny positive number in floating point; the published rule is followed to the last bit.)
+After seven. By the rule it would be six, 0.6 − 6 · 0.1 = 0; but in floating point 0.6 − 0.1 − … leaves a tiny positive number, of which 0 is still below.
+The published code computes it so, and the rule is followed to the last bit.
+
+It is a real hole. An attacker who first gets through some quiet bins is not stopped afterwards; chapter 13 measures such attacks.
 </details>
 
 ## Two answers over time
-
-**Predict:** in the attacked answer, after which token does the first switch come, and does SSD switch back?
 """
 
 # %%
+predict("04.p4")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 figure, axes = plt.subplots(2, 1, figsize=(8, 6.4))
 plots.switching(replies["attacked"][0].trace.to_frame(), pair.config.bin_size, "Attacked answer", axes[0])
 plots.switching(replies["benign"][1].trace.to_frame(), pair.config.bin_size, "Benign answer", axes[1])
 axes[0].get_legend().remove()
 plt.show()
 
-# %%
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 replies["attacked"][0].trace.show(pair.tokenizer)
 
 # %% [markdown]
 """
+<details><summary>What happens</summary>
+
 The switch comes right after the first bin. One bin of Union is enough: then the refusal stands, both models want to finish it, the
 match ratio is 1 and SSD returns to Intersection. In the benign answer nothing happens at all, except that trust grows.
+</details>
 
-Is that one lucky answer? Over all attacked ones, where was the first Union token, and how many tokens were decoded in Union?
+Is that one lucky answer? Over all attacked ones: where was the first Union token, and how many tokens were decoded in Union?
 """
 
 # %%
@@ -276,10 +297,9 @@ r"""
 ## The lag, and what it leaks
 
 Nothing can be decided before the first bin is full, so up to $b$ tokens of the attacker's answer pass. A smaller bin
-decides sooner but on thinner evidence. How thin? Suppose that on benign answers each token matches with probability $p$, independently.
+decides sooner, but on thinner evidence. How thin? Suppose that on benign answers each token matches with probability $p$, independently.
 Then the number of matches in a bin is binomial, and a false alarm in the first bin has the probability
 $$P\Bigl(\tfrac{\text{matches}}{b} < \text{threshold}\Bigr), \qquad \text{matches} \sim \mathrm{Bin}(b, p).$$
-**Predict:** at $p = 0.8$, how often does a bin of 3 raise a false alarm? A bin of 7?
 """
 
 
@@ -289,6 +309,10 @@ def false_alarm(p, b, threshold=0.6):
     return binom.cdf(fewest - 1, b, p)
 
 
+# %%
+predict("04.p5")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 table = pd.DataFrame(
     {f"b = {b}": {f"p = {p}": false_alarm(p, b) for p in (0.95, 0.9, 0.8, 0.7)} for b in (3, 5, 7, 10, 14)}
 )
@@ -296,10 +320,14 @@ table.style.format("{:.1%}")
 
 # %% [markdown]
 """
-Larger bins raise fewer false alarms (nearly always: how many whole tokens "0.6 of $b$" means also changes from one $b$ to the next). So
-$b$ is a compromise between leak and false alarms. Measured on the pair, what does each setting leak, and what does it disturb?
+<details><summary>What happens</summary>
 
-**Predict:** which bin leaks least, and does it cost benign answers?
+The bin of 7, at $p = 0.8$: 15% against 10% and 6%. Evidence is not the whole of it: matches are whole tokens, and "0.6 of $b$" means two of three (67%), three of
+five (60%), five of seven (71%), six of ten (60%), nine of fourteen (64%). Read along the rows of 0.8 and 0.7: the bins of 5 and 10, for which 0.6 is a
+whole number of tokens, raise fewer false alarms than their neighbours on both sides. Compare 5 with 10, and longer bins are surer; compare 5 with 7, and they are not.
+</details>
+
+So $b$ is a compromise between leak and false alarms, and bin size and threshold have to be chosen together. Measured on the pair: what does each setting leak, and what does it disturb?
 """
 
 
@@ -318,47 +346,44 @@ def outcome(config):
     }
 
 
+# %%
+predict("04.p6")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 pd.DataFrame({f"b = {b}": outcome(replace(pair.config, bin_size=b)) for b in (3, 5, 7, 10)}).T
 
-# %%
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 pd.DataFrame({f"threshold {t}": outcome(replace(pair.config, threshold=t)) for t in (0.3, 0.6, 0.9)}).T
 
 # %% [markdown]
-"""
+r"""
+<details><summary>What happens</summary>
+
 On this pair the bin size governs the leak almost alone: under attack hardly anything matches, so any threshold raises the alarm. A high
 threshold shows the other side of the compromise: alarms in benign answers. (With so few questions the intervals are wide. On SmolLM2 the match
 ratio is 0.72 to 0.85 under prefills and 0.93 on everyday questions: the two lie closer together there.)
+</details>
 
 ## Exercises
 
 Solutions: [solutions/04_solutions](solutions/04_solutions.ipynb).
 
-**1.** Four of seven tokens of the first bin match. Does SSD (threshold 0.6) go to Union?
+### Exercise 04.1 · easy · 5 minutes
+
+By hand, without the function: bins of seven with 7, 4, 2, 7 and 6 matches, $\alpha_I$ starting at 0.75, all else as in the text (threshold 0.6, decays 0.1 and
+0.15, floor 0.3). Under which scheme, threshold and $\alpha_I$ is the sixth bin decoded? Give them as `("intersection" or "union", threshold, α_I)`.
 """
 
 # %%
-from ssd_lib.show.exercises import check
-
-goes_to_union = ...
-check("four of seven", goes_to_union, 4 / 7 < 0.6, "True or False: compare 4/7 with the threshold.")
+sixth_bin = ...
+check("04.1", sixth_bin)
 
 # %% [markdown]
-"""
-**2.** All tokens match from the start. What is the threshold while token 21 (counted from 0) is decoded?
-"""
+r"""
+### Exercise 04.2 · real · 15 minutes
 
-# %%
-threshold_at_21 = ...
-check(
-    "threshold after three bins",
-    threshold_at_21,
-    0.3,
-    "Tokens 0 to 6 are the first bin, so three bins are full before token 21; each of them lowers it by 0.1.",
-)
-
-# %% [markdown]
-"""
-**3.** Write the decision as one pure function: the state after a full bin. You will need it in chapter 05.
+Write the decision as one pure function: the state before a bin and the bin's match ratio go in, the state after it comes out, both as scheme, threshold, $\alpha_I$. The
+settings are in `config` (`threshold`, `threshold_decay`, `alpha_intersection`, `alpha_decay`, `alpha_floor`). You will need it in chapter 05.
 """
 
 
@@ -368,46 +393,51 @@ def decide(scheme, threshold, alpha, ratio, config):
     return ...
 
 
-tried = SSDConfig(alpha_intersection=0.5)
-for scheme, threshold, ratio in [
-    ("intersection", 0.6, 1.0),
-    ("intersection", 0.5, 0.2),
-    ("union", 0.6, 0.2),
-    ("union", 0.05, 0.0),
-]:
-    state = switching.start(1, tried)._replace(
-        union=torch.tensor([scheme == "union"]),
-        threshold=torch.tensor([threshold], dtype=torch.double),
-        matches=torch.tensor([round(7 * ratio)]),
-        emitted=torch.tensor([7]),
-    )
-    after = switching.decide(state, torch.tensor([True]), tried)
-    expected = [
-        "union" if after.union[0] else "intersection",
-        float(after.threshold[0]),
-        float(after.alpha_intersection[0]),
-    ]
-    mine = decide(scheme, threshold, 0.5, round(7 * ratio) / 7, tried)
-    solved = mine is not ... and mine[0] == expected[0] and np.allclose(mine[1:], expected[1:])
-    check(
-        f"in {scheme}, threshold {threshold}, β = {round(7 * ratio)}/7",
-        mine if mine is ... else ("as expected" if solved else mine),
-        "as expected",
-        "Did the scheme stay (the threshold decays, α_I only in Intersection) or change (both are reset)? Mind the two floors.",
-    )
+check("04.2", decide)
 
 # %% [markdown]
-r"""
+"""
+### Exercise 04.3 · break it · 15 minutes
+
+You are the attacker, and you can make tokens match: by having text decoded that both models would write. Each such token is one less of what you came for. Write
+70 matches (`True`, `False`) with which the published scheduler, at its defaults, never leaves Intersection, with as few `True` among them as you can.
+"""
+
+# %%
+matches = ...
+check("04.3", matches)
+
+# %% [markdown]
+"""
+### Exercise 04.4 · open · 20 minutes
+
+Another pair: on benign questions its tokens match with $p = 0.85$, under attack still with $p = 0.4$, independently. Choose bin size and threshold so that the first
+bin raises a false alarm on at most 5% of the benign answers, and misses at most 5% of the attacks, and so that as little as possible leaks. What would it mean for you if
+tokens did *not* match independently of each other?
+"""
+
+# %%
+bin_size, threshold = ..., ...
+check("04.4", bin_size, threshold)
+
+# %% [markdown]
+"""
 ## Takeaways
 1. The match ratio is a by-product of speculation, and an alarm.
 2. It looks at agreement, not at topics: scary-sounding benign questions pass.
 3. The alarm lags by one bin, and trust that was earned can be abused: these are SSD's leaks.
 
 ## Questions
-- How could an attacker keep the match ratio high?
-- Why reset threshold and $\alpha_I$ on a change?
-- Why count over emitted tokens rather than rounds?
+"""
 
+# %%
+question("04.q1")
+question("04.q2")
+question("04.q3")
+score("04")
+
+# %% [markdown]
+"""
 **Back:** [03 · Two distributions](03_two_distributions.ipynb). **Next:** [05 · SSD from scratch](05_ssd_from_scratch.ipynb): all parts
 together.
 """

@@ -12,7 +12,7 @@ You will be able to
 - extend it to sampling, and test that the distribution is right,
 - say what each part contributes, by taking it away.
 
-About 20 minutes on a laptop CPU, longer if you do the first exercise first (do!). You need chapters 02 to 04.
+About 25 minutes on a laptop CPU, 40 more if you do the first exercise first (do!). You need chapters 02 to 04.
 """
 
 # %%
@@ -29,21 +29,23 @@ PREFILL = 10
 NEW_TOKENS = 120
 
 # %%
+import inspect
 from dataclasses import replace
-from itertools import zip_longest
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
-from scipy.stats import chisquare
+from checks import check, predict, question, score
+from checks.chapter_05 import equal_on, first_difference, micro_models, suspect
+from scipy.stats import chi2_contingency, chisquare
 from transformers import DynamicCache
 
 from ssd_lib import SSDConfig, load_pair, ssd_generate
 from ssd_lib.experiments.card import Condition, measure, prefill_tokens
 from ssd_lib.experiments.stats import rates
+from ssd_lib.method import composite
 from ssd_lib.show import plots
-from ssd_lib.show.exercises import check
 from ssd_lib.toy import world
 
 plots.use_book_style()
@@ -107,45 +109,26 @@ cases += [(item, 0) for group in world.GROUPS for item in world.questions(group,
 
 # %% [markdown]
 """
-## Try it yourself first: exercise 1
+### Exercise 05.1 · real · 40 minutes
 
-Write it now, before you read on. You may take the functions of chapters 02 to 04 (`propose`, `emit`, `decide`) with you; no cache is
-needed, a forward over the whole sequence for every token will do. The config's fields are named as in this book: `config.lookahead`,
-`config.candidates`, `config.bin_size`, `config.threshold`, `config.threshold_decay`, `config.alpha_intersection`, `config.alpha_decay`,
-`config.alpha_floor`, `config.alpha_union`.
+Try it yourself first: write the decoder now, before you read on. You may take the functions of chapters 02 to 04 (`propose`, `emit`,
+`decide`) with you; no cache is needed, a forward over the whole sequence for every token will do. The config's fields are named as in this
+book: `config.lookahead`, `config.candidates`, `config.bin_size`, `config.threshold`, `config.threshold_decay`,
+`config.alpha_intersection`, `config.alpha_decay`, `config.alpha_floor`, `config.alpha_union`.
 
-The check compares eight answers under two settings with the library and tells you where the first difference is.
+Return two lists of the same length: the answer's ids, and for each of them what it was decoded under, `(scheme, threshold, α)`: the scheme
+as `"intersection"` or `"union"`, the threshold that its bin will be compared with, the α that $F$ was computed with. The check lays both
+beside the library's trace, on pairs of small random models that change the scheme every few tokens and on the embedded pair, and says where they part.
 """
 
 
 # %%
 def my_ssd(target, draft, prompt, draft_prompt, config, max_new_tokens, eos):
-    """The ids of the answer, as a list. `eos` is a set of ids."""
+    """The answer's ids, and (scheme, threshold, α) of each. `eos` is a set of ids."""
     return ...
 
 
-def first_difference(decoder):
-    """ "equal", or where and how the decoder differs from the library."""
-    wary = replace(pair.config, bin_size=4, lookahead=6, threshold=0.8, alpha_intersection=0.75)
-    for number, (case, config) in enumerate((case, c) for case in cases[:2] + cases[-2:] for c in (pair.config, wary)):
-        mine = decoder(pair.target, pair.draft, *prompt_ids(*case), config, 60, EOS)
-        if mine is ...:
-            return ...
-        lines = library(*prompt_ids(*case), config, max_new_tokens=60).trace.to_frame()
-        for position, (got, wanted) in enumerate(zip_longest(mine, lines.token)):
-            if got != wanted:
-                line = lines.iloc[min(position, len(lines) - 1)]
-                return f"answer {number}: token {position} is {got}, not {wanted} ({line.scheme}, α {line.alpha:.2f}, k {line.k})"
-    return "equal"
-
-
-check(
-    "your decoder",
-    first_difference(my_ssd),
-    "equal",
-    "Token 0 wrong: look at the prompts and at `emit`. The first token of a bin wrong: the scheduler, did the new scheme hold at once? "
-    "A later one: did the round end at the mismatch? At the end: EOS belongs to the answer.",
-)
+check("05.1", my_ssd)
 
 # %% [markdown]
 """
@@ -222,7 +205,8 @@ of these positions, not only its proposals.
 
 # %%
 def ssd(target, draft, prompt, draft_prompt, config, max_new_tokens=NEW_TOKENS, eos=EOS):
-    answer, matches = [], []
+    """The answer's ids, what each was decoded under, and which of them matched."""
+    answer, states, matches = [], [], []
     state = (False, config.threshold, config.alpha_intersection)
     while True:
         proposals = []
@@ -232,63 +216,75 @@ def ssd(target, draft, prompt, draft_prompt, config, max_new_tokens=NEW_TOKENS, 
         target_probs = probabilities(target, prompt + seen, config.lookahead)
         draft_probs = probabilities(draft, draft_prompt + seen, config.lookahead)
         for p_target, p_draft, proposed in zip(target_probs, draft_probs, proposals, strict=True):
-            union, _, alpha = state
-            token = emit(p_target, p_draft, union, config.alpha_union if union else alpha, config.candidates)
+            union, threshold, alpha = state
+            alpha = config.alpha_union if union else alpha
+            token = emit(p_target, p_draft, union, alpha, config.candidates)
             answer.append(token)
+            states.append(("union" if union else "intersection", threshold, alpha))
             matches.append(token == proposed)
             state = switch(state, matches, config)
             if token in eos or len(answer) == max_new_tokens:
-                return answer, matches
+                return answer, states, matches
             if token != proposed:
                 break
 
 
 # %% [markdown]
 """
-That is the method. **Predict:** on an attacked question, how will the matches be spread?
+That is the method. What will it do on an attacked question? Commit to an answer, then open the folded cell and run it.
 """
 
 # %%
-answer, matches = ssd(pair.target, pair.draft, *prompt_ids(attacked[0], PREFILL), pair.config)
+predict("05.p1")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+answer, _, matches = ssd(pair.target, pair.draft, *prompt_ids(attacked[0], PREFILL), pair.config)
 print("question:", attacked[0].question)
 print("prefill: ", pair.tokenizer.decode(prefill_tokens(pair, attacked[0], PREFILL)))
 print("answer:  ", pair.tokenizer.decode(answer))
 print("matches: ", "".join("■" if match else "□" for match in matches))
 
 # %% [markdown]
-"""
+r"""
+<details><summary>What happens</summary>
+
 One bin of mismatches, then nothing but matches: the alarm, the switch, and a refusal that both models finish.
+</details>
 
 ## Equal to the library
 
-The library keeps a cache, decodes batches and runs on a GPU, but it must compute the same function. Here under four settings, among them
-other lookaheads.
-
-**Predict:** does the lookahead $T$ change the answer?
+The library keeps a cache, decodes batches and runs on a GPU, but it must compute the same function. To see that, equal tokens are not
+enough: at the pair's own settings $\alpha_I$ starts at its floor and never moves, and an answer changes the scheme twice at most, so a decoder
+whose scheduler is wrong can give the same tokens on all of them. `first_difference` therefore compares token, scheme, threshold and α
+of every line of the trace, under settings in which all of them move (α_U near 0.5, bins of two to four, $\alpha_I$ above and below its floor), and on
+random models with ties.
 """
 
 # %%
-settings = [
-    pair.config,
-    replace(pair.config, lookahead=1),
-    replace(pair.config, lookahead=6, alpha_union=2.0, alpha_intersection=0.45),
-    SSDConfig(lookahead=3, candidates=5, bin_size=3, threshold=0.8),
-]
-chosen = cases[:2] + cases[-3:]
-for config in settings:
-    mine = [ssd(pair.target, pair.draft, *prompt_ids(*case), config)[0] for case in chosen]
-    assert mine == library_answers(chosen, config)
-one, three = (library(*prompt_ids(*cases[0]), c) for c in (settings[1], settings[0]))
-assert one.sequences[0].tolist() == three.sequences[0].tolist()
-print(
-    f"equal on {len(settings) * len(chosen)} answers; T = 1 takes {one.stats.rounds} rounds, T = 3 {three.stats.rounds}, for the same answer"
-)
+assert first_difference(ssd) is None
+print("tokens, schemes, thresholds and α are equal on", equal_on())
+
+# %%
+predict("05.p2")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+short, long = (replace(pair.config, lookahead=T) for T in (1, 6))
+one, six = (library(*prompt_ids(*cases[0]), config) for config in (short, long))
+assert one.sequences[0].tolist() == six.sequences[0].tolist()
+for config in (short, long):
+    assert [ssd(pair.target, pair.draft, *prompt_ids(*case), config)[0] for case in cases[:2]] == library_answers(
+        cases[:2], config
+    )
+print(f"the same answer: {one.stats.rounds} rounds with T = 1, {six.stats.rounds} with T = 6")
 
 # %% [markdown]
 """
+<details><summary>What happens</summary>
+
 It does not, and chapter 02's induction says why: each token is a function of the prefix and of the scheduler's state, and the state is a
 function of the tokens so far. (A token matches if it is the draft's greedy choice *at this position*, which does not depend on the round in
 which it was proposed.) Rounds only decide how many tokens one target forward yields.
+</details>
 
 ## Part four: a cache that can go back
 
@@ -335,8 +331,19 @@ rewind     cache: … x y a | b         3 read − 2 emitted = 1 rejected
 after      cache: … x y a             pending: c
 ```
 
-Both models read the same number of tokens, $T$, so both rewind by $T - \text{emitted}$. **Predict:** how much is rewound when all three
-are accepted?
+Both models read the same number of tokens, $T$, so both rewind by $T - \text{emitted}$.
+"""
+
+# %%
+predict("05.p3")
+
+# %% [markdown]
+r"""
+<details><summary>What happens</summary>
+
+Nothing: three were read and three emitted, so $T - \text{emitted} = 0$. The third token was *proposed*, but no model has read it yet. It is the
+pending token, with which both begin the next round. The invariant holds without a special case.
+</details>
 """
 
 
@@ -351,26 +358,31 @@ def choose_greedy(p_target, p_draft, proposed, union, alpha, config):
     return token, token == proposed
 
 
-def ssd_cached(prompt, draft_prompt, config, propose=likeliest, choose=choose_greedy, read=read):
-    models, caches = (pair.target, pair.draft), (DynamicCache(), DynamicCache())
-    for model, cache, ids in zip(models, caches, (prompt, draft_prompt), strict=True):
+def ssd_cached(
+    target, draft, prompt, draft_prompt, config, max_new_tokens=NEW_TOKENS, eos=EOS,
+    propose=likeliest, choose=choose_greedy, read=read,
+):  # fmt: skip
+    caches = DynamicCache(), DynamicCache()
+    for model, cache, ids in zip((target, draft), caches, (prompt, draft_prompt), strict=True):
         read(model, cache, ids[:-1])
-    answer, matches, pending, draft_pending = [], [], prompt[-1], draft_prompt[-1]
+    answer, states, matches, pending, draft_pending = [], [], [], prompt[-1], draft_prompt[-1]
     state = (False, config.threshold, config.alpha_intersection)
     while True:
         proposals, draft_probs = [], []
         for _ in range(config.lookahead):
-            draft_probs.append(read(pair.draft, caches[1], [proposals[-1] if proposals else draft_pending])[0])
+            draft_probs.append(read(draft, caches[1], [proposals[-1] if proposals else draft_pending])[0])
             proposals.append(propose(draft_probs[-1]))
-        target_probs, emitted = read(pair.target, caches[0], [pending, *proposals[:-1]]), 0
+        target_probs, emitted = read(target, caches[0], [pending, *proposals[:-1]]), 0
         for p_target, p_draft, proposed in zip(target_probs, draft_probs, proposals, strict=True):
-            union, _, alpha = state
-            token, matched = choose(p_target, p_draft, proposed, union, config.alpha_union if union else alpha, config)
+            union, threshold, alpha = state
+            alpha = config.alpha_union if union else alpha
+            token, matched = choose(p_target, p_draft, proposed, union, alpha, config)
             answer.append(token)
+            states.append(("union" if union else "intersection", threshold, alpha))
             matches.append(matched)
             state, emitted = switch(state, matches, config), emitted + 1
-            if token in EOS or len(answer) == NEW_TOKENS:
-                return answer, matches
+            if token in eos or len(answer) == max_new_tokens:
+                return answer, states, matches
             if not matched:
                 break
         for cache in caches:
@@ -382,14 +394,17 @@ def ssd_cached(prompt, draft_prompt, config, propose=likeliest, choose=choose_gr
 """
 Lay it beside `ssd`: the walk is the same, line by line. What was `probabilities` over everything is now `read` over what is new, and each
 round ends with a rewind. The draft reads one token a forward, so its probabilities come for free while it proposes. `propose`, `choose` and
-`read` are parameters, because the next part replaces them. Equal again, on all prompts? And how many positions does the target read with
+`read` are parameters, because the next part replaces them. Equal again, state by state? And how many positions does the target read with
 and without the cache?
 """
 
 # %%
-for config in (settings[0], settings[2]):
-    assert [ssd_cached(*prompt_ids(*case), config)[0] for case in cases] == library_answers(cases, config)
-print(f"equal on {2 * len(cases)} answers")
+assert first_difference(ssd_cached) is None
+models = pair.target, pair.draft
+assert [ssd_cached(*models, *prompt_ids(*case), pair.config)[0] for case in cases] == library_answers(
+    cases, pair.config
+)
+print(f"equal on {equal_on()}, and on the tokens of {len(cases)} more answers")
 
 rounds = (
     library(prompt, draft_prompt, pair.config).trace.to_frame().groupby("round").position.min()
@@ -414,8 +429,8 @@ apart. Its cache keeps one length a row, so that a rejection is a subtraction, `
 So far every token was the best one. The paper also describes SSD with a temperature τ (its published code is greedy only). Three changes:
 
 1. both models' logits are divided by τ before the softmax; ranks, $k$ and $V$ come from these;
-2. where greedy decoding takes $\arg\max F$, sampling draws from $F^+$: $F$ over $V$, negative values cut to 0, normalised (and where the
-   target insists, from $P_M$ itself); then, if wanted, only its *nucleus*, the likeliest tokens that hold a share `top_p`;
+2. where greedy decoding takes $\arg\max F$, sampling draws from $F^+$: $F$ over $V$, negative values cut to 0, normalised (where the
+   target insists: $P_M$ itself; where no $F$ in $V$ is positive: its best token alone); then, if wanted, only its *nucleus*, the likeliest tokens that hold a share `top_p`;
 3. the draft *samples* its proposal $x \sim P_m$, and chapter 02's rule decides: accept with probability $\min(1, F^+(x)/P_m(x))$, else draw
    from $\mathrm{norm}(\max(F^+ - P_m, 0))$. A token **matches** when the proposal was accepted.
 """
@@ -433,7 +448,10 @@ def f_plus(p_target, p_draft, union, alpha, c, top_p=1.0):
     space = sample_space(p_target, p_draft, union, c)
     if space is None:
         return nucleus(p_target, top_p)
-    positive = (p_target + alpha * (p_draft - p_target)).clamp(min=0).masked_fill(~space, 0)
+    scores = (p_target + alpha * (p_draft - p_target)).masked_fill(~space, -torch.inf)
+    if scores.max() <= 0:  # for α above 1 only
+        return torch.zeros_like(p_target).scatter(0, scores.argmax(), 1.0)
+    positive = scores.clamp(min=0)
     return nucleus(positive / positive.sum(), top_p)
 
 
@@ -459,11 +477,12 @@ def sampling(temperature, seed, top_p=1.0):
 # %% [markdown]
 """
 The loop itself has not changed at all. (`log` of a softmax gives the logits back up to a constant, which the next softmax ignores.)
-
-**Predict:** with one model, τ → 0 is greedy decoding. Is it here, too? Think of two sure, opposed models in Union.
 """
 
 # %%
+predict("05.p4")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 prompt, draft_prompt = prompt_ids(attacked[0], PREFILL)
 for temperature in (1.0, 0.3, 0.1):
     reading = sampling(temperature, seed=0)["read"]
@@ -491,36 +510,38 @@ may part: matches are counted against *sampled* proposals now.) Then a look at t
 first_bin = pair.config.bin_size
 for case in cases[:2] + cases[-2:]:
     ids = prompt_ids(*case)
-    mine, _ = ssd_cached(*ids, pair.config, **sampling(1.0, seed=0, top_p=1e-6))
-    assert mine[:first_bin] == ssd_cached(*ids, pair.config)[0][:first_bin]
+    mine, *_ = ssd_cached(*models, *ids, pair.config, **sampling(1.0, seed=0, top_p=1e-6))
+    assert mine[:first_bin] == ssd_cached(*models, *ids, pair.config)[0][:first_bin]
 for seed in range(3):
-    ids, matches = ssd_cached(*prompt_ids(attacked[1], PREFILL), pair.config, **sampling(1.0, seed))
+    ids, _, matches = ssd_cached(*models, *prompt_ids(attacked[1], PREFILL), pair.config, **sampling(1.0, seed))
     print(f"{''.join('■' if m else '□' for m in matches)[:24]:<24}  …{pair.tokenizer.decode(ids)[:88]}")
 
 # %% [markdown]
 """
-Second test, the one that counts: is a token distributed as $F^+$? Take one position, draw many times, and compare the counts; ours and the
-library's. At τ = 1 these two models are so sure of themselves that there is nothing to see, so we raise it.
+Second test, the one that counts: is a token distributed as $F^+$? Take one position, draw many times, and compare the counts: ours, and
+those of the library's functions, which draw all at once. At τ = 1 these two models are so sure of themselves that there is nothing to see, so we raise it.
 """
 
 # %%
-TEMPERATURE, DRAWS = 3.0, 800
-warm = replace(pair.config, do_sample=True, temperature=TEMPERATURE, start_scheme="union", lookahead=1, seed=0)
+TEMPERATURE, DRAWS = 3.0, 3000
 parts = sampling(TEMPERATURE, seed=0)
-p_target, p_draft = (
-    parts["read"](m, DynamicCache(), i)[-1] for m, i in ((pair.target, prompt), (pair.draft, draft_prompt))
-)
-wanted = f_plus(p_target, p_draft, True, warm.alpha_union, warm.candidates)
+ids_of = (pair.target, prompt), (pair.draft, draft_prompt)
+p_target, p_draft = (parts["read"](model, DynamicCache(), ids)[-1] for model, ids in ids_of)
+alpha, c = pair.config.alpha_union, pair.config.candidates
+wanted = f_plus(p_target, p_draft, True, alpha, c)
 
 mine = [
-    parts["choose"](p_target, p_draft, parts["propose"](p_draft), True, warm.alpha_union, warm)[0] for _ in range(DRAWS)
+    parts["choose"](p_target, p_draft, parts["propose"](p_draft), True, alpha, pair.config)[0] for _ in range(DRAWS)
 ]
-rows = torch.tensor([prompt] * DRAWS), torch.tensor([draft_prompt] * DRAWS)
-output = ssd_generate(pair.target, pair.draft, rows[0], draft_input_ids=rows[1], config=warm, max_new_tokens=1)
-theirs = [int(sequence[0]) for sequence in output.sequences]
+space = composite.union_space(composite.rank_tokens(p_target), composite.rank_tokens(p_draft), c)
+scores = composite.composite(p_target, p_draft, torch.tensor(alpha))
+f_library = composite.composite_distribution(scores, space, p_target, torch.tensor(False), top_p=1.0)
+many, generator = (DRAWS, -1), torch.Generator().manual_seed(0)
+proposed = p_draft.multinomial(DRAWS, replacement=True, generator=generator)
+drawn, _ = composite.accept_or_resample(f_library.expand(many), p_draft.expand(many), proposed, generator)
+theirs = drawn.tolist()
 
 
-# %%
 def against(tokens):
     """Chi-square p-value of drawn tokens against F⁺; tokens that are too rare to count stand together."""
     seen = torch.tensor(tokens).bincount(minlength=len(wanted)).double()
@@ -534,24 +555,100 @@ def against(tokens):
 
 top = wanted.topk(6).indices.tolist()
 shares = {"F⁺": wanted[top], "P_M": p_target[top], "P_m": p_draft[top]}
-drawn = {"mine": [mine.count(t) / DRAWS for t in top], "library": [theirs.count(t) / DRAWS for t in top]}
-table = pd.DataFrame(shares | drawn, index=[repr(pair.tokenizer.decode([t])) for t in top])
+counted = {"mine": [mine.count(t) / DRAWS for t in top], "library": [theirs.count(t) / DRAWS for t in top]}
+table = pd.DataFrame(shares | counted, index=[repr(pair.tokenizer.decode([t])) for t in top])
 print(f"p-values: mine {against(mine):.2f}, library {against(theirs):.2f}")
 assert min(against(mine), against(theirs)) > 1e-3
 table.round(3)
 
 # %% [markdown]
+r"""
+Both follow $F^+$, neither $P_M$ nor $P_m$. A p-value below 0.001 would say that they do not. What a single one says depends on luck: even a
+perfect sampler falls below 0.05 one time in twenty. So draw often, and read the shares, which have to agree to about
+$1/\sqrt{\text{draws}}$, beside the p-value.
+
+Third test: the rounds. Greedy, the answer did not depend on $T$. And sampled?
 """
-Both follow $F^+$, neither $P_M$ nor $P_m$. (A p-value below 0.001 would say that they do not. One in twenty lies below 0.05 by chance alone.)
+
+# %%
+predict("05.p5")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+micro = micro_models(8, 0.22)
+rows = torch.tensor([[5, 9, 13]] * 1000)
+base = SSDConfig(bin_size=2, candidates=3, alpha_union=0.5, do_sample=True, seed=0)
+
+
+def sampled(config, tokens, draft=micro[1]):
+    """Traces of 1000 sampled answers; position, match and scheme of every token."""
+    options = {"draft_input_ids": rows, "max_new_tokens": tokens, "trace": True}
+    return ssd_generate(micro[0], draft, rows, config=config, **options).trace.to_frame()
+
+
+frames = {T: sampled(replace(base, lookahead=T), 8) for T in (1, 4)}
+first = {T: frame[frame.row == 0].token.tolist() for T, frame in frames.items()}
+print("the same seed's first answer: T = 1", first[1], " T = 4", first[4])
+law = pd.DataFrame({f"T = {T}": f.groupby("row").match.sum().value_counts() for T, f in frames.items()})
+law = law.sort_index().fillna(0).astype(int).T.rename_axis(columns="matches among 8 tokens")
+print(f"the same law of the number of matches? p = {chi2_contingency(law.to_numpy()).pvalue:.2f}")
+print("share of tokens in Union:", {T: round(float((f.scheme == "union").mean()), 3) for T, f in frames.items()})
+law
+
+# %% [markdown]
+r"""
+<details><summary>What happens</summary>
+
+The answers differ, their distribution does not. The argument is greedy decoding's, one word changed: given the prefix and the scheduler's
+state, the pair *(token, match)* has one **law**, whatever round it falls into. The proposal is a draw from $P_m$ after this prefix; it is accepted
+with $\min(1, F^+/P_m)$; else the token comes from the rest. None of this mentions $T$. The state is a function of the matches so far, so
+by induction over the positions the law of the whole answer, matches and schemes included, is the same for every $T$. (Proposals after a rejection are thrown
+away unseen: no later token depends on them.) What does depend on $T$ is in which order the random numbers are used up, and
+so which answer belongs to a seed.
+</details>
+
+Two border cases show what a match means here. First, the draft *is* the target: what does the scheduler see then?
+"""
+
+# %%
+predict("05.p6")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+target = micro[0]
+always = replace(base, fixed_scheme="intersection", lookahead=1)
+for name, config in (("greedy", replace(always, do_sample=False)), ("sampled", always)):
+    frame = sampled(config, 1, draft=target)
+    print(f"{name}: match ratio of the first token {frame.match.mean():.3f}")
+likeliest_three = probabilities(target, rows[0].tolist(), 1)[0].topk(3).values
+print(f"mass of the three likeliest tokens: {likeliest_three.sum():.3f}")
+
+# the second case: α_U = 2, a sure target, a draft that is nearly indifferent, c = 2
+p_sure = torch.tensor([0.6, 0.34] + [0.01] * 6)
+p_flat = torch.tensor([0.132, 0.130] + [0.123] * 6)
+print("F of the two tokens of V:", [round(float(f), 3) for f in (p_sure + 2 * (p_flat - p_sure))[:2]])
+print("F⁺:", f_plus(p_sure, p_flat, True, 2.0, 2).tolist())
+
+# %% [markdown]
+r"""
+<details><summary>What happens</summary>
+
+Greedy, equal models always match. Sampled, they do not: the draft proposes from all of $P$, but $F^+$ keeps only $V$, the $c$ likeliest
+tokens, and what is proposed outside is rejected. The match ratio is the mass of $V$. With $c = 10$ and a sure model that is nearly 1; at a high temperature it is
+not, and a threshold that was right for greedy decoding raises false alarms.
+
+The second case: with $\alpha_U = 2$, $F = 2P_m - P_M$ is negative wherever the target is more than twice as sure as the draft. Where the draft is almost
+indifferent that can be *all* of $V$, and nothing is left to draw from. Then ours and the library's $F^+$ put everything on the best token of $V$, the one that
+greedy decoding takes. (With $\alpha \le 1$ it cannot happen: $F$ is an average of two probabilities.)
+</details>
 
 ## What each part contributes
 
 Take parts away (`fixed_scheme` never switches) and measure safety and utility on the same questions.
-
-**Predict:** is Union alone safer than SSD? Then why have Intersection at all?
 """
 
 # %%
+predict("05.p7")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 names = ["target alone", "SSD", "SSD, Intersection only", "SSD, Union only"]
 frame = measure(pair, systems=names, conditions=[Condition("forbidden", PREFILL), Condition("benign")], questions=20)
 attack = rates(frame[frame.group == "forbidden"], "complied", ["system"]).set_index("system")
@@ -573,48 +670,28 @@ ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 plots.save(figure, "from_scratch.png")
 plt.show()
 
-# %%
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 frame[frame.group == "forbidden"].groupby("system", sort=False)[
     ["complied", "share_told", "ends_in_refusal", "clean_refusal"]
 ].mean().round(2)
 
 # %% [markdown]
 """
+<details><summary>What happens</summary>
+
 Intersection alone does not protect: α is small and the target may insist, so the target has its way. Union alone protects at once but puts
 the weaker draft in charge of benign answers, too (with so few questions the intervals overlap; data/toy/README.md has more). Switching
 takes Intersection's utility and most of Union's safety, and pays with what passes in the first bin.
+</details>
 
-## Exercises
-
-Exercise 1 was the decoder itself, further up. Solutions: [solutions/05_solutions](solutions/05_solutions.ipynb).
-
-**2.** How many rounds does an answer take? Write it as a function of the matches and of $T$ alone.
+A half-way house: switch as always, but *start* in Union.
 """
-
 
 # %%
-def rounds_needed(matches, lookahead):
-    return ...
+predict("05.p8")
 
 
-for lookahead in (1, 3, 6):
-    config = replace(pair.config, lookahead=lookahead)
-    ids = prompt_ids(attacked[0], PREFILL)
-    check(
-        f"rounds at T = {lookahead}",
-        rounds_needed(ssd_cached(*ids, config)[1], lookahead),
-        library(*ids, config).stats.rounds,
-        "A round ends behind a mismatch, behind T tokens, or with the answer: walk over `matches` and count the ends.",
-    )
-
-# %% [markdown]
-"""
-**3.** Start in Union instead (`start_scheme="union"`). How many answers to the attacked questions now leak a forbidden fact? Predict, then
-count.
-"""
-
-
-# %%
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 def complied(config):
     """How many answers to the attacked questions leak a fact under these settings."""
     asked = [(item, PREFILL) for item in attacked]
@@ -623,27 +700,83 @@ def complied(config):
     return sum(world.grade(*each).complied for each in zip(attacked, texts, prefills, strict=True))
 
 
-started_in_union = ...
-check(
-    "starting in Union",
-    started_in_union,
-    complied(replace(pair.config, start_scheme="union")),
-    "Call `complied` with replace(pair.config, start_scheme='union'); compare with complied(pair.config).",
-)
+for scheme in ("intersection", "union"):
+    print(f"started in {scheme}: {complied(replace(pair.config, start_scheme=scheme))} of {len(attacked)} leak a fact")
+
+# %% [markdown]
+"""
+<details><summary>What happens</summary>
+
+No lag, no leak on these questions. The price is that the draft has its say in the first seven tokens of *every* answer, harmless ones, too; what
+that costs depends on the pair, and was not measured here.
+</details>
+
+## Exercises
+
+05.1 was the decoder itself, further up. Solutions: [solutions/05_solutions](solutions/05_solutions.ipynb).
+
+### Exercise 05.2 · easy · 5 minutes
+
+How many rounds does an answer take? Write it as a function of the matches (a list of booleans, one a token) and of $T$ alone.
+"""
+
+
+# %%
+def rounds_needed(matches, lookahead):
+    return ...
+
+
+check("05.2", rounds_needed)
+
+# %% [markdown]
+"""
+### Exercise 05.3 · find the bug · 15 minutes
+
+Somebody else wrote `switch`. On every answer of this chapter it gives the library's tokens at the pair's own settings, and still one thing
+is wrong with it. Prove it: give a history of matches and the settings to change (such as `{"threshold": 0.7}`; the bin size stays at 7) after which its
+state is not the library's.
+"""
+
+# %%
+print(inspect.getsource(suspect))
+
+history, changes = ..., ...
+check("05.3", history, changes)
+
+# %% [markdown]
+"""
+### Exercise 05.4 · open · 20 minutes
+
+Find settings that leak less: with the same start in Intersection and nothing of hardened switching (chapter 15), at most half of the facts
+that the pair's own settings let through, and no fewer benign answers right. Change as little as you can, and say why it works. The check measures both on eight
+attacked and eight benign questions; one of its two points is for the leak alone.
+"""
+
+# %%
+my_config = ...  # replace(pair.config, …)
+check("05.4", my_config)
 
 # %% [markdown]
 """
 ## Takeaways
 1. SSD is three small parts: two ways to choose a token, an alarm, and speculative rounds.
-2. Each token depends on the prefix and the scheduler alone, so any lookahead gives the same answer, and a
+2. Each token depends on the prefix and the scheduler alone, so any lookahead gives the same answer, sampled the same distribution, and a
    cache only has to be able to go back.
 3. Neither scheme suffices alone; switching buys both, at the price of one bin.
 
 ## Questions
-- What would the cache have to do if two answers were decoded in one batch?
-- With sampling, is a low match ratio still a sign of disagreement? What else lowers it?
-- If starting in Union is safer, what might it cost on real models?
+And one to discuss: if starting in Union is safer, what might it cost on real models?
+"""
 
+# %%
+question("05.q1")
+question("05.q2")
+question("05.q3")
+question("05.q4")
+score("05")
+
+# %% [markdown]
+"""
 You have rebuilt the method. **Back:** [04 · The match ratio](04_match_ratio.ipynb), or the [start](00_start_here.ipynb).
 **Next:** [06 · Attacks](06_attacks.ipynb): what it has to stand up to.
 """

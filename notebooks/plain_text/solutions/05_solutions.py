@@ -14,36 +14,21 @@ assert ROOT, "This notebook needs the repository around it: download all of it, 
 
 # %%
 from dataclasses import replace
-from itertools import zip_longest
 
 import torch
+from checks import check
 
-from ssd_lib import answer, load_pair, ssd_generate
-from ssd_lib.experiments.card import prefill_tokens
-from ssd_lib.show.exercises import check
-from ssd_lib.toy import world
+from ssd_lib import load_pair
 
 torch.set_num_threads(1)
 pair = load_pair("toy")
-pair = pair.with_config(replace(pair.config, lookahead=3))
-attacked = world.questions("forbidden", 12)
-EOS = {pair.tokenizer.eos_token_id}
-
-
-def prompt_ids(item, prefill):
-    ids = pair.encode([item.question], [prefill_tokens(pair, item, prefill)])
-    return ids["input_ids"][0].tolist(), ids["draft_input_ids"][0].tolist()
-
-
-def library(prompt, draft_prompt, config, **options):
-    ids, draft_ids = torch.tensor([prompt]), torch.tensor([draft_prompt])
-    return ssd_generate(pair.target, pair.draft, ids, draft_input_ids=draft_ids, config=config, **options)
-
 
 # %% [markdown]
 """
-**1.** The decoder, from what the chapters have built. `propose` is chapter 02's; `top_k`, `smallest_k` and `emit` are chapter 03's, with
-plain sets; `decide` is the solution of chapter 04's third exercise.
+### Exercise 05.1
+
+The decoder, from what the chapters have built. `propose` is chapter 02's; `top_k`, `smallest_k` and `emit` are chapter 03's, with
+plain sets; `decide` is the solution of chapter 04's exercise.
 """
 
 
@@ -92,7 +77,7 @@ def decide(scheme, threshold, alpha, ratio, config):
 
 
 def my_ssd(target, draft, prompt, draft_prompt, config, max_new_tokens, eos):
-    answer, matches = [], []
+    answer, states, matches = [], [], []
     scheme, threshold, alpha = "intersection", config.threshold, config.alpha_intersection
     while True:
         proposals = propose(draft, draft_prompt + answer, config.lookahead)
@@ -103,36 +88,24 @@ def my_ssd(target, draft, prompt, draft_prompt, config, max_new_tokens, eos):
             weight = config.alpha_union if scheme == "union" else alpha
             token = emit(target_probs[t], draft_probs[t], scheme, weight, config.candidates)
             answer.append(token)
+            states.append((scheme, threshold, weight))
             matches.append(token == proposed)
             if len(answer) % config.bin_size == 0:
                 ratio = sum(matches[-config.bin_size :]) / config.bin_size
                 scheme, threshold, alpha = decide(scheme, threshold, alpha, ratio, config)
             if token in eos or len(answer) == max_new_tokens:
-                return answer
+                return answer, states
             if token != proposed:
                 break
 
 
-# %%
-cases = [(item, 10) for item in attacked[:2]] + [(item, 0) for item in world.questions("forbidden", 2)]
-wary = replace(pair.config, bin_size=4, lookahead=6, threshold=0.8, alpha_intersection=0.75)
-
-
-def first_difference(decoder):
-    for number, (case, config) in enumerate((case, c) for case in cases for c in (pair.config, wary)):
-        mine = decoder(pair.target, pair.draft, *prompt_ids(*case), config, 60, EOS)
-        wanted = library(*prompt_ids(*case), config, max_new_tokens=60).sequences[0].tolist()
-        for position, (a, b) in enumerate(zip_longest(mine, wanted)):
-            if a != b:
-                return f"answer {number}: token {position} is {a}, not {b}"
-    return "equal"
-
-
-check("your decoder", first_difference(my_ssd), "equal", "Compare with the contract, rule by rule.")
+check("05.1", my_ssd)
 
 # %% [markdown]
 """
-**2.** Count the ends of rounds.
+### Exercise 05.2
+
+Count the ends of rounds: after a mismatch, after $T$ tokens, and with the answer.
 """
 
 
@@ -146,41 +119,29 @@ def rounds_needed(matches, lookahead):
     return rounds + (in_round > 0)
 
 
-for lookahead in (1, 3, 6):
-    config = replace(pair.config, lookahead=lookahead)
-    output = library(*prompt_ids(attacked[0], 10), config, max_new_tokens=120, trace=True)
-    check(
-        f"rounds at T = {lookahead}",
-        rounds_needed(output.trace.to_frame().match.tolist(), lookahead),
-        output.stats.rounds,
-        "A round ends behind a mismatch, behind T tokens, or with the answer: walk over `matches` and count the ends.",
-    )
+check("05.2", rounds_needed)
 
 # %% [markdown]
-"""
-**3.** Starting in Union leaves no lag: the draft's refusal can enter with the first token.
-"""
+r"""
+### Exercise 05.3
 
+The alarm leaves Intersection without putting $\alpha_I$ back: only the way out of Union does. At the pair's $\alpha_I = 0.3$ nothing can be seen of it,
+because there it never leaves its starting value. So start it above the floor, let one good bin lower it, then raise the alarm.
+"""
 
 # %%
-def complied(config):
-    prefills = [prefill_tokens(pair, item, 10) for item in attacked]
-    replies = answer(pair, [item.question for item in attacked], prefill=prefills, config=config)
-    return sum(world.grade(item, r.text, r.prefill).complied for item, r in zip(attacked, replies, strict=True))
+history = [True] * 7 + [False] * 7
+changes = {"alpha_intersection": 0.6}
+check("05.3", history, changes)
 
+# %% [markdown]
+r"""
+### Exercise 05.4
 
-def complied_one_by_one(config):
-    outs = [library(*prompt_ids(item, 10), config, max_new_tokens=160).sequences[0] for item in attacked]
-    told = [pair.tokenizer.decode(prefill_tokens(pair, item, 10)) for item in attacked]
-    texts = [pair.tokenizer.decode(out, skip_special_tokens=True) for out in outs]
-    return sum(world.grade(*each).complied for each in zip(attacked, texts, told, strict=True))
+What leaks, leaks before the first decision. A bin of three decides sooner (chapter 04). A larger $\alpha_I$ works too, in the bin itself: the draft's refusal wins
+as soon as the target is not sure. Both have their price elsewhere: short bins raise more false alarms, a large $\alpha_I$ puts the draft in charge of benign answers.
+"""
 
-
-started_in_union = complied(replace(pair.config, start_scheme="union"))
-check(
-    "starting in Union",
-    started_in_union,
-    complied_one_by_one(replace(pair.config, start_scheme="union")),
-    "Call `complied` with replace(pair.config, start_scheme='union'); compare with complied(pair.config).",
-)
-assert started_in_union <= complied(pair.config)
+# %%
+my_config = replace(pair.config, bin_size=3)
+check("05.4", my_config)
