@@ -182,7 +182,7 @@ def interrupted(out, number, rows, how):
         assert len(family) > number, "Ray and its workers run"
         how(process.pid)
         _, said = process.communicate(timeout=DEADLINE)
-    assert psutil.wait_procs(family, timeout=30)[1] == [], "no process is left"
+    assert psutil.wait_procs(family, timeout=90)[1] == [], "no process is left"
     return process.returncode, said
 
 

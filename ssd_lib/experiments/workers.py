@@ -13,6 +13,7 @@ batch whose worker was lost goes to the next one that is free, first of all; aft
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections import Counter
@@ -322,4 +323,6 @@ def _own_error(error: Any) -> Exception:
     kinds = (ValueError, OSError, ImportError)
     kind = next((kind for kind in kinds if isinstance(cause, kind)), RuntimeError)
     text = str(cause) if isinstance(cause, (*kinds, RuntimeError)) else describe(cause)
-    return kind(f"{text} (a worker at {error.ip})")
+    found = re.search(r"\bip=([\w.:]+)", str(error))  # Ray's class for an error of a known kind has lost the attribute
+    where = getattr(error, "ip", None) or (found[1] if found else "an unknown address")
+    return kind(f"{text} (a worker at {where})")
