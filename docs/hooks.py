@@ -184,13 +184,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """In chapters, links to sources become links to pages; everywhere, TeX becomes MathML."""
     if page.file.src_uri.endswith(".ipynb"):
-        content = re.sub(r'href="([^":#]+\.(?:ipynb|md))(#[^"]*)?"', lambda link: _to_page(link, page, files), content)
+        content = re.sub(
+            r'href="([^":#]+\.(?:ipynb|md|html))(#[^"]*)?"', lambda link: _to_page(link, page, files), content
+        )
     return _formulas(content)
 
 
 def _to_page(link: re.Match[str], page: Page, files: Files) -> str:
     folder = (ROOT / page.file.src_uri).parent
-    target = files.get_file_from_path((folder / link[1]).resolve().relative_to(ROOT).as_posix())
+    path = (folder / link[1]).resolve().relative_to(ROOT).as_posix()
+    target = files.get_file_from_path(path.removeprefix("docs/"))
     return f'href="{target.url_relative_to(page.file)}{link[2] or ""}"' if target else link[0]
 
 
