@@ -386,6 +386,16 @@ def test_what_was_taken_back_is_struck_through(reader):
     assert len(reader.words()) == len(reader.tokens())
 
 
+def test_an_alarm_of_the_prefill_is_marked_and_explained(reader):
+    reader.page.evaluate("settings = firstSettings()")
+    reader.set(mode="hardened", alpha_union=1.5, prefill=12, longest=24)
+    assert reader.page.locator("#strip .prefill .mark").count() == 7
+    expect(reader.page.locator("#strip .prefill .alarm")).to_have_text("▲ 0/7")
+    expect(reader.page.locator("#status")).to_contain_text("1 alarm ")
+    reader.page.locator("#strip [role=option]").first.click()
+    expect(reader.page.locator(".why")).to_contain_text("would have written 0 of the last 7 of its tokens")
+
+
 @pytest.mark.parametrize("width", [1280, 800, 400, 320])
 def test_nothing_sticks_out(reader, width):
     reader.page.evaluate("settings = firstSettings()")
