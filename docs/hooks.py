@@ -193,7 +193,9 @@ def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files
     """In chapters, what follows a prediction is folded and links to sources become links to pages; everywhere, TeX becomes MathML."""
     if page.file.src_uri.endswith(".ipynb"):
         content = _folded(content)
-        content = re.sub(r'href="([^":#]+\.(?:ipynb|md))(#[^"]*)?"', lambda link: _to_page(link, page, files), content)
+        content = re.sub(
+            r'href="([^":#]+\.(?:ipynb|md|html))(#[^"]*)?"', lambda link: _to_page(link, page, files), content
+        )
     return _formulas(content)
 
 
@@ -210,7 +212,8 @@ def _folded(content: str) -> str:
 
 def _to_page(link: re.Match[str], page: Page, files: Files) -> str:
     folder = (ROOT / page.file.src_uri).parent
-    target = files.get_file_from_path((folder / link[1]).resolve().relative_to(ROOT).as_posix())
+    path = (folder / link[1]).resolve().relative_to(ROOT).as_posix()
+    target = files.get_file_from_path(path.removeprefix("docs/"))
     return f'href="{target.url_relative_to(page.file)}{link[2] or ""}"' if target else link[0]
 
 

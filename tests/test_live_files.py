@@ -39,6 +39,14 @@ def test_the_weights_are_the_pairs_own(built):
         assert pair[role]["config"] == json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
+@pytest.mark.docs
+def test_the_site_has_the_page_and_leads_back_to_the_book():
+    site = ROOT / "build" / "site"
+    assert (site / "live" / "pair.js").read_text(encoding="utf-8") == live.pair_script(), "run `make docs`"
+    assert '<a href="../index.html">The book</a>' in (site / "live" / "index.html").read_text(encoding="utf-8")
+    assert 'href="../live/index.html"' in (site / "notebooks" / "00_start_here.html").read_text(encoding="utf-8")
+
+
 def test_both_models_share_a_tokenizer_and_a_template():
     """The page encodes a question once, for both."""
     for name in ("tokenizer.json", "chat_template.jinja"):
