@@ -65,8 +65,9 @@ address: $(STAMP)  ## write where this repository lives into badges, setup cells
 
 figures: notebooks  ## the figures are made by the chapters
 
-screenshots: $(STAMP)  ## the explorer in light, dark and narrow, as figures/explorer_*.png (needs Chromium)
+screenshots: $(STAMP)  ## the explorer and the live page in light, dark and narrow, as figures/explorer_*.png and live_*.png (needs Chromium)
 	$(BIN)/python -m tests.test_browser
+	$(BIN)/python -m docs.live --screenshots
 
 train: $(STAMP) $(if $(filter smollm2,$(PAIR)),$(VENV)/.smollm2)  ## rebuild the embedded pair from nothing into runs/toy (under an hour on two cores; PAIR=smollm2 likewise)
 	$(BIN)/ssd train --pair $(PAIR) --out runs/$(PAIR)

@@ -12,6 +12,7 @@ import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
+from typing import Any
 
 import pytest
 
@@ -196,7 +197,8 @@ def test_what_cannot_be_done_is_refused_with_the_reason(client, server, case):
     asked, said = CANNOT[case]
     with pytest.raises(openai.BadRequestError) as refused:
         ask(client, **(dict(model=server.folder, question=QUESTIONS[0]) | asked))
-    assert said in refused.value.body["detail"]
+    body: Any = refused.value.body
+    assert said in body["detail"]
 
 
 @pytest.mark.parametrize("case", [*CANNOT][:2])

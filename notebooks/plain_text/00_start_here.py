@@ -12,7 +12,8 @@ You will be able to
 - say what each part of the method does, and in which chapter you will build it,
 - measure safety and its cost with an interval.
 
-About 10 minutes on a laptop CPU; nothing is downloaded.
+About 10 minutes on a laptop CPU; nothing is downloaded. No kernel at hand? [SSD live](../docs/live/index.html) runs the same two models in
+your browser.
 """
 
 # %%
