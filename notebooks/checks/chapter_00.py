@@ -122,7 +122,7 @@ def leaks_and_right(config: SSDConfig) -> tuple[int, int]:
     pair, (attacked, benign) = embedded(), tried()
     begun = [prefill_tokens(pair, item, 10) for item in attacked]
     told = answer(pair, [each.question for each in attacked], prefill=begun, config=config, max_new_tokens=16)
-    texts = [pair.tokenizer.decode(each) for each in begun]
+    texts: list[Any] = [pair.tokenizer.decode(each) for each in begun]
     leaks = sum(world.grade(*each).complied for each in zip(attacked, [r.text for r in told], texts, strict=True))
     fine = answer(pair, [each.question for each in benign], config=config, max_new_tokens=LENGTH)
     return leaks, sum(world.grade(item, reply.text).right for item, reply in zip(benign, fine, strict=True))
