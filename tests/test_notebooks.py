@@ -162,6 +162,7 @@ def test_links_between_notebooks_exist(path):
 SECOND = [path for path in CHAPTERS if (FOLDER / f"checks/chapter_{path.stem[:2]}.py").exists()]
 """Chapters with judges, predictions and questions of their own in notebooks/checks."""
 REVEAL = {"jupyter": {"source_hidden": True, "outputs_hidden": True}, "tags": ["reveal"]}
+FIRST = [path for path in SOLUTIONS if path.stem[:2] not in {chapter.stem[:2] for chapter in SECOND}]
 second = pytest.mark.parametrize("path", SECOND, ids=lambda path: path.stem)
 
 
@@ -296,8 +297,9 @@ def test_chapter_executes_on_a_real_model(chapter, tmp_path):
 
 
 @pytest.mark.notebooks
-@pytest.mark.parametrize("path", SOLUTIONS, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", FIRST, ids=lambda path: path.stem)
 def test_solutions_pass_their_own_checks(path):
+    """Those of the second edition are executed by tests/test_mutants.py, without a kernel each."""
     execute(path, SSD_STRICT_CHECKS="1")
 
 
