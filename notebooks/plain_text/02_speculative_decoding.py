@@ -449,8 +449,8 @@ plt.show()
 
 # %% [markdown]
 """
-The emitted tokens follow $p$, although most were proposed by $q$. Where the draft offers too much of a token (1 and 3), the surplus is
-rejected; where it offers too little (0 and 2), the residual makes up for it. The library does the same, row by row:
+The emitted tokens follow $p$, although 59% of them are the draft's own proposals. Where the draft offers too much of a token (1, 3 and 5), the surplus is
+rejected; where it offers too little (0, 2 and 4), the residual makes up for it. The library does the same, row by row:
 """
 
 # %%
@@ -469,8 +469,7 @@ r"""
 
 The theorem is about one token. For whole answers: given what was emitted before, each token is distributed as the target's $p$ at this place, by
 the theorem, whatever $q$ is and wherever in a round the place lies. So an answer has the probability $p(x_1)\,p(x_2 \mid x_1)\,p(x_3 \mid x_1 x_2) \cdots$, in which $T$ does not
-occur. To see it, take three tokens, and tables of what
-follows each of them:
+occur. To see it, take three tokens, and tables of what follows each of them:
 """
 
 # %%
