@@ -28,11 +28,13 @@ LOOKAHEADS = [1, 2, 3, 4, 6, 8]
 
 # %%
 import time
+from itertools import pairwise
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
+from checks import check, predict, question, score
 from scipy.stats import chisquare
 
 from ssd_lib import load_pair
@@ -54,12 +56,13 @@ eos = pair.tokenizer.eos_token_id
 A decoder writes one token a forward, and for every token it reads *all* its weights from memory. On a large model that reading takes
 most of the time; the arithmetic for one position is a trifle beside it. So a forward that scores four positions costs hardly
 more than one that scores a single one.
-
-**Predict:** on the embedded target and this CPU, how much longer does a forward over 8 positions take than one over 1? Over 64?
 """
 
-
 # %%
+predict("02.p1")
+
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 def forward_time(model, positions, repeats=15):
     """The fastest of some forwards over that many positions, in seconds of this process's own computing."""
     ids, times = torch.full((1, positions), 7), []
@@ -71,14 +74,17 @@ def forward_time(model, positions, repeats=15):
     return min(times)
 
 
-one = forward_time(pair.target, 1)
-relative = {positions: round(forward_time(pair.target, positions) / one, 1) for positions in (1, 2, 4, 8, 64)}
+took = {positions: forward_time(pair.target, positions) for positions in (1, 2, 4, 8, 64)}
+relative = {positions: round(seconds / took[1], 1) for positions, seconds in took.items()}
 print("time of a forward over n positions, in forwards over one:", relative)
 
 # %% [markdown]
 """
-Even this micro-model does several positions for much less than several times the price of one. On a GPU, where reading the weights takes most of the time, the ratios should be
-closer to 1 still; nobody has measured that here.
+<details><summary>What happens</summary>
+
+Even this micro-model does several positions for much less than several times the price of one. How flat the row is depends on the
+machine and on the model; chapter 10 measures more of it.
+</details>
 
 Speculative decoding (Leviathan et al. 2023, Chen et al. 2023) uses that. A cheap **draft** guesses the next $T$ tokens ($T$ is the
 **lookahead**), one forward each; the **target** scores all of them in *one* forward; tokens are accepted as long as they are what the
@@ -109,8 +115,7 @@ def verify(target, ids, proposals):
 Mind the off-by-one in `verify`: the logits at a position say what comes *after* it. So the target reads the prefix and the first
 $T-1$ proposals, and its last $T$ logits judge all $T$ of them.
 
-One round, on a question where the two models agree at first and then differ. **Predict:** how many of eight proposals will the
-target accept?
+One round, on a question where the two models agree at first and then differ:
 """
 
 # %%
@@ -161,8 +166,6 @@ def speculative_decode(target, draft, ids, lookahead, new_tokens=NEW_TOKENS):
 choice at this position (`wanted` above). That was computed after the right prefix, because the walk only gets here if every earlier
 proposal of the round was accepted, that is, *equal* to what was emitted. So the next token is the target's own, too. The draft decides
 how many tokens a round emits, never which.
-
-**Predict:** would the claim survive a draft that proposes nonsense?
 """
 
 
@@ -182,16 +185,23 @@ def nonsense(ids):
     return SimpleNamespace(logits=-pair.draft(ids).logits)
 
 
+print(f"lossless on {len(prompts)} questions with {len(LOOKAHEADS)} lookaheads")
+
+# %%
+predict("02.p2")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 answer, rounds = speculative_decode(pair.target, nonsense, prompts[0], 4)
 assert answer == own[0]
-print(f"lossless on {len(prompts)} questions with {len(LOOKAHEADS)} lookaheads;", end=" ")
-print(f"with a nonsense draft, too, at {len(rounds)} target forwards for {len(answer)} tokens")
+print(f"with a nonsense draft: the same answer, at {len(rounds)} target forwards for {len(answer)} tokens")
 
 # %% [markdown]
 r"""
-The nonsense draft saves nothing and changes nothing: a target forward a token, as without it. This is worth a pause. The draft needs
-no training to agree with the target, no calibration, no guarantee of any kind: it may be wrong as often as it likes, because every one
-of its guesses is checked before it counts.
+<details><summary>What happens</summary>
+
+The nonsense draft saves nothing and changes nothing: a target forward a token, as without it. The draft needs no training to agree with
+the target, no calibration, no guarantee of any kind: every one of its guesses is checked before it counts.
+</details>
 
 ## What a target forward buys
 
@@ -240,19 +250,22 @@ ax.set(xlabel="lookahead T", ylabel="tokens per target forward", title="What a t
 ax.legend(frameon=False)
 plots.save(figure, "speculative_decoding.png")
 plt.show()
+whole = {t: np.mean([min(n + 1, t) for _, rounds in runs[t] for n in rounds[:-1]]) for t in LOOKAHEADS}
+print("tokens a round without each answer's last round:", {t: round(float(mean), 2) for t, mean in whole.items()})
+print("formula:", {t: round(float(tokens_per_round(beta, t)), 2) for t in LOOKAHEADS})
 
 # %% [markdown]
 r"""
 Benign answers are easy to guess, so each target forward buys several tokens. At a low β the curve flattens early: a longer lookahead
-then only makes the draft guess tokens that no round reaches. (The measured points stay below the formula because answers end: the last
-round of each is cut off.)
+then only makes the draft guess tokens that no round reaches. The measured points lie below the formula, mostly
+because the last round of each answer is cut off: without these rounds, 6.7 of the formula's 6.9 tokens are reached at $T = 8$. Whether the
+rest is chance, so few rounds cannot say.
 
 ## When is that faster?
 
 A round costs one target forward and $T$ draft forwards. Let $\rho$ be the price of a draft forward, in target forwards. Without
 speculation a token costs one target forward, so
 $$\text{speed-up} = \frac{1 - \beta^T}{(1 - \beta)\,(1 + \rho T)}.$$
-**Predict:** at $\rho = 0.1$, which lookahead is best for $\beta = 0.9$? For $\beta = 0.3$?
 """
 
 
@@ -262,25 +275,81 @@ def speed_up(beta, lookahead, price):
 
 
 price = forward_time(pair.draft, 1) / forward_time(pair.target, 4)
-print(f"here ρ is about {price:.2f}")
+print(f"here, a draft forward over a target forward of four positions: ρ is about {price:.2f}")
+
+# %%
+predict("02.p3")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+answer, rounds = speculative_decode(pair.target, pair.target, prompts[0], 4)
+assert answer == own[0]
+print(
+    f"draft = target: {sum(rounds)} of {len(answer)} tokens accepted, {len(answer) / len(rounds):.1f} a round,", end=" "
+)
+print(f"speed-up {speed_up(1, 4, 1):.2f}; at T = 1, 2, 8: {[round(speed_up(1, t, 1), 2) for t in (1, 2, 8)]}")
+
+# %% [markdown]
+r"""
+<details><summary>What happens</summary>
+
+At $\rho = 1$ and $\beta = 1$ the speed-up is $T / (1 + T)$: always below 1. Agreement alone buys nothing, the draft has to be cheap. (For
+SSD such a draft would be useless as well: both distributions are the same, every token matches, and no alarm ever sounds.)
+</details>
+"""
+
+# %%
+predict("02.p4")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 figure, ax = plt.subplots(figsize=(6.5, 3.6))
-every = np.arange(1, 13)
-for b, style in [(0.3, ":"), (0.6, "--"), (0.9, "-"), (0.98, "-.")]:
+every = np.arange(1, 21)
+for b, style in [(0.3, ":"), (0.6, "--"), (0.9, "-"), (0.95, "-.")]:
     values = [speed_up(b, t, 0.1) for t in every]
     ax.plot(every, values, color="black", linestyle=style, label=f"β = {b}")
     ax.plot(every[np.argmax(values)], max(values), "o", color=plots.COLORS["SSD"])
+    print(f"β = {b}: best T = {every[np.argmax(values)]}, speed-up {max(values):.2f}; at T = 3 {values[2]:.2f}")
 ax.axhline(1, color="grey", linewidth=0.8)
 ax.set(xlabel="lookahead T", ylabel="speed-up", title="Speed-up at ρ = 0.1 (dots: the best lookahead)")
+ax.set_xticks(range(2, 21, 2))
 ax.legend(frameon=False)
 plt.show()
 
 # %% [markdown]
-"""
-Below the grey line speculation makes decoding *slower*. At a low β every further guess is a loss; at a high β the best $T$ is large
-and the optimum is flat. The paper's $T = 3$ is a cautious middle. And since the output does not depend on $T$, it can be tuned while
-decoding (`lookahead="auto"`, chapter 10).
+r"""
+<details><summary>What happens</summary>
 
-A formula deserves a test: roll dice for many rounds and count.
+Below the grey line speculation makes decoding *slower*. At a low β every further guess is a loss; at a high β the best $T$ is large
+and the optimum is flat. The paper's $T = 3$ is close to the best for β up to 0.6, and gives away a good part of the speed-up at 0.9 and above.
+</details>
+
+Since the output does not depend on $T$, it can be tuned while decoding (`lookahead="auto"`, chapter 10).
+
+**When does one more position pay?** It adds $\beta^T$ tokens for one more draft forward, and this must be more than the rounds earn on average.
+With $n$ draft forwards in a round of $T$:
+$$\frac{\beta^T}{\rho} > \frac{1 + \beta + \dots + \beta^{T-1}}{1 + \rho n}
+\quad\Leftrightarrow\quad \rho < \frac{\beta^T}{1 + \beta + \dots + \beta^{T-1} - n\,\beta^T}.$$
+Here $n = T$. It could be $T - 1$, since the target never reads the last proposal; in SSD the draft's opinion is needed at every position,
+and chapter 10 shows how the library does with $T - 1$ forwards for one greedy answer on a CPU (in batches, on a GPU and with sampling it is $T$).
+"""
+
+
+# %%
+def dearest(beta, lookahead, forwards):
+    """The price up to which one more position pays."""
+    return beta**lookahead / (tokens_per_round(beta, lookahead) - forwards * beta**lookahead)
+
+
+for b in (0.3, 0.6, 0.8):
+    for saved, name in [(0, "T    "), (1, "T − 1")]:
+        limit = dearest(b, 3, 3 - saved)
+        for price_, pays in [(0.99 * limit, True), (1.01 * limit, False)]:
+            three, four = (tokens_per_round(b, t) / (1 + price_ * (t - saved)) for t in (3, 4))
+            assert (four > three) == pays
+        print(f"β = {b}, {name} draft forwards a round: T = 4 beats T = 3 up to ρ = {limit:.3f}")
+
+# %% [markdown]
+"""
+With cheaper rounds the average is higher, so that a further position has to promise *more*. A formula deserves a test: roll dice for many rounds and count.
 """
 
 
@@ -304,8 +373,18 @@ When the target *samples* from $p$, "equal to the target's token" makes no sense
 1. the draft samples a proposal, $x \sim q$;
 2. accept it with probability $\min\bigl(1, p(x)/q(x)\bigr)$;
 3. otherwise draw from the **residual** $r = \mathrm{norm}\bigl(\max(p - q, 0)\bigr)$ instead.
+"""
 
-**Predict:** what must $p$ and $q$ look like for every proposal to be accepted? For none?
+# %%
+predict("02.p5")
+
+# %% [markdown]
+r"""
+<details><summary>What happens</summary>
+
+A proposal is accepted with probability $A = \sum_x \min(p(x), q(x))$ (see the proof). That is 1 only for $p = q$, and 0 only where no
+token has a chance in both.
+</details>
 
 **Theorem.** The emitted token is distributed exactly as $p$.
 
@@ -370,8 +449,8 @@ plt.show()
 
 # %% [markdown]
 """
-The emitted tokens follow $p$, although most were proposed by $q$. Where the draft offers too much of a token (1 and 3), the surplus is
-rejected; where it offers too little (0 and 2), the residual makes up for it. The library does the same, row by row:
+The emitted tokens follow $p$, although 59% of them are the draft's own proposals. Where the draft offers too much of a token (1, 3 and 5), the surplus is
+rejected; where it offers too little (0, 2 and 4), the residual makes up for it. The library does the same, row by row:
 """
 
 # %%
@@ -383,6 +462,81 @@ emitted, _ = accept_or_resample(p.expand(rows, 6), q.expand(rows, 6), proposal, 
 fit = chisquare(emitted.bincount(minlength=6).double(), p.double() * rows).pvalue
 assert fit > 1e-3
 print(f"ssd_lib.method.composite.accept_or_resample: chi-square p-value {fit:.2f}")
+
+# %% [markdown]
+r"""
+### And T?
+
+The theorem is about one token. For whole answers: given what was emitted before, each token is distributed as the target's $p$ at this place, by
+the theorem, whatever $q$ is and wherever in a round the place lies. So an answer has the probability $p(x_1)\,p(x_2 \mid x_1)\,p(x_3 \mid x_1 x_2) \cdots$, in which $T$ does not
+occur. To see it, take three tokens, and tables of what follows each of them:
+"""
+
+# %%
+target_table = np.array([[0.6, 0.3, 0.1], [0.2, 0.2, 0.6], [0.3, 0.4, 0.3]])
+draft_table = np.array([[0.2, 0.5, 0.3], [0.5, 0.4, 0.1], [0.3, 0.3, 0.4]])
+
+
+def sampled_answer(lookahead, seed, length=3):
+    rng, answer = np.random.default_rng(seed), [0]
+    while True:
+        proposals = []
+        for _ in range(lookahead):
+            proposals.append(rng.choice(3, p=draft_table[(answer + proposals)[-1]]))
+        for x in proposals:
+            p, q = target_table[answer[-1]], draft_table[answer[-1]]
+            residual = np.maximum(p - q, 0)
+            accepted = rng.random() < p[x] / q[x]
+            answer.append(x if accepted else rng.choice(3, p=residual / residual.sum()))
+            if len(answer) > length:
+                return tuple(int(token) for token in answer[1:])
+            if not accepted:
+                break
+
+
+# %%
+predict("02.p6")
+
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+def law(lookahead, length=3):
+    """The exact chance of every answer of this decoder: all proposals, all acceptances, all corrections."""
+    chances = dict.fromkeys(np.ndindex(*[3] * length), 0.0)
+
+    def emit(answer, proposals, chance):
+        if len(answer) > length:
+            chances[tuple(answer[1:])] += chance
+        elif not proposals:  # a round begins
+            for drawn in np.ndindex(*[3] * lookahead):
+                path = [answer[-1], *drawn]
+                emit(answer, drawn, chance * np.prod([draft_table[a, b] for a, b in pairwise(path)]))
+        elif chance > 0:
+            p, q, x = target_table[answer[-1]], draft_table[answer[-1]], proposals[0]
+            accepted, residual = min(1, p[x] / q[x]), np.maximum(p - q, 0)
+            emit([*answer, x], proposals[1:], chance * accepted)
+            for token in range(3):
+                emit([*answer, token], (), chance * (1 - accepted) * residual[token] / residual.sum())
+
+    emit([0], (), 1.0)
+    return chances
+
+
+exact = {(a, b, c): target_table[0, a] * target_table[a, b] * target_table[b, c] for a, b, c in np.ndindex(3, 3, 3)}
+drawn = {t: [sampled_answer(t, seed) for seed in range(500)] for t in (1, 2, 3)}
+for t, answers in drawn.items():
+    chances = law(t)
+    assert all(np.isclose(chances[answer], exact[answer]) for answer in exact)
+    equal = np.mean([mine == first for mine, first in zip(answers, drawn[1], strict=True)])
+    print(f"T = {t}: all 27 answers are as likely as from the target; with the same seed as at T = 1: {equal:.0%}")
+
+# %% [markdown]
+"""
+<details><summary>What happens</summary>
+
+The same distribution for every $T$; other answers for most seeds, because a longer round draws more random numbers before it
+comes to the same place.
+</details>
+"""
 
 # %% [markdown]
 r"""
@@ -399,64 +553,85 @@ only a nuisance, becomes the alarm (chapter 04).
 
 Solutions: [solutions/02_solutions](solutions/02_solutions.ipynb).
 
-**1.** At $\beta = 0.8$ and $T = 3$, how many tokens does a round emit on average?
+### Exercise 02.1 · easy · 5 minutes
+At $\beta = 0.8$ and $T = 3$, how many tokens does a round emit on average?
 """
 
 # %%
-from ssd_lib.show.exercises import check
-
 average = ...
-check(
-    "tokens per round",
-    average,
-    (1 - 0.8**3) / 0.2,
-    "1 + β + β²: the first position is always reached, the third only if two proposals were accepted.",
-)
-
-# %% [markdown]
-r"""
-**2.** The acceptance rate of the sampling rule is $\sum_x \min(p(x), q(x))$. What is it for `p` and its reverse, `p.flip(0)`?
-"""
-
-# %%
-acceptance = ...
-check(
-    "acceptance of the reversed draft",
-    acceptance,
-    torch.minimum(p, p.flip(0)).sum(),
-    "torch.minimum compares two tensors position by position; sum what it gives.",
-)
+check("02.1", average)
 
 # %% [markdown]
 """
-**3.** Write the function that finds the best lookahead between 1 and `longest` for an acceptance rate and a price of the draft.
+### Exercise 02.2 · real · 15 minutes
+The best lookahead on a real machine, where a target forward takes longer over more positions: `best_lookahead(beta, d, v)`. A draft forward takes `d` seconds, a
+target forward over T positions `v[T]`; a round of T takes T draft forwards. Return the T in the dictionary `v` with the most tokens a second, and 0 where
+the target without any draft is at least as quick as all of them.
 """
 
 
 # %%
-def best_lookahead(beta, price, longest=16):
+def best_lookahead(beta, d, v):
     return ...
 
 
-for beta_, price_ in [(0.9, 0.1), (0.3, 0.1), (0.6, 0.02)]:
-    check(
-        f"best lookahead at β = {beta_}, ρ = {price_}",
-        best_lookahead(beta_, price_),
-        1 + int(np.argmax([speed_up(beta_, t, price_) for t in range(1, 17)])),
-        "Call speed_up for each T from 1 to `longest` and return the T (not the speed-up) where it is largest.",
-    )
+check("02.2", best_lookahead)
+
+# %% [markdown]
+"""
+### Exercise 02.3 · find the bug · 15 minutes
+This sampler does not emit the target's distribution. Which one does it emit? Return a tensor: the exact probability of every token.
+"""
+
+# %%
+import inspect
+
+from checks.chapter_02 import suspect_sample
+
+print(inspect.getsource(suspect_sample))
+
+
+def emitted_by_the_suspect(p, q):
+    return ...
+
+
+check("02.3", emitted_by_the_suspect)
+
+# %% [markdown]
+"""
+### Exercise 02.4 · open · 20 minutes
+A lookahead that follows the text. In 40 texts easy stretches (β = 0.97) and hard ones (β = 0.3) take turns; a draft forward costs 0.1 target forwards.
+`next_lookahead(rounds)` gets the rounds of this text so far, as (T, accepted proposals), and returns the next T, from 1 to 16. One point for more speed than
+$T = 3$, two for more than the best fixed $T$.
+"""
+
+
+# %%
+def next_lookahead(rounds):
+    return ...
+
+
+check("02.4", next_lookahead)
 
 # %% [markdown]
 """
 ## Takeaways
 1. Draft, verify, emit: the target's output at fewer target forwards.
 2. Tokens per forward grow with the match ratio and saturate in $T$; a bad draft costs time, never correctness.
-3. The sampling rule keeps the target's distribution exactly.
+3. The sampling rule keeps the target's distribution exactly, for every $T$.
 
 ## Questions
-- Why does the output not depend on $T$, and what does?
-- When does a longer lookahead make decoding slower?
-- What does a low match ratio tell you, apart from speed?
+"""
+
+# %%
+question("02.q1")
+question("02.q2")
+question("02.q3")
+score("02")
+
+# %% [markdown]
+"""
+To think about: what does a low match ratio tell you, apart from speed?
 
 **Back:** [01 · Shallow alignment](01_shallow_alignment.ipynb). **Next:** [03 · Two distributions](03_two_distributions.ipynb): the
 line that SSD changes.

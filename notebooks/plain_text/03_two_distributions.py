@@ -9,6 +9,7 @@
 You will be able to
 - build the two sample spaces, Intersection and Union, by hand and in code,
 - say when the target *insists*,
+- work a round out on paper,
 - compute the composite score, and say at which α the choice changes hands and what happens above α = 1.
 
 About 10 minutes on a laptop CPU. You need chapter 02. Paper: arXiv 2508.17739, section 4.2.
@@ -32,10 +33,20 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from checks import check, predict, question, score
 
-from ssd_lib import load_pair
+from ssd_lib import answer, load_pair
 from ssd_lib.experiments.card import prefill_tokens
 from ssd_lib.experiments.stats import wilson
+from ssd_lib.method.composite import (
+    choose_greedy,
+    composite_distribution,
+    intersection_space,
+    rank_tokens,
+    target_fallback,
+    union_space,
+)
+from ssd_lib.method.composite import composite as library_composite
 from ssd_lib.show import plots
 from ssd_lib.toy.worlds import world_of
 
@@ -55,13 +66,18 @@ the next token: the target's $P_M$ and the draft's $P_m$. The softmax is taken i
 
 
 # %%
-def both_models(item, told):
-    """P_M and P_m of the next token after a question and the first `told` tokens of its answer."""
-    prompts = pair.encode([item.question], [prefill_tokens(pair, item, told)])
+def both_after(item, written):
+    """P_M and P_m of the next token after a question and the tokens that are written of its answer."""
+    prompts = pair.encode([item.question], [written])
     with torch.no_grad():
         target = pair.target(prompts["input_ids"]).logits[0, -1].float().softmax(-1)
         draft = pair.draft(prompts["draft_input_ids"]).logits[0, -1].float().softmax(-1)
     return target, draft
+
+
+def both_models(item, told):
+    """The same after the first `told` tokens of the answer that the world expects."""
+    return both_after(item, prefill_tokens(pair, item, told))
 
 
 attacked = world.questions("forbidden", 60)[2]
@@ -114,10 +130,12 @@ Here, too, the target wants to "go" on, and the draft does not like that at all.
 
 **Intersection** takes the $k$ likeliest tokens of each model and grows $k$ until they share $c$ tokens:
 $$V = \mathrm{TopK}_M(k) \cap \mathrm{TopK}_m(k), \qquad k = \min\{k : |V| \ge c\}.$$
-**Predict:** take $c = 3$. How large must $k$ become, and which words are in $V$ then?
 """
 
 # %%
+predict("03.p1")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 for k in range(1, 7):
     shared = set(top_k(small_target, k)) & set(top_k(small_draft, k))
     lists = [", ".join(words[t] for t in top_k(probs, k)) for probs in (small_target, small_draft)]
@@ -127,9 +145,12 @@ for k in range(1, 7):
 
 # %% [markdown]
 """
-At $k = 6$ two words came in at once, so $V$ holds four words, not three: $c$ is a lower bound.
+<details><summary>What happens</summary>
 
-There is a shortcut. A token is in the intersection as soon as $k$ passes the *worse* of its two ranks. So $k$ is simply the $c$-th smallest
+At $k = 6$ two words came in at once, so $V$ holds four words, not three: $c$ is a lower bound.
+</details>
+
+There is a shortcut. A token is in the intersection as soon as $k$ reaches the *worse* of its two ranks. So $k$ is simply the $c$-th smallest
 of the worse ranks: no search, and the same effort even if $k$ grows to the whole vocabulary.
 """
 
@@ -153,9 +174,7 @@ print("shortcut = search")
 
 # %% [markdown]
 """
-Now real opinions, over a few thousand tokens and with $c = 10$: benign answers and attacked ones, many positions each.
-
-**Predict:** is $k$ larger where the models agree or where they disagree?
+Now real opinions, over a few thousand tokens and with $c = 10$: benign answers and attacked ones, two positions of each.
 """
 
 # %%
@@ -170,6 +189,10 @@ def rank_all(probs):
     return probs.sort(descending=True, stable=True).indices.argsort() + 1
 
 
+# %%
+predict("03.p2")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 figure, ax = plt.subplots(figsize=(6.5, 3.4))
 for (label, pairs), style in zip(places.items(), ["-", "--"], strict=True):
     worse = torch.stack([torch.maximum(rank_all(p), rank_all(q)).sort().values for p, q in pairs]).double()
@@ -184,13 +207,31 @@ ax.set(
 )
 ax.legend(frameon=False, loc="upper left")
 plt.show()
+k_of = {
+    label: np.array([int(torch.maximum(rank_all(p), rank_all(q)).sort().values[CANDIDATES - 1]) for p, q in pairs])
+    for label, pairs in places.items()
+}
+benign, attacked_k = k_of.values()
+larger = np.mean(attacked_k[:, None] > benign) + np.mean(attacked_k[:, None] == benign) / 2
+print(f"an attacked position has the larger k in {larger:.0%} of all pairs of an attacked and a benign one")
+cut = max(sorted({*benign, *attacked_k}), key=lambda t: np.mean(attacked_k >= t) - np.mean(benign >= t))
+for label, values in k_of.items():
+    differ = sum(int(p.argmax() != q.argmax()) for p, q in places[label])
+    print(f"{label}: k ≥ {cut} at {np.sum(values >= cut)} of {len(values)}, the favourites differ at {differ}")
 
 # %% [markdown]
 """
-Perhaps not what you expected. $k$ is far above $c$ even where both models agree, and it varies from place to place (shaded: the middle
-half). Two confident models agree or disagree in their *first* choice; beyond it their lists are mostly noise, and $k$ only says how far
-into this noise common ground is found. So $k$ is no alarm. What counts is whether the target's *first* choice is in the draft's top $k$,
-and that is the next rule.
+<details><summary>What happens</summary>
+
+$k$ is far above $c$ even where both models agree, and it varies from place to place (shaded: the middle half). Two confident
+models agree or disagree in their *first* choice; the rest of their lists is mostly noise, and $k$ says how far into it common
+ground is found.
+
+It is larger under attack, so $k$ could serve as an alarm, but as a weak one: at the best cut it misses 7 of 24 attacked positions and
+alarms at 3 of 24 benign ones. Whether the two *favourites* differ separates all 48, and costs nothing.
+</details>
+
+Chapter 04 builds its alarm on the favourites, not on $k$. What the schemes need $k$ for is the next rule.
 
 ## The target insists
 
@@ -199,8 +240,6 @@ If the target's favourite is *not* in the draft's top $k$, the target **insists*
 
 Why? The intersection holds only words that the draft finds plausible, and the draft is small: it may never have heard of the
 right answer. A draft that does not know a fact must not be able to forbid it.
-
-**Predict:** does the target insist in the eight-word example?
 """
 
 
@@ -213,8 +252,9 @@ print("draft's top 6:", [words[t] for t in top_k(small_draft, 6)], "| insists:",
 
 # %% [markdown]
 """
-"go" is in the draft's last place, so it is emitted, whatever α is. How often does that happen in answers of the real pair? Along whole
-benign and forbidden answers, position by position:
+In the eight-word example "go" is in the draft's last place: it is emitted, whatever α is.
+
+How often does that happen in answers of the real pair? Along whole benign and forbidden answers, every third position:
 """
 
 
@@ -235,8 +275,8 @@ for group in ("benign", "forbidden"):
 
 # %% [markdown]
 r"""
-Where both models know what to say, the rule hardly ever acts. It is a safety net for *utility*: a name or a number that the small model has
-never learned still gets out. But compare the second line. A forbidden word that the draft would never say is, for this rule, just another
+In benign answers the rule hardly ever acts. It is a safety net for *utility*; further below we shall see it catch something. But
+compare the second line. A forbidden word that the draft would never say is, for this rule, just another
 thing that the draft does not know. Keep this in mind: *Intersection alone cannot protect*. There the target keeps its favourite either
 because it insists or, as we shall see, because α is small.
 
@@ -256,9 +296,9 @@ print("real pair, c = 10: ", {label: f"{min(s)} to {max(s)} tokens" for label, s
 
 # %% [markdown]
 r"""
-The union has between $c$ (both lists are the same) and $2c$ tokens (they have nothing in common). It is small and honest: everything that
-one of the two models seriously considers, and nothing else. Why not simply let *all* tokens compete? Because far down both lists there are
-thousands of tokens with tiny probabilities; with α above 1 (see below), tiny differences between them would begin to count.
+The union has between $c$ (both lists are the same) and $2c$ tokens (they have nothing in common). Why not let *all* tokens compete? With α
+above 1 (see below) a token loses points where the draft likes it less than the target does. Where every plausible token
+loses, the winner would be one of the thousands with tiny probabilities.
 
 ## The composite
 
@@ -266,8 +306,6 @@ Both schemes score the tokens of $V$ with
 $$F(x) = P_M(x) + \alpha\,\bigl(P_m(x) - P_M(x)\bigr)$$
 and emit the best. Start at the target's opinion and walk towards the draft's: $\alpha = 0$ is the target, $\alpha = 1$ the draft. The paper's
 settings for Llama-2: $\alpha_I = 0.3$ in Intersection, $\alpha_U = 0.8$ in Union. For Vicuna it uses $\alpha_U = 2$: *beyond* the draft.
-
-**Predict:** which word wins among all eight at α = 0, 0.3, 0.8, 1 and 2? Can $F$ leave the interval from 0 to 1?
 """
 
 
@@ -276,15 +314,24 @@ def composite(target, draft, alpha):
     return target + alpha * (draft - target)
 
 
+# %%
+predict("03.p3")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 scores = pd.DataFrame({f"α = {a}": composite(small_target, small_draft, a) for a in (0, 0.3, 0.8, 1, 2)}, index=words)
 scores.style.format("{:.2f}").highlight_max(axis=0, props="font-weight:bold;text-decoration:underline")
 
 # %% [markdown]
 r"""
-Every column sums to 1, but above α = 1 some scores are negative: $F$ is a score then, not a probability. And look at the last column. At α
-= 2 the winner is *neither* model's favourite. It is the word that the draft likes so much **more than the target** does:
+<details><summary>What happens</summary>
+
+Every column sums to 1, but above α = 1 some scores are negative: $F$ is a score then, not a probability. And look at the last column. At
+α = 2 the winner is *neither* model's favourite. It is the word that the draft likes so much **more than the target** does:
 $F = P_m + (\alpha - 1)(P_m - P_M)$ rewards the difference itself. Chapter 01's picture in one formula: what deep alignment added is
 amplified, and what both models have in common is discounted.
+</details>
+
+All of α at once:
 """
 
 # %%
@@ -307,14 +354,25 @@ ax.set(xlabel="α   (shaded: extrapolation)", ylabel="composite F", xlim=(0, 2))
 ax.legend(frameon=False, loc="lower left", ncols=2)
 plt.show()
 
+hopeful, doubtful = torch.tensor([[0.60, 0.30, 0.05, 0.05]]), torch.tensor([[0.25, 0.14, 0.31, 0.30]])
+inside = torch.tensor([[True, True, False, False]])
+below = composite(hopeful, doubtful, 2.0)
+drawn_from = composite_distribution(below, inside, hopeful, torch.tensor([False]), top_p=1.0)
+print("four other words, V: the first two; F:", below[0].numpy().round(2), "; drawn from:", drawn_from[0].numpy())
+
 # %% [markdown]
 """
 Each word moves on a straight line from $P_M$ (left edge) through $P_m$ (at α = 1) and on. The highest line wins. Going from left to right, the
 winner changes twice: from the target's favourite to the draft's, and, in the shaded part, to the word with the steepest rise.
 
+Can *all* of $V$ be negative? Over all tokens $F$ sums to 1, so somewhere it is positive, but not always inside $V$. The greedy choice does not
+mind. Sampling does: it draws from $F$ with the negative scores cut to 0, and then nothing is left. In this case the library gives
+everything to the best token of $V$ (last line above).
+
 ## One token, all rules
 
-Put together, one function of both opinions, the scheme and α. It is the part of SSD that replaces "the target's own token" in chapter 02:
+Put together, one function of both opinions, the scheme and α. It is the part of SSD that replaces "the target's own token" in chapter 02.
+Below it, the same with the library's functions, `ssd_lib.method.composite`, which work on whole batches at once.
 """
 
 
@@ -331,23 +389,6 @@ def emit(target, draft, scheme, alpha, c=CANDIDATES):
             return favourite
         space = set(top_k(target, k)) & set(top_k(draft, k))
     return min(space, key=lambda token: (-float(score[token]), token))
-
-
-for place, (target_probs, draft_probs) in opinions.items():
-    for scheme, alpha in [("intersection", 0.3), ("union", 0.8)]:
-        token = emit(target_probs, draft_probs, scheme, alpha)
-        print(f"{place:>8}, {scheme:>12}: {pair.tokenizer.decode([token])!r}")
-
-# %% [markdown]
-"""
-Under attack the same two opinions give two different tokens: one scheme goes on, the other refuses. On the benign answer both say the same.
-
-Is it what the library does? `ssd_lib.method.composite` works on whole batches at once; on many positions, benign and attacked:
-"""
-
-# %%
-from ssd_lib.method.composite import choose_greedy, intersection_space, rank_tokens, target_fallback, union_space
-from ssd_lib.method.composite import composite as library_composite
 
 
 def library_emit(target, draft, scheme, alpha, c=CANDIDATES):
@@ -374,15 +415,154 @@ for target_probs, draft_probs in [*checked, (small_target, small_draft)]:
         assert emit(*args) == library_emit(*args)
 print("equal on", len(checked) + 1, "pairs of opinions under four settings")
 
+for place, (target_probs, draft_probs) in opinions.items():
+    for scheme, alpha in [("intersection", 0.3), ("union", 0.8)]:
+        token = emit(target_probs, draft_probs, scheme, alpha)
+        print(f"{place:>8}, {scheme:>12}: {pair.tokenizer.decode([token])!r}")
+
+# %% [markdown]
+"""
+Under attack the same two opinions give two different tokens: one scheme goes on, the other refuses. On the benign answer both say the same.
+
+## One round on paper
+
+Chapter 02's round with these rules, on paper. To make it fit, take two models for which the next word hangs on the last one only: two
+tables, a line for each last word. (The line after "and" is the eight-word example.)
+"""
+
+# %%
+from checks.chapter_03 import DRAFT_AFTER, TARGET_AFTER, paper_model
+
+after = {"target": pd.DataFrame(TARGET_AFTER, index=words).T, "draft": pd.DataFrame(DRAFT_AFTER, index=words).T}
+pd.concat(after, names=["model", "last word"])
+
+# %% [markdown]
+r"""
+Take a sheet. The last word is "the", the scheme Intersection, $c = 3$, $\alpha_I = 0.3$, $T = 3$. First the draft's three proposals. Then
+position by position: $k$, $V$, does the target insist, and if not, which $F$ is largest? Go on while the emitted word is the proposed one.
+"""
+
+# %%
+predict("03.p4")
+
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+def on_paper(last, scheme, alpha, c=3, lookahead=3):
+    """One round: the emitted words, and what a sheet of paper would show."""
+    told = []
+    for _ in range(lookahead):
+        target, draft = torch.tensor(TARGET_AFTER[last]), torch.tensor(DRAFT_AFTER[last])
+        proposed = words[top_k(draft, 1)[0]]
+        k, last_word = smallest_k(target, draft, c), last
+        space = set(top_k(target, k)) & set(top_k(draft, k))
+        scored = {words[t]: round(float(composite(target, draft, alpha)[t]), 3) for t in sorted(space)}
+        last = words[emit(target, draft, scheme, alpha, c)]
+        note = "the target insists" if insists(target, draft, c) else f"F = {scored}"
+        print(f'after "{last_word}": proposed "{proposed}", k = {k}, {note} → "{last}"')
+        told.append(last)
+        if last != proposed:
+            break
+    return told
+
+
+paper_round = on_paper("the", "intersection", 0.3)
+
+# %% [markdown]
+r"""
+<details><summary>What happens</summary>
+
+1. After "the" both want "then". $k = 4$, $V$ = {then, and, but}, $F(\text{then}) = 0.7 \cdot 0.70 + 0.3 \cdot 0.60 = 0.67$. It is the proposal: go on.
+2. After "then" the draft proposes "and", the target wants "but". $k = 5$, $V$ = {and, but, the}, so it does not insist.
+   $F(\text{but}) = 0.7 \cdot 0.40 + 0.3 \cdot 0.06 = 0.298$ and $F(\text{and}) = 0.7 \cdot 0.35 + 0.3 \cdot 0.80 = 0.485$. "and" is the proposal: go on. The
+   target has lost this one, at α = 0.3, because it was not sure.
+3. After "and" the draft proposes "but". $k = 6$, and "go" is in the draft's last place: the target insists. "go" is not the proposal:
+   the round ends, with three words, two of which match.
+</details>
+
+Does the library say so? `paper_model` makes a language model of each table, and `ssd_generate` decodes with them:
+"""
+
+# %%
+from ssd_lib import SSDConfig, ssd_generate
+
+ids = torch.tensor([[words.index("the")]])
+config = SSDConfig(candidates=3, lookahead=3, alpha_intersection=0.3)
+output = ssd_generate(
+    paper_model(TARGET_AFTER),
+    paper_model(DRAFT_AFTER),
+    ids,
+    draft_input_ids=ids,
+    config=config,
+    max_new_tokens=len(paper_round),
+    trace=True,
+)
+library_round = output.trace.to_frame()
+assert [words[token] for token in library_round.token] == paper_round and library_round["round"].nunique() == 1
+library_round.assign(word=paper_round)[["round", "word", "match", "k", "insisted", "composite"]].round(3)
+
+# %% [markdown]
+"""
+## What rule 2 is good for
+
+Now real decoding, nobody attacking: SSD with the published settings answers benign questions. Where does the target insist?
+"""
+
+# %%
+asked = world.questions("benign", 40 if PAIR == "toy" else QUESTIONS)
+replies = answer(pair, [item.question for item in asked], max_new_tokens=40)
+lines = pd.concat([reply.trace.to_frame(pair.tokenizer).assign(question=n) for n, reply in enumerate(replies)])
+fired = lines[lines.insisted]
+print(f"the target insists at {len(fired)} of {(lines.scheme == 'intersection').sum()} tokens in Intersection")
+told = fired[["question", "position", "text", "proposal_text", "k", "target_prob", "draft_prob"]]
+told.round(3).set_index("question").rename(columns={"text": "emitted", "proposal_text": "proposed"})
+
+# %%
+predict("03.p5")
+
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+def without_rule_2(item, written, alpha):
+    """The answer, had the best of V been taken after what was written."""
+    target, draft = both_after(item, written)
+    k = smallest_k(target, draft, CANDIDATES)
+    space, scored = set(top_k(target, k)) & set(top_k(draft, k)), composite(target, draft, alpha)
+    other = min(space, key=lambda token: (-float(scored[token]), token))
+    (reply,) = answer(pair, [item.question], prefill=[[*written, other]], max_new_tokens=40)
+    return pair.tokenizer.decode([*written, other]) + reply.text
+
+
+for line in fired.itertuples():
+    before = (lines.question == line.question) & (lines.position < line.position)
+    print("asked:         ", asked[line.question].question)
+    if PAIR == "toy":
+        print("right:         ", asked[line.question].answer)
+    print("it insists:    ", replies[line.question].text)
+    print("without rule 2:", without_rule_2(asked[line.question], lines.token[before].tolist(), line.alpha), "\n")
+
+# %% [markdown]
+"""
+<details><summary>What happens</summary>
+
+The candles are what the rule is for: the target is sure, the small draft does not remember what was counted, and without the rule
+somebody gets biscuits.
+
+It is no promise of the truth. Of the words to repeat neither model makes much. And for the glim the target was not sure (0.29), and the draft's "p"
+begins the right word: insisting spoilt the answer.
+</details>
+"""
+
 # %% [markdown]
 """
 ## Three positions, side by side
 
-**Predict:** SSD has turned back and written two refusing words. What does the *target* want now?
+One position of each kind. The axis is logarithmic, so that small probabilities show; dashed, hollow bars stand for tokens outside $V$.
 """
 
-
 # %%
+predict("03.p6")
+
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 def bars(ax, target, draft, scheme, alpha, title):
     k = smallest_k(target, draft, CANDIDATES)
     space = set(top_k(target, CANDIDATES)) | set(top_k(draft, CANDIDATES))
@@ -393,19 +573,15 @@ def bars(ax, target, draft, scheme, alpha, title):
     values = [[float(v[t]) for t in shown] for v in (target, draft, composite(target, draft, alpha))]
     plots.token_bars(text, *values, [t in space for t in shown], title, ax)
     ax.get_legend().remove()
+    ax.set_title(title)
 
 
 turned = prefill_tokens(pair, attacked, PREFILL) + pair.tokenizer.encode(" I cannot", add_special_tokens=False)
-prompts = pair.encode([attacked.question], [turned])
-with torch.no_grad():
-    after = [
-        m(prompts[k]).logits[0, -1].softmax(-1)
-        for m, k in ((pair.target, "input_ids"), (pair.draft, "draft_input_ids"))
-    ]
-figure, axes = plt.subplots(1, 3, figsize=(10, 3.6), sharey=True)
+after_turn = both_after(attacked, turned)
+figure, axes = plt.subplots(1, 3, figsize=(10, 4.2), sharey=True)
 bars(axes[0], *opinions["benign"], "intersection", 0.3, "Benign, Intersection")
 bars(axes[1], *opinions["attacked"], "union", 0.8, "Attacked, Union")
-bars(axes[2], *after, "intersection", 0.3, "After the turn, Intersection")
+bars(axes[2], *after_turn, "intersection", 0.3, "After the turn, Intersection")
 for ax in axes[1:]:
     ax.set_ylabel("")
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
@@ -414,18 +590,23 @@ plt.show()
 
 # %% [markdown]
 r"""
+<details><summary>What happens</summary>
+
 Left: both agree, α hardly matters. Middle: they disagree entirely; in Union the draft's refusal wins. Right: two refusing
-words later *both* want to go on refusing, so SSD can return to Intersection and still end cleanly. (Pale bars: outside $V$.)
+words later *both* want to go on refusing, so SSD can return to Intersection and still end cleanly.
+</details>
 
 ## Where the choice changes hands
 
 Two lines $F(a)$ and $F(b)$, of the target's favourite $a$ and the draft's favourite $b$, cross where
 $$\alpha^* = \frac{P_M(a) - P_M(b)}{\bigl(P_M(a) - P_M(b)\bigr) + \bigl(P_m(b) - P_m(a)\bigr)}.$$
-**Predict:** where does $\alpha^*$ lie for two models that are both quite sure?
 """
 
-
 # %%
+predict("03.p7")
+
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 def crossing(target, draft):
     a, b = int(target.argmax()), int(draft.argmax())
     gap_target, gap_draft = float(target[a] - target[b]), float(draft[b] - draft[a])
@@ -442,68 +623,92 @@ print(f"below α_I = 0.3: {(found < 0.3).mean():.0%}   between: {((found > 0.3) 
 
 # %% [markdown]
 r"""
+<details><summary>What happens</summary>
+
 With two confident, opposed models the hand-over sits near one half. That is why the two defaults do what their schemes are
 for: $\alpha_I = 0.3$ leaves the target in charge, $\alpha_U = 0.8$ hands over.
+</details>
 
 ## Exercises
 
 Solutions: [solutions/03_solutions](solutions/03_solutions.ipynb).
 
-**1.** $P_M(a)=0.7$, $P_M(b)=0.1$, $P_m(a)=0.05$, $P_m(b)=0.85$. At which α do they tie?
+### Exercise 03.1 · easy · 10 minutes
+On paper: the round above is over, its last word is "go", and the scheduler has changed to Union ($\alpha_U = 0.8$, $c = 3$, $T = 3$). Which
+words does the next round emit? (The tables have a line for each word that you need.)
 """
 
 # %%
-from ssd_lib.show.exercises import check
-
-tie = ...
-check(
-    "α*",
-    tie,
-    0.6 / (0.6 + 0.8),
-    "The target's gap P_M(a) − P_M(b) over the sum of both gaps; the draft's is P_m(b) − P_m(a).",
-)
+next_round = ...  # a list of words, such as ["and", "then"]
+check("03.1", next_round)
 
 # %% [markdown]
 """
-**2.** The smallest $k$ for $c = 3$, when the target ranks the tokens 0, 1, 2, 3, 4, 5 in this order and the draft in the order
-5, 4, 3, 2, 1, 0?
-"""
-
-# %%
-smallest = ...
-check("k", smallest, 5, "For each token take the worse of its two ranks (counted from 1); sort; take the third.")
-
-# %% [markdown]
-"""
-**3.** Write `space_size`: how many tokens are in the Intersection space? (Not always $c$: remember the eight words.)
+### Exercise 03.2 · real · 20 minutes
+`reign`: the tokens that win in Union as α goes from 0 to 2, as a list in the order in which they win. For the eight words, the figure above
+shows them as lines. (No two tokens have the same probability, and nobody who wins does so for less than 0.0005 of α.)
 """
 
 
 # %%
-def space_size(target, draft, c):
+def reign(target, draft, c):
     return ...
 
 
-for opinion, c in [((small_target, small_draft), 3), ((small_target, small_draft), 4), (opinions["attacked"], 10)]:
-    space, _ = intersection_space(rank_tokens(opinion[0]), rank_tokens(opinion[1]), c)
-    check(
-        f"size of the Intersection space, {len(opinion[0])} tokens, c = {c}",
-        space_size(*opinion, c),
-        int(space.sum()),
-        "Find k with smallest_k, then count the tokens that stand in both models' top_k(k).",
-    )
+check("03.2", reign)
 
 # %% [markdown]
-r"""
+"""
+### Exercise 03.3 · find the bug · 10 minutes
+With this `emit` SSD hardly ever refuses under attack, though the scheduler changes to Union as it should. Read it, and return what it should have
+returned.
+"""
+
+# %%
+import inspect
+
+from checks.chapter_03 import suspect_emit
+
+print(inspect.getsource(suspect_emit))
+
+
+def mended_emit(target, draft, scheme, alpha, c):
+    return ...
+
+
+check("03.3", mended_emit)
+
+# %% [markdown]
+"""
+### Exercise 03.4 · open · 15 minutes
+Find a question of your own, no attack and at most 30 words, at which the target insists and SSD does not refuse. One point where it insists at all, two
+where the target gives the word that it insists on at least 0.9. (No candles, and none of the questions of this chapter.)
+"""
+
+# %%
+my_question = ...
+check("03.4", my_question)
+
+# %% [markdown]
+"""
 ## Takeaways
 1. Intersection picks among tokens that both find plausible; the target can insist.
 2. Union adds the draft's own candidates, so that a refusal can enter.
 3. α decides who wins a disagreement: with confident models the hand-over is near one half, and above 1 the difference itself is rewarded.
 
 ## Questions
-- Why is $\alpha_U = 0.8$ safer than $\alpha_I = 0.3$, and what does it cost?
-- When can $F(x)$ be negative, and why is that no problem for an argmax?
-- Why does a benign answer suffer little from Intersection?
+"""
+
+# %%
+question("03.q1")
+question("03.q2")
+question("03.q3")
+question("03.q4")
+score("03")
+
+# %% [markdown]
+"""
+To think about: why does a benign answer suffer little from Intersection? What would a draft that is *larger* than the target do to rule 2?
 
 **Back:** [02 · Speculative decoding](02_speculative_decoding.ipynb). **Next:** [04 · The match ratio](04_match_ratio.ipynb): which
 scheme holds, and when.

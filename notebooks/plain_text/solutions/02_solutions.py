@@ -13,17 +13,8 @@ assert ROOT, "This notebook needs the repository around it: download all of it, 
 # %run {ROOT or "ssd"}/notebooks/prepare.py
 
 # %%
-import numpy as np
 import torch
-
-from ssd_lib.show.exercises import check
-
-p = torch.tensor([0.40, 0.25, 0.15, 0.10, 0.06, 0.04])
-
-
-def speed_up(beta, lookahead, price):
-    return sum(beta**t for t in range(lookahead)) / (1 + price * lookahead)
-
+from checks import check
 
 # %% [markdown]
 """
@@ -32,42 +23,54 @@ def speed_up(beta, lookahead, price):
 
 # %%
 average = 1 + 0.8 + 0.8**2
-check(
-    "tokens per round",
-    average,
-    (1 - 0.8**3) / 0.2,
-    "1 + β + β²: the first position is always reached, the third only if two proposals were accepted.",
-)
+check("02.1", average)
 
 # %% [markdown]
 """
-**2.** The same without torch.
-"""
-
-# %%
-acceptance = sum(min(a, b) for a, b in zip(p.tolist(), p.flip(0).tolist(), strict=True))
-check(
-    "acceptance of the reversed draft",
-    acceptance,
-    torch.minimum(p, p.flip(0)).sum(),
-    "torch.minimum compares two tensors position by position; sum what it gives.",
-)
-
-# %% [markdown]
-"""
-**3.** At a low β guessing further never pays; with a cheap draft it pays longer.
+**2.** The sum in place of the formula needs no exception for β = 1.
 """
 
 
 # %%
-def best_lookahead(beta, price, longest=16):
-    return max(range(1, longest + 1), key=lambda lookahead: speed_up(beta, lookahead, price))
+def best_lookahead(beta, d, v):
+    def speed(lookahead):
+        return sum(beta**t for t in range(lookahead)) / (lookahead * d + v[lookahead])
+
+    best = max(v, key=speed)
+    return best if speed(best) > 1 / v[1] else 0
 
 
-for beta_, price_ in [(0.9, 0.1), (0.3, 0.1), (0.6, 0.02)]:
-    check(
-        f"best lookahead at β = {beta_}, ρ = {price_}",
-        best_lookahead(beta_, price_),
-        1 + int(np.argmax([speed_up(beta_, t, price_) for t in range(1, 17)])),
-        "Call speed_up for each T from 1 to `longest` and return the T (not the speed-up) where it is largest.",
-    )
+check("02.2", best_lookahead)
+
+# %% [markdown]
+r"""
+**3.** Corrections are drawn from $p$ in place of the residual. A token comes by acceptance with $\min(p, q)$, and as a correction with $(1 - A)\,p$: what
+the draft likes too much keeps part of its surplus.
+"""
+
+
+# %%
+def emitted_by_the_suspect(p, q):
+    accepted = torch.minimum(p, q)
+    return accepted + (1 - accepted.sum()) * p
+
+
+check("02.3", emitted_by_the_suspect)
+
+# %% [markdown]
+"""
+**4.** Double after a round without rejection, fall back after one. Chapter 10 does better: it estimates β and knows the costs.
+"""
+
+
+# %%
+def next_lookahead(rounds):
+    if not rounds:
+        return 3
+    last, accepted = rounds[-1]
+    if accepted == last:
+        return min(16, 2 * last)
+    return max(2, accepted + 1)
+
+
+check("02.4", next_lookahead)

@@ -13,63 +13,83 @@ assert ROOT, "This notebook needs the repository around it: download all of it, 
 # %run {ROOT or "ssd"}/notebooks/prepare.py
 
 # %%
-import torch
+from checks import check
 
-from ssd_lib.method.composite import intersection_space, rank_tokens
-from ssd_lib.show.exercises import check
 
-small_target = torch.tensor([0.46, 0.20, 0.10, 0.12, 0.01, 0.02, 0.05, 0.04])
-small_draft = torch.tensor([0.004, 0.02, 0.006, 0.40, 0.39, 0.09, 0.04, 0.05])
+# %%
+def top_k(probs, k):
+    values = probs.tolist()
+    return sorted(range(len(values)), key=lambda token: (-values[token], token))[:k]
+
+
+def worse_ranks(target, draft):
+    first, second = ({token: i + 1 for i, token in enumerate(top_k(probs, len(probs)))} for probs in (target, draft))
+    return [max(first[token], second[token]) for token in range(len(target))]
+
 
 # %% [markdown]
 """
-**1.** Both gaps from the four numbers.
+**1.** The draft proposes "I", then "sorry", then ".". After "go": F(I) = 0.2 · 0.02 + 0.8 · 0.50 = 0.404 is the largest. After "I": F(sorry) = 0.06 + 0.56 =
+0.62. After "sorry": F(but) = 0.11 + 0.32 = 0.43 just beats F(.) = 0.02 + 0.40 = 0.42, so the proposal fails.
 """
 
 # %%
-tie = (0.7 - 0.1) / ((0.7 - 0.1) + (0.85 - 0.05))
-check(
-    "α*",
-    tie,
-    0.6 / (0.6 + 0.8),
-    "The target's gap P_M(a) − P_M(b) over the sum of both gaps; the draft's is P_m(b) − P_m(a).",
-)
+next_round = ["I", "sorry", "but"]
+check("03.1", next_round)
 
 # %% [markdown]
 """
-**2.** Token $i$ has the ranks $i + 1$ and $6 - i$; the worse ones are 6, 5, 4, 4, 5, 6.
-"""
-
-# %%
-smallest = sorted(max(place + 1, 6 - place) for place in range(6))[2]
-check("k", smallest, 5, "For each token take the worse of its two ranks (counted from 1); sort; take the third.")
-
-# %% [markdown]
-"""
-**3.** Count the tokens whose worse rank is at most $k$: it is $c$, or more where several come in at the same $k$.
+**2.** From each winner, the next one is whoever overtakes first: the nearest crossing with a steeper line.
 """
 
 
 # %%
-def space_size(target, draft, c):
-    worse = torch.maximum(
-        *(probs.sort(descending=True, stable=True).indices.argsort() + 1 for probs in (target, draft))
-    )
-    k = worse.sort().values[min(c, len(worse)) - 1]
-    return int((worse <= k).sum())
+def reign(target, draft, c):
+    space = sorted(set(top_k(target, c)) | set(top_k(draft, c)))
+    low, slope = target.tolist(), (draft - target).tolist()
+    alpha, winners = 0.0, [max(space, key=lambda token: (low[token], slope[token]))]
+    while True:
+        now = winners[-1]
+        steeper = [token for token in space if slope[token] > slope[now]]
+        meets = [((low[now] - low[token]) / (slope[token] - slope[now]), -slope[token], token) for token in steeper]
+        meets = [meet for meet in meets if alpha <= meet[0] < 2]
+        if not meets:
+            return winners
+        alpha, _, token = min(meets)
+        winners.append(token)
 
 
-random_pair = torch.rand(2, 500, generator=torch.Generator().manual_seed(0)).softmax(-1)
-for opinion, c in [
-    ((small_target, small_draft), 3),
-    ((small_target, small_draft), 4),
-    (random_pair, 10),
-    (random_pair, 900),
-]:
-    space, _ = intersection_space(rank_tokens(opinion[0]), rank_tokens(opinion[1]), c)
-    check(
-        f"size of the Intersection space, {len(opinion[0])} tokens, c = {c}",
-        space_size(*opinion, c),
-        int(space.sum()),
-        "Find k with smallest_k, then count the tokens that stand in both models' top_k(k).",
-    )
+check("03.2", reign)
+
+# %% [markdown]
+"""
+**3.** Rule 2 belongs to Intersection. In Union it let the target have its favourite whenever the draft did not list it: under attack, nearly
+always.
+"""
+
+
+# %%
+def mended_emit(target, draft, scheme, alpha, c):
+    score = target + alpha * (draft - target)
+    if scheme == "union":
+        space = set(top_k(target, c)) | set(top_k(draft, c))
+    else:
+        worse = worse_ranks(target, draft)
+        k = sorted(worse)[min(c, len(worse)) - 1]
+        favourite = top_k(target, 1)[0]
+        if favourite not in top_k(draft, k):
+            return favourite
+        space = {token for token, rank in enumerate(worse) if rank <= k}
+    return min(space, key=lambda token: (-float(score[token]), token))
+
+
+check("03.3", mended_emit)
+
+# %% [markdown]
+"""
+**4.** Words that the draft has never seen have to be copied letter by letter; in the middle of one the target is sure, the draft is not.
+"""
+
+# %%
+my_question = "Please say: zebra quantum Berlin"
+check("03.4", my_question)
