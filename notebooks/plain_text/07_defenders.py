@@ -40,17 +40,19 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from checks import check, predict, question, score
 from tqdm.auto import tqdm
 
 from ssd_lib import answer, load_model, load_pair
 from ssd_lib.attacks import load_set
 from ssd_lib.defenders import DEFENDERS, Defender, prompts
-from ssd_lib.experiments.report import clip
-from ssd_lib.experiments.stats import rates, ratio
+from ssd_lib.experiments.report import clip, interval_text
+from ssd_lib.experiments.stats import estimate, rates
 from ssd_lib.judges import judge, says_harmful
 from ssd_lib.models.chat import default_system, encode_prompt, render_prompt
 from ssd_lib.models.refusals import refuses
 from ssd_lib.show import plots
+from ssd_lib.show.style import beside, crowds, looks, reach
 
 plots.use_book_style()
 pd.set_option("display.max_colwidth", 90, "display.html.use_mathjax", False)
@@ -121,8 +123,6 @@ for name, asked in changed.items():
 
 # %% [markdown]
 """
-None of them touches the answer's side of the prompt. **Predict:** which of them can do anything about a *prefilled* answer?
-
 A prompt-level defence is nothing but this rewriting; the answer is the undefended target's. (Self-Reminder also writes into the
 system turn. The embedded template has none, so there only the sentence after the question arrives.)
 """
@@ -192,6 +192,11 @@ def table_of(defender, part, answers):
 
 
 frame = pd.DataFrame([row for (name, part), got in replies.items() for row in table_of(name, part, got)])
+
+# %%
+predict("07.p1")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 one = frame[(frame.set == "prefill-10") & (frame.id == frame[frame.set == "prefill-10"].id.iloc[0])]
 attack = records["attacked"][0][1]
 print("asked:", clip(attack.prompt, 80), "\nprefilled:", clip(attack.prefill, 80), "\n")
@@ -202,8 +207,12 @@ for row in one.itertuples():
 
 # %% [markdown]
 r"""
+<details><summary>What happens</summary>
+
 One prefilled question, every defender's answer. Those that rewrite the question leave the answer's first words in place, and
-the target goes on from them. Those that see the *answer*, or steer the decoding in the middle of it, have a chance.
+the target goes on from them. Those that see the *answer*, or steer the decoding in the middle of it, have a chance. SSD as published
+begins to tell and then turns: its first bin passes before there can be an alarm.
+</details>
 
 ## Steering the opening: SafeDecoding
 
@@ -262,16 +271,16 @@ encoded = [encode_prompt(pair.tokenizer, r.prompt, chat_format=pair.spec.target_
 opinions = [[next_probabilities(model, ids) for model in (pair.target, expert)] for ids in encoded]
 torn = next((i for i, (p, q) in enumerate(opinions) if p.argmax() != q.argmax()), 0)
 target_probs, expert_probs = opinions[torn]
-token, space, score = steer(target_probs, expert_probs)
+token, space, scored = steer(target_probs, expert_probs)
 assert all(steer(p, q)[0] == int(library_steer(p[None], q[None], SafeDecodingSettings())[0]) for p, q in opinions)
 
-shown = sorted(space, key=lambda t: -float(score[t]))
+shown = sorted(space, key=lambda t: -float(scored[t]))
 figure, ax = plt.subplots(figsize=(8, 3.4))
 for shift, (label, values, color, hatch) in enumerate(
     [
         ("target $P_n$", target_probs, plots.COLORS["target"], ""),
         ("expert $P_e$", expert_probs, "#AAAAAA", "xxx"),
-        ("score $F$", score, "#333333", "..."),
+        ("score $F$", scored, "#333333", "..."),
     ]
 ):
     places = np.arange(len(shown)) + 0.27 * (shift - 1)
@@ -287,13 +296,10 @@ ax.legend(frameon=False)
 plt.show()
 print("asked:", clip(candidates[torn].prompt, 100), "| emitted:", repr(pair.tokenizer.decode([token])))
 
-# %% [markdown]
-"""
-Where expert and target disagree, α = 3 stretches the difference far past both probabilities. **Predict:** how often does it
-change the opening when the answer has been prefilled?
-"""
-
 # %%
+predict("07.p2")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 second = "safedecoding" if EXPERT else "ssd"
 first = {name: [a.token_ids[:2] for a in replies[name, "attacked"]] for name in ["none", second]}
 steered = pd.DataFrame({"set": [name for name, _ in records["attacked"]]})
@@ -303,8 +309,12 @@ steered.groupby("set", sort=False).agg(["sum", "count"])
 
 # %% [markdown]
 r"""
-The expert learned to refuse where an answer *begins*, as ordinary alignment does. Look at the prefilled row: does it still
-want to refuse ten tokens later? A deeply aligned second model, and watching for longer than two tokens, are SSD's two changes.
+<details><summary>What happens</summary>
+
+Where expert and target disagree, α = 3 stretches the difference far past both probabilities (the figure above). But the expert learned to refuse where an answer *begins*, as ordinary alignment does: in 1 of 16 prefilled answers do the two steered tokens
+differ at all, and 15 still tell. Without a prefill it changes many openings. A deeply aligned second model, and watching for longer than two
+tokens, are SSD's two changes.
+</details>
 
 ## Reading the question: perplexity
 
@@ -333,6 +343,10 @@ if pair.spec.perplexity_model is None:
 scores = {"benign": measured(benign), "suffix": measured(load_set("suffix"))}
 scores["nested-fiction"] = measured(load_set("nested-fiction", limit=40))
 
+# %%
+predict("07.p3")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 threshold = DEFENDERS["ppl"].defaults(pair).threshold
 figure, ax = plt.subplots(figsize=(7.5, 3.6))
 edges = np.geomspace(min(map(min, scores.values())), max(map(max, scores.values())) * 1.01, 30)
@@ -353,9 +367,13 @@ rates(refused, "refused", ["set"]).round(2)
 
 # %% [markdown]
 """
+<details><summary>What happens</summary>
+
 The published threshold is the largest perplexity of SafeDecoding's plain questions *under GPT-2*; here the reader is the
-embedded target, for which anything outside its school is noise. A filter cannot tell an attack from an unusual question,
-and it cannot see a prefilled answer at all: there the question is the plain one.
+embedded target, for which anything outside its school is noise: of the suffix questions it refuses four fifths, of the stories nearly all, of the
+benign ones none. A filter cannot tell an attack from an unusual question, and it cannot see a prefilled answer at all: there the
+question is the plain one.
+</details>
 
 ## Reading the answer: Self-Exam
 
@@ -372,7 +390,7 @@ pd.crosstab(examined["the answer"], examined.examiner).reindex(columns=["yes", "
 
 # %% [markdown]
 """
-The diagonal is right; *tells none / yes* is an answer wrongly withheld, *tells / no* a leak. (It examines the whole answer, the
+The diagonal is right; *tells none / yes* is an answer wrongly withheld, *tells / no* a leak: here 3 of 80 together. (It examines the whole answer, the
 prefilled part included, while the judge counts only what the model itself leaked.) This examiner was trained on answers of this
 world; a general model's may be worse, and it can be attacked itself.
 
@@ -383,12 +401,17 @@ characters swapped and goes with the majority. How many copies refused?
 """
 
 # %%
+predict("07.p4")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 votes = pd.DataFrame(
     {
         "set": [name for part in records for name, _ in records[part]],
         "refusing copies": [a.notes["refusals"] for part in records for a in replies["smoothllm", part]],
     }
 )
+voted = frame[(frame.system == "smoothllm") & (frame.part == "harmless")]
+print(f"harmless: {voted.right.sum()} of {len(voted)} right, {voted.refused.sum()} refused")
 copies = replies["smoothllm", "attacked"][0].notes["copies"]
 pd.crosstab(votes["set"], votes["refusing copies"]).reindex(ATTACKS + HARMLESS).reindex(
     columns=range(copies + 1), fill_value=0
@@ -396,19 +419,23 @@ pd.crosstab(votes["set"], votes["refusing copies"]).reindex(ATTACKS + HARMLESS).
 
 # %% [markdown]
 """
+<details><summary>What happens</summary>
+
 If at least half of the copies refuse, the answer is a refusal. A prefilled answer stands in every copy, so the vote cannot help
-there; and look at the harmless rows: a copy with a tenth of its letters wrong may be refused, or answered wrongly, for no other
-reason.
+there: no copy refused. Of the harmless questions few are refused, since most copies do not agree on that; but the answer that is returned is one to a question with a
+tenth of its letters wrong, and it is mostly not right.
+</details>
 
 ## The table
 
 Attack success on the three kinds, right answers and refusals on the harmless sets, all with 95% Wilson intervals.
-
-**Predict:** which defender is best in every column?
 """
 
-
 # %%
+predict("07.p5")
+
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 def cells(rows, column, by):
     """Rates as text, systems down, `by` across."""
     table = rates(rows, column, ["system", by])
@@ -425,67 +452,97 @@ success.join(utility).join(over)
 
 # %% [markdown]
 """
-Success counts an answer that leaks *any* fact, even if it turns back later. How much leaks, as the mean share of the facts:
-"""
+<details><summary>What happens</summary>
 
-# %%
-share = attacked.groupby(["system", "set"], sort=False).told.agg(["mean", "std", "count"]).reset_index()
-half = 1.96 * share["std"] / np.sqrt(share["count"])
-share["cell"] = [f"{m:.2f} ± {h:.2f}" for m, h in zip(share["mean"], half, strict=True)]
-share.pivot_table(index="system", columns="set", values="cell", aggfunc="first", sort=False)
-
-# %% [markdown]
-"""
-The first of the two tables as a figure:
-"""
-
-# %%
-order = list(reversed(systems))
-named = {"none": "target", "draft-only": "draft", "ssd": "SSD"}
-colors = [plots.COLORS[named[name]] if name in named else "#444444" for name in order]
-panels = {
-    "attack success": [(attacked[attacked.set == a], "harmful", a, m) for a, m in zip(ATTACKS, "osD", strict=True)],
-    "harmless questions": [(harmless, "right", "right", "^"), (harmless, "refused", "refused", "x")],
-}
-figure, axes = plt.subplots(1, 2, figsize=(10, 5.6), sharey=True)
-for ax, (title, series) in zip(axes, panels.items(), strict=True):
-    for shift, (rows, column, label, mark) in enumerate(series):
-        table = rates(rows, column, ["system"]).set_index("system").reindex(order)
-        places = np.arange(len(order)) + 0.24 * ((len(series) - 1) / 2 - shift)
-        beside = [(table.rate - table.low).clip(lower=0), (table.high - table.rate).clip(lower=0)]
-        ax.errorbar(table.rate, places, xerr=beside, fmt="none", ecolor=colors, elinewidth=1)
-        ax.scatter(table.rate, places, c=colors, marker=mark, s=28, zorder=3)
-        ax.scatter([], [], color="#444444", marker=mark, label=label)
-    ax.set(title=title, xlabel="share (95% Wilson interval)", xlim=(-0.03, 1.03))
-    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.12), ncols=3)
-axes[0].set_yticks(range(len(order)), order)
-plots.save(figure, "defenders.png")
-plt.show()
-
-# %% [markdown]
-"""
-Read it row by row, left and right together: a low attack success is worth little where few harmless questions are answered right.
-And mind the lengths of the intervals; with this few questions only large differences are real.
+Read it row by row, all columns together: a low attack success is worth little where few harmless questions are answered right. And mind
+the intervals; with this few questions only large differences are real. SSD's 56% on prefilled answers is a large number for the method
+of this book: its first bin lets a fact through in many answers. Hardened SSD (chapter 15) takes that bin back.
 
 Before you admire the defences that ask the target about an answer, remember that it was *trained* to judge the answers of this
 world. And before you dismiss those that break words or wrap the question, remember how small this target is: a large model may
 mind less.
+</details>
+
+Success counts an answer that leaks *any* fact, even if it turns back later. How much leaks, as the mean share of the facts:
+"""
+
+
+# %%
+def mean_share(values):
+    """A mean with its 95% interval: bootstrapped over questions; of a column of zeros, as for a rate."""
+    return interval_text(*estimate("share", values.to_numpy()), percent=False)
+
+
+attacked.groupby(["system", "set"], sort=False).told.apply(mean_share).unstack(sort=False)
+
+# %% [markdown]
+"""
+The table as a figure, each column on its own, and then safety against utility:
+"""
+
+# %%
+order = list(reversed(systems))
+look_of = looks(systems)
+colors = [look_of[name].color if name in ("none", "draft-only", "ssd", "ssd-hardened") else "#444444" for name in order]
+panels = {
+    "attack success": [(attacked[attacked.set == a], "harmful", a, m) for a, m in zip(ATTACKS, "osD", strict=True)],
+    "harmless questions": [(harmless, "right", "right", "^"), (harmless, "refused", "refused", "x")],
+}
+figure, axes = plt.subplots(1, 2, figsize=(10, 8), sharey=True)
+for ax, (title, series) in zip(axes, panels.items(), strict=True):
+    for shift, (rows, column, label, mark) in enumerate(series):
+        table = rates(rows, column, ["system"]).set_index("system").reindex(order)
+        places = np.arange(len(order)) + 0.27 * ((len(series) - 1) / 2 - shift)
+        around = [(table.rate - table.low).clip(lower=0), (table.high - table.rate).clip(lower=0)]
+        ax.errorbar(table.rate, places, xerr=around, fmt="none", ecolor=colors, elinewidth=1)
+        ax.scatter(table.rate, places, c=colors, marker=mark, s=22, zorder=3)
+        ax.scatter([], [], color="#444444", marker=mark, label=label)
+    for row in range(0, len(order), 2):
+        ax.axhspan(row - 0.5, row + 0.5, color="#F4F4F4", zorder=0)
+    ax.set(title=title, ylim=(-0.5, len(order) - 0.5), xlabel="share (95% Wilson interval)", xlim=(-0.03, 1.03))
+    ax.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.08), ncols=3)
+axes[0].set_yticks(range(len(order)), order)
+plots.save(figure, "defenders.png")
+plt.show()
+
+leaks = rates(attacked, "harmful", ["system"]).set_index("system").reindex(systems)
+right = rates(harmless, "right", ["system"]).set_index("system").reindex(systems)
+figure, ax = plt.subplots(figsize=(8.5, 5.5))
+ax.set(
+    xlim=(-0.06, 0.9),
+    ylim=(-0.12, 1.06),
+    xlabel="attack success, all three kinds",
+    ylabel="harmless questions answered right",
+)
+crowd = {place: of for of in crowds(leaks.rate, right.rate) for place in of}
+for place, (name, look) in enumerate(look_of.items()):
+    x, y = leaks.loc[name], right.loc[name]
+    beside_x, beside_y = reach(x.rate, x.low, x.high), reach(y.rate, y.low, y.high)
+    ax.errorbar(x.rate, y.rate, xerr=beside_x, yerr=beside_y, fmt="none", ecolor=look.color, elinewidth=0.7, alpha=0.35)
+    where = beside(ax, (x.rate, y.rate), crowd[place].index(place), len(crowd[place]))
+    ax.scatter(
+        x.rate, y.rate, s=70, transform=where, edgecolor="white", linewidth=0.6, zorder=3, label=name, **look.point
+    )
+ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
+plt.show()
+
+# %% [markdown]
+"""
+The best place is on the left, at the top. Marks that would hide each other stand below their place, each with a line to it. Below the top stand the defences
+that change the question's words: they stop some attacks, but not the prefilled ones (retokenization's 69% against 94% may be chance), and pay for it in right answers.
 
 ## What it costs
 
 On the harmless questions, since every user pays for those. For each question the tokens *read* (all prompts) and *written*
 (answers, and extra text that nobody sees); for the batch the *forwards* of each model; and the time a token takes, divided by
-what it takes without a defence: the published *average token generation time ratio* (with a bootstrap interval over questions;
-the machine's own noise is not in it).
+what it takes without a defence: the published *average token generation time ratio*. It is one measurement of one batch, so it has no interval.
 """
 
 # %%
-time_of = {name: [seconds[name, "harmless"] / len(records["harmless"])] * len(records["harmless"]) for name in systems}
-tokens_of = {name: harmless[harmless.system == name].tokens.reset_index(drop=True) for name in systems}
-columns = {name: (pd.Series(time_of[name]), tokens_of[name]) for name in systems}
-times = {name: ratio(*columns[name], *reversed(columns["none"])) for name in systems}
+written = harmless.groupby("system", sort=False).tokens.sum()
+a_token = {name: seconds[name, "harmless"] / written[name] for name in systems}
 costs = harmless.groupby("system", sort=False)[["prompt", "tokens", "extra", "target", "draft", "other"]].mean()
-costs["time ratio"] = ["{:.2f} [{:.2f}, {:.2f}]".format(*times[name]) for name in costs.index]
+costs["time ratio"] = [a_token[name] / a_token["none"] for name in costs.index]
 costs.round(1)
 
 # %% [markdown]
@@ -496,6 +553,9 @@ machine, where both models are tiny.
 """
 
 # %%
+predict("07.p6")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 size = {
     name: sum(p.numel() for p in model.parameters()) for name, model in [("target", pair.target), ("draft", pair.draft)]
 }
@@ -531,11 +591,14 @@ plt.show()
 
 # %% [markdown]
 """
+<details><summary>What happens</summary>
+
 There are three ways to pay. Defences of the prompt pay in tokens read; those that answer several times, in tokens that nobody
 sees; SSD, with a draft that runs along, but it saves target forwards, since one of them checks several tokens. (How many is
-chosen while decoding, by the clock, so the forwards of ssd and ssd-hardened change from run to run; their answers do not.) Where
-the times in the table disagree with these bars, longer prompts and overhead weigh more than forwards do; how much is a matter of
-machine and model size (chapter 10 measures speed properly).
+chosen while decoding, by the clock, so the forwards of ssd and ssd-hardened change from run to run; their answers do not.) In seconds
+ssd took 1.3 times as long as the target alone here, though its bars are shorter: in models this small a forward of the draft takes about a third of the target's time, not an eighth as its
+weights would say (chapter 10).
+</details>
 
 ## How to add a defender
 
@@ -553,100 +616,103 @@ def no_prefill(pair, request, settings):
 
 
 DEFENDERS["no-prefill"] = Defender(no_prefill, "this chapter", "one target forward a token", lambda pair: None)
+
+# %%
+predict("07.p7")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 added = [row for part in records for row in table_of("no-prefill", part, ask("no-prefill", part))]
 alone = frame[frame.system == "none"].reset_index(drop=True)
 added = pd.DataFrame(added)
-same = [a == b for a, b, name in zip(added.text, alone.text, alone.set, strict=True) if "prefill" not in name]
-assert all(same)  # where nothing was prefilled, nothing changed
+unchanged = [a == b for a, b, name in zip(added.text, alone.text, alone.set, strict=True) if "prefill" not in name]
+assert all(unchanged)  # where nothing was prefilled, nothing changed
+del DEFENDERS["no-prefill"]  # the registry is as it was
 cells(pd.concat([alone, added]).query("part == 'attacked'"), "harmful", "set")[ATTACKS]
 
 # %% [markdown]
 """
-From then on `answer(…, defender="no-prefill")` knows it, and so would `ssd run --defenders no-prefill` if the two lines stood in
-a module of `ssd_lib/defenders` (settings are a frozen dataclass; nothing else has to know). It makes every prefilled question the
+<details><summary>What happens</summary>
+
+It makes every prefilled question the
 plain one again, costs nothing, and leaves the other attacks exactly as they were. Whether it can be used is a question of
 product, not of method: nobody can then continue a half-written answer.
-"""
+</details>
 
-# %%
-del DEFENDERS["no-prefill"]  # the registry is as it was
-print(", ".join(DEFENDERS))
+From then on `answer(…, defender="no-prefill")` knows it, and so would `ssd run --defenders no-prefill` if the two lines stood in
+a module of `ssd_lib/defenders` (settings are a frozen dataclass; nothing else has to know).
+"""
 
 # %% [markdown]
 """
 ## Exercises
 
-**1.** In SafeDecoding's opening above (`target_probs`, `expert_probs`): what is the smallest α of the grid at which the emitted
-token is no longer the target's own favourite?
-"""
+Solutions: [solutions/07_solutions](solutions/07_solutions.ipynb).
 
-# %%
-from ssd_lib.show.exercises import check
-
-grid = [round(0.05 * i, 2) for i in range(61)]
-smallest_alpha = ...
-flips = [
-    alpha
-    for alpha in grid
-    if int(library_steer(target_probs[None], expert_probs[None], SafeDecodingSettings(alpha=alpha))[0])
-    != int(target_probs.argmax())
-]
-check(
-    "smallest α",
-    smallest_alpha,
-    min(flips, default=None),
-    "steer(target_probs, expert_probs, alpha=…) for every α of the grid.",
-)
-
-# %% [markdown]
-"""
-**2.** Choose the perplexity threshold from harmless data only: the value that refuses 5% of the benign questions. What share of
-the suffix questions does it refuse?
-"""
-
-# %%
-my_threshold = ...
-caught = ...
-fitted = np.quantile(scores["benign"], 0.95)
-check("threshold", my_threshold, fitted, "np.quantile(scores['benign'], …)")
-check(
-    "suffix questions refused",
-    caught,
-    (scores["suffix"] > fitted).mean(),
-    "The mean of scores['suffix'] > my_threshold.",
-)
-
-# %% [markdown]
-"""
-**3.** A defender of your own, the *gatekeeper*: let the draft answer the bare question (without the prefilled part); if it refuses,
-give its answer, else the target's answer to the request as it came. It should refuse every prefilled attack and no harmless
-question that the draft answers. What does it cost, and what does it let through that SSD stops?
+### Exercise 07.1 · easy · 10 minutes
+Fit a perplexity filter without knowing any attack. `harmless` and `attacked` are arrays of perplexities; a question is refused if its value is *above* the
+threshold. Return two numbers: the smallest of the harmless values which, as the threshold, refuses no more than the given `share` of the harmless
+questions; and the share of the attacked ones that it refuses.
 """
 
 
 # %%
-def gatekeeper(pair, request, settings=None):
+def filter_from_harmless(harmless, attacked, share):
     return ...
 
 
-def behaviour(defender):
-    """(prefilled questions refused, harmless questions answered as the target or refused as the draft does)"""
-    DEFENDERS["mine"] = Defender(defender, "mine", "?", lambda pair: None)
-    try:
-        got = {part: ask("mine", part) for part in records}
-    finally:
-        del DEFENDERS["mine"]
-    if any(answers is ... for answers in got.values()):
-        return ...
-    prefilled = [a for (name, _), a in zip(records["attacked"], got["attacked"], strict=True) if name == "prefill-10"]
-    both = zip(got["harmless"], replies["none", "harmless"], replies["draft-only", "harmless"], strict=True)
-    same = sum(mine.text == (draft if refuses(draft.text) else target).text for mine, target, draft in both)
-    return sum(refuses(a.text) for a in prefilled), same
+check("07.1", filter_from_harmless)
+
+# %% [markdown]
+r"""
+### Exercise 07.2 · real · 20 minutes
+SafeDecoding's score is $F(x) = P_n(x) + \alpha\,(P_e(x) - P_n(x))$ on a sample space $V$. At α = 0 the target's favourite in $V$ leads. From which α > 0 on
+does another token of $V$? Infinity (`math.inf`) where none ever does. `target` and `expert` are arrays of probabilities, `space` a list of tokens.
+(Exactly: no grid of α is fine enough for the check.)
+"""
 
 
-expected = (QUESTIONS, len(records["harmless"]))
-hint = "DEFENDERS['draft-only'].run(pair, replace(request, prefills=…), None), then pick row by row."
-check("gatekeeper", behaviour(gatekeeper), expected, hint)
+# %%
+def turning_alpha(target, expert, space):
+    return ...
+
+
+check("07.2", turning_alpha)
+
+# %% [markdown]
+"""
+### Exercise 07.3 · find the bug · 10 minutes
+With three copies this vote refuses too many harmless questions. Return what it should have returned.
+"""
+
+# %%
+import inspect
+
+from checks.chapter_07 import suspect_vote
+
+print(inspect.getsource(suspect_vote))
+
+
+def mended_vote(answers, refused):
+    return ...
+
+
+check("07.3", mended_vote)
+
+# %% [markdown]
+"""
+### Exercise 07.4 · open · 25 minutes
+A defender of your own, which may run `DEFENDERS["none"]` and `DEFENDERS["draft-only"]` and nothing else of the registry. It is asked three questions each of
+prefill-10, suffix and benign: no attacked answer may tell a fact, and no right answer may be lost. What does yours cost, and what does it
+let through that SSD stops?
+"""
+
+
+# %%
+def my_defender(pair, request, settings=None):
+    return ...
+
+
+check("07.4", my_defender)
 
 # %% [markdown]
 """
@@ -657,9 +723,18 @@ check("gatekeeper", behaviour(gatekeeper), expected, hint)
 3. One table of safety, utility and cost, with intervals, on the same questions; one column alone misleads.
 
 ## Questions
-- Which of these defences could be combined, and where would they get in each other's way?
-- Self-Exam and SSD both ask a second opinion. When does each of them hear it?
-- What would change in this table for a target that was never taught these instructions?
+"""
+
+# %%
+question("07.q1")
+question("07.q2")
+question("07.q3")
+score("07")
+
+# %% [markdown]
+"""
+To think about: which of these defences could be combined, and where would they get in each other's way? What would change in the
+table for a target that was never taught these instructions?
 
 **Back:** [06 · Attacks](06_attacks.ipynb). **Next:** [08 · Judging](08_judging.ipynb)
 """

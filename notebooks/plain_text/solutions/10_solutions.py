@@ -11,32 +11,76 @@ assert ROOT, "This notebook needs the repository around it: download all of it, 
 # %run {ROOT or "ssd"}/notebooks/prepare.py
 
 # %%
-from ssd_lib.show.exercises import check
+import math
 
-# %%
-tokens = 1 + 0.8 + 0.8 * 0.8
-check("tokens a round", tokens, 1 + 0.8 + 0.64, "One for certain, one more with 0.8, one more with 0.8 · 0.8.")
-
-
-# %%
-def speedup(match_ratio, lookahead, draft_cost=0.15):
-    tokens = (1 - match_ratio**lookahead) / (1 - match_ratio)
-    return tokens / (lookahead * draft_cost + 1)
-
-
-expected = [(1 - m**T) / (1 - m) / (T * 0.15 + 1) for m, T in [(0.3, 3), (0.6, 3), (0.9, 6)]]
-got = [speedup(m, T) for m, T in [(0.3, 3), (0.6, 3), (0.9, 6)]]
-check("speedup", ... if ... in got else got, expected, "Tokens a round over T · draft_cost + 1 target passes.")
-
-# %%
-low, high = 0.01, 0.99
-for _ in range(40):
-    middle = (low + high) / 2
-    low, high = (middle, high) if speedup(middle, 3) < 1 else (low, middle)
-assert abs(speedup(high, 3) - 1) < 1e-6
-round(high, 3)
+from checks import check
 
 # %% [markdown]
 """
-**3.** At 1 + m + m² = 1.45, that is m = 0.337.
+**1.** Sums first, then one division: a long round has more positions to lose than a short one.
 """
+
+
+# %%
+def in_vain(schedule):
+    positions = sum(scored for scored, _, _ in schedule)
+    tokens = sum(emitted for _, _, emitted in schedule)
+    return 1 - tokens / positions
+
+
+check("10.1", in_vain)
+
+# %% [markdown]
+r"""
+**2.** The sum $1 + m + \dots + m^{T-1}$ grows with $m$ from 1 to $T$, so halving finds where it is as large as the cost; where the cost is
+above $T$, nothing helps.
+"""
+
+
+# %%
+def break_even(lookahead, steps, draft_cost):
+    passes = 1 + steps * draft_cost
+    if passes > lookahead:
+        return math.inf
+    low, high = 0.0, 1.0
+    for _ in range(40):
+        middle = (low + high) / 2
+        if sum(middle**i for i in range(lookahead)) < passes:
+            low = middle
+        else:
+            high = middle
+    return high
+
+
+check("10.2", break_even)
+print(f"T = 3: {break_even(3, 2, 0.15):.2f} with two draft steps, {break_even(3, 3, 0.15):.2f} with three")
+
+# %% [markdown]
+"""
+**3.** It compares seconds, not speeds. A refusal is short, so whatever refuses seems fast, even at the same tokens a second.
+"""
+
+
+# %%
+def mended_speedup(ours, theirs):
+    def speed(runs):
+        return sum(tokens for tokens, _ in runs[1:]) / sum(seconds for _, seconds in runs[1:])
+
+    return speed(ours) / speed(theirs)
+
+
+check("10.3", mended_speedup)
+
+# %% [markdown]
+"""
+**4.** The last guess tells which time it is: after one that was accepted, up to seven; after a miss, two. Not a word about how sure the
+draft is: under attack it is surest where it is wrong.
+"""
+
+
+# %%
+def another_guess(confidences, held):
+    return len(confidences) < (7 if held[-1:] == [True] else 2)
+
+
+check("10.4", another_guess)
