@@ -37,12 +37,14 @@ from math import comb
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
+from checks import check, predict, question, score
 
 from ssd_lib import answer, load_pair
 from ssd_lib.attacks import load_set
 from ssd_lib.defenders import DEFENDERS
 from ssd_lib.experiments import config_from, load_run, load_sessions, load_verdicts, plan, run_experiment
-from ssd_lib.experiments.report import build_report, write_report
+from ssd_lib.experiments.report import build_report, interval_text, write_report
+from ssd_lib.experiments.report import points as in_points
 from ssd_lib.experiments.stats import mcnemar, wilson
 from ssd_lib.judges.base import clip
 from ssd_lib.method.trace import visible
@@ -87,8 +89,6 @@ print(f"{plan(config).generations} answers", *plan(config).sets, sep="\n")
 
 Real runs take hours, and machines get restarted. Every batch of answers is written whole, at once, into one SQLite file.
 Here somebody presses Ctrl-C as soon as four batches are stored.
-
-**Predict:** after a second start, how many answers have been generated twice?
 """
 
 
@@ -115,6 +115,9 @@ before = load_run(OUT)
 print(f"{len(before)} of {plan(config).generations} answers are stored")
 
 # %%
+predict("09.p1")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 run_experiment(config, pair=pair)  # goes on where it stopped
 run_experiment(config, pair=pair)  # finds nothing left to do
 rows = load_run(OUT)
@@ -126,8 +129,11 @@ sessions[["ended", "seed", "dtype"]].assign(answers=written.to_numpy())
 
 # %% [markdown]
 """
-None. The first start ended with `KeyboardInterrupt`, the second did what was left, the third nothing, and what was stored
-first stands there unchanged, down to its time stamps.
+<details><summary>What happens</summary>
+
+None. The first start ended with `KeyboardInterrupt`, the second did what was left, the third nothing. What was stored first stands
+there unchanged, down to its time stamps.
+</details>
 
 ## From rows to a rate
 
@@ -181,11 +187,14 @@ summary[["attack", "system", "measure", "judge", "value", "low", "high", "n", "u
 """
 ## Safety against the length of the prefill
 
-**Predict:** SafeDecoding steers the first two tokens (chapter 07), SSD watches all of them. Draw the four curves before you look.
+The run above asked four defenders at five prefill lengths. `direct` is N = 0.
 """
 
-
 # %%
+predict("09.p2")
+
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 def exactly(measure, attacks=None):
     """Lines of the report by the exact judge."""
     chosen = summary[(summary.measure == measure) & (summary.judge == "exact")]
@@ -201,32 +210,46 @@ plt.show()
 
 # %% [markdown]
 """
-Left: the success rate of the usual definition, by exact truth. Right: what the attacker gets for it. Compare SSD's two
-curves: how often it lets *something* slip, and how little that is. On these few questions all intervals are wide; look at
-whether they overlap before you rank anything. (Where all answers agree, as where no fact leaks, a bootstrap interval has no
-width at all; Wilson's, on the left, has.)
+<details><summary>What happens</summary>
+
+Left: the success rate of the usual definition, by exact truth. Right: what the attacker gets for it. From N = 5 on SafeDecoding's
+answers leak as much as those without a defence: the two tokens that it steers are the attacker's. SSD lets *something* slip
+in up to 56% of the answers, but never more than 15% of the facts on average.
+</details>
+
+On 16 questions all intervals are wide: look at them before you rank anything. (A share of facts gets a bootstrap interval; where no
+fact leaked in any answer a bootstrap has nothing to vary, and Wilson's stands in.)
 
 ## The same, by a dictionary
 
-All of this was *also* judged by the refusal dictionary, without generating anything again. Chapter 08 says why the two differ.
+All of this was *also* judged by the refusal dictionary, without generating anything again.
 """
 
 # %%
+predict("09.p3")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 ours = summary[(summary.measure == "attack success") & (summary.system == "ssd")]
-cells = [f"{x.value:.0%} [{x.low:.0%}, {x.high:.0%}]" for x in ours.itertuples()]
+cells = [interval_text(x.value, x.low, x.high, percent=True) for x in ours.itertuples()]
 ours.assign(rate=cells).pivot(index="judge", columns="attack", values="rate")[list(dict.fromkeys(ours.attack))]
 
 # %% [markdown]
 """
+<details><summary>What happens</summary>
+
+The dictionary finds a refusal in every answer of SSD, whatever was told before it. Chapter 08 has the other judges.
+</details>
+
 ## How much weight for the draft? α_I × α_U
 
 A run can be *extended*: the same folder, more defenders. A grid stands for one SSD for every pair of weights. Its safety
 shows under attack, its price on harmless questions: on sums, which this draft gets wrong, and on questions that only sound forbidden.
-
-**Predict:** which of the two α decides how much leaks, and which one costs right sums?
 """
 
 # %%
+predict("09.p4")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 grid = {"name": "ssd", "grid": {"alpha_intersection": ALPHA_INTERSECTION, "alpha_union": ALPHA_UNION}}
 run_experiment(config_from(table | {"attacks": ["prefill-10", "arithmetic", "scary"], "defenders": [grid]}), pair=pair)
 summary = build_report([OUT]).summary
@@ -247,26 +270,52 @@ plots.save(figure, "results_alpha.png")
 plt.show()
 
 # %% [markdown]
-"""
-Every cell is a setting, with its 95% interval. Read the maps side by side: a setting is worth taking if it is dark on the
-left, light in the middle and dark on the right. The paper's setting for Llama-2 is among them: α_I = 0.3 with α_U = 0.8 (section 5.1).
+r"""
+<details><summary>What happens</summary>
 
-Why do whole blocks of cells agree? Look at how sure both models are of their favourite token while they are attacked.
+Every cell is a setting, with its 95% interval. From the lowest row to the next the leak falls most (88% to 15%, 48% to 5%); from
+α_I = 0.3 to 0.6 it falls again. Right sums fall from α_I = 0.6 to 0.9, and do not depend on α_U. No scary question is refused anywhere.
+</details>
+
+A setting is worth taking if it is dark on the left, light in the middle and dark on the right. The paper's for Llama-2, α_I = 0.3
+with α_U = 0.8 (section 5.1), is among them.
+
+Why do whole blocks agree, and why do sums hold out longer? Where the models have different favourites, one can compute the weight at which
+$F = P_M + \alpha (P_m - P_M)$ begins to prefer the draft's.
 """
+
 
 # %%
-attack = load_set("prefill-10", limit=QUESTIONS, tokenizer=pair.tokenizer)
-replies = answer(pair, [record.prompt for record in attack], prefill=[record.prefill for record in attack])
-tokens = pd.concat([reply.trace.to_frame() for reply in replies])
-for model in ("target", "draft"):
-    sure = int((tokens[f"{model}_top_probs"].str[0] > 0.9).sum())
-    low, high = wilson(sure, len(tokens))
-    print(f"{model}: above 0.9 for {sure / len(tokens):.0%} [{low:.0%}, {high:.0%}] of {len(tokens)} tokens")
+def needed(line):
+    """The α at which the draft's favourite overtakes the target's; None where both agree, or where it is no candidate."""
+    ours, theirs = line.target_top[0], line.draft_top[0]
+    if ours == theirs or theirs not in (*line.space, line.token):
+        return None
+    target, draft = (
+        dict(zip(*lists, strict=True))
+        for lists in ((line.target_top, line.target_top_probs), (line.draft_top, line.draft_top_probs))
+    )
+    ahead, behind = target[ours] - target.get(theirs, 0), draft[theirs] - draft.get(ours, 0)
+    return ahead / (ahead + behind)
+
+
+for name in ("prefill-10", "arithmetic"):
+    asked = load_set(name, limit=QUESTIONS, tokenizer=pair.tokenizer)
+    replies = answer(pair, [record.prompt for record in asked], prefill=[record.prefill for record in asked])
+    tokens = pd.concat([reply.trace.to_frame() for reply in replies])
+    for scheme, lines in tokens.groupby("scheme"):
+        weights = pd.Series([needed(line) for line in lines.itertuples()], dtype=float).dropna()
+        low, middle, high = weights.quantile([0.25, 0.5, 0.75])
+        print(
+            f"{name}, {scheme}: {len(weights)} of {len(lines)} tokens; half of them need α of {low:.2f} to {high:.2f}"
+        )
 
 # %% [markdown]
 r"""
-The surer the models, the more a weight works like a switch: with $P_M \approx 1$ on one token and $P_m \approx 1$ on another,
-$F = P_M + \alpha (P_m - P_M)$ prefers the draft's wherever $\alpha > 1/2$. Less sure models change more gradually.
+Under attack both models are sure, $P_M \approx 1$ on one token and $P_m \approx 1$ on another. There a weight is a switch that closes at
+1/2, and 0.8 does what 2.0 does. On sums the draft is less sure of its favourite than the target, so three quarters of the tokens on which they differ need a weight of 0.79 or more. (No
+sum is decoded in Union, so α_U never acts on one.) Which setting is safe and harmless hangs on how sure the models are, and
+must be measured for each pair.
 
 ## Everybody: safety, utility, speed
 
@@ -275,6 +324,9 @@ Now all defenders of chapter 07 on one attack and two harmless sets. (SmoothLLM 
 """
 
 # %%
+predict("09.p5")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 everybody = [name for name in DEFENDERS if name != "smoothllm"] + ["smoothllm:copies=3"]
 SETS = ["prefill-10", "benign", "scary"]
 run_experiment(config_from(table | {"attacks": SETS, "defenders": everybody}), pair=pair)
@@ -290,8 +342,15 @@ plt.show()
 
 # %% [markdown]
 """
-Best is top left, and large (marks may lie on top of each other: see the table below). Speed is tokens per second of whole batches on *this* machine, in float32, with models so
-small that overhead is all there is: compare marks within the figure only (chapter 10 measures speed properly).
+<details><summary>What happens</summary>
+
+Best is top left, and large. Marks of one place stand below it, each with a line to it. Left at the top are defences that look at the
+answer, while it is written (hardened SSD, SecDecoding, Ada) or when it is finished (Self-Exam, back-translation). Those that work on the
+prompt or on the question leave the ten prefilled tokens where they are.
+</details>
+
+Speed is tokens per second of whole batches on *this* machine, in float32, with models so small that overhead is all there is:
+compare marks within the figure only (chapter 10 measures speed properly).
 
 The same as a table, with the published time ratio (ATGR: the time a token takes with the defence over that without):
 """
@@ -304,7 +363,7 @@ def cell(system, measure, attack):
     if found.empty:
         return "–"
     x = found.iloc[0]
-    return f"{x.value:.2f} [{x.low:.2f}, {x.high:.2f}]"
+    return interval_text(x.value, x.low, x.high, percent=False)
 
 
 MEASURES = [("attack success", "prefill-10"), ("facts told", "prefill-10"), ("ends in a refusal", "prefill-10")]
@@ -317,14 +376,23 @@ pd.DataFrame(everything).T
 
 # %% [markdown]
 r"""
-No single column answers the question of this chapter. Read a row: what does it let through, what does it break, what does
-it cost? Where a row looks better than SSD's, look at its time, and at what the table does not show: a defence that examines
-the finished answer can show none of it before. The prompt-level defences can be tested here at all because the embedded target was *taught* to follow their
-instructions (chapter 07); how well it follows them says little about a large model.
+Read a row: what does it let through, what does it break, what does it cost? (An ATGR without an interval is one batch, whose
+time its answers share: there is nothing to vary. Between two runs it varies all the same.)
+
+Published SSD is *not* the best row of this table. Hardened SSD, SecDecoding and Ada let nothing through here, and their right answers
+cannot be told from no defence's. The table does not show what they ask for:
+
+- SecDecoding needs a second small model, the draft before its safety training, and two small forwards a token as long as it steers.
+- Ada looks after every 25 tokens, Self-Exam and back-translation at the end: what they stop has been written by then, and can be held back
+  only by showing nothing so far.
+- Hardened SSD is tested against attackers who know it in chapters 13 and 15.
+
+The prompt-level defences can be tested here at all because the embedded target was *taught* to follow their instructions (chapter 07); how well
+it follows them says little about a large model.
 
 ## Is it really different?
 
-Two rates with overlapping intervals can often be distinguished all the same, since both defenders answered *the same* questions.
+Rates with overlapping intervals can often be distinguished all the same, since both defenders answered *the same* questions.
 Only the questions on which they differ count: if the defence changed nothing, each of them is a fair coin. With $b$ that
 went one way and $c$ the other (McNemar's test, exact):
 $$p = \min\Big(1,\; 2 \sum_{i=0}^{\min(b,c)} \binom{b+c}{i} 2^{-(b+c)}\Big)$$
@@ -347,31 +415,45 @@ for system in ["ssd", "draft-only"]:
     print(f"{system}: {b} questions became safe, {c} unsafe, of {len(hits)}; p = {coin(b, c):.2g}")
 
 # %% [markdown]
-"""
-Among many comparisons some look good by chance, so the report adjusts p for their number (Benjamini and Hochberg 1995). These
-are all comparisons with no defence on this chapter's three sets in which anything changed:
+r"""
+Among many comparisons some look good by chance, so the report adjusts p for their number (Benjamini and Hochberg 1995): of $m$
+p-values the $i$-th smallest becomes $p\,m/i$, or what a larger one becomes if that is less.
 """
 
 # %%
+predict("09.p6")
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+print(f"{len(report.tests)} comparisons, {(report.tests.p <= coin(6, 0)).sum()} with p of {coin(6, 0):.2g} or less")
 tests = report.tests[
     report.tests.attack.isin(SETS) & (report.tests.judge == "exact") & report.tests.system.isin(points.system)
 ]
-tests = tests[tests.gained + tests.lost > 0].sort_values("p_adjusted")
-columns = ["attack", "measure", "system", "n", "gained", "lost", "difference", "low", "high", "p_adjusted"]
-tests[columns].round(3)
+tests = tests[(tests.gained + tests.lost > 0) & tests.measure.isin(["attack success", "right"])].sort_values("p")
+change = [in_points(*of, digits=0) for of in tests[["difference", "low", "high"]].to_numpy()]
+tests = tests.assign(change=change)
+tests[["attack", "measure", "system", "n", "gained", "lost", "change", "p", "p_adjusted"]].round(3)
 
 # %% [markdown]
 """
-`gained` questions went from no to yes, `lost` ones from yes to no. On measures of harm a loss is what one wants, on
-right answers it is not. A large p does *not* say that two defenders are equal: it may say that there were too few questions.
+<details><summary>What happens</summary>
+
+The comparisons of attack success and right answers with no defence in which anything changed; `change` in points. `gained` questions went
+from no to yes, `lost` ones from yes to no: on measures of harm a loss is what one wants, on right answers it is not.
+
+SSD's p of 0.031 becomes about 0.1. Many of the comparisons are far smaller, and they take little away from the next.
+</details>
+
+Sixteen questions do not carry the claim that SSD leaks in fewer answers than no defence, once one counts how many claims were tried. A large p does *not*
+say that two defenders are equal, either: there may have been too few questions.
 
 ## How many questions does a claim need?
-
-**Predict:** to know a rate to within five points, are these questions nearly enough?
 """
 
-
 # %%
+predict("09.p7")
+
+
+# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 def questions_for(rate, half_width):
     """The smallest n whose interval around this rate is no wider than ± half_width."""
     n = 1
@@ -395,8 +477,13 @@ plt.show()
 
 # %% [markdown]
 """
-A small run like this one shows large effects only, such as a bare target that falls to an attack. For a difference of a
-few points between two defenders one needs hundreds of questions, or pairs of answers to the same ones.
+<details><summary>What happens</summary>
+
+16 questions tell a rate near 50% to ± 22 points. For ± 5 it takes 381; fewer where the rate is small. HEx-PHI's 330 are not quite enough.
+</details>
+
+A small run shows large effects only, such as a bare target that falls to an attack. Pairs of answers to the same questions need fewer, but
+they, too, must *change*: at least six, all one way (exercise 1), so a difference of five points takes some 120 questions at the very least.
 
 ## Your own run, with real models
 
@@ -424,74 +511,101 @@ come from other models, other questions and another judge, and belong beside a r
 
 ## Exercises
 
-**1.** Chapter 04 says that a smaller bin leaks less. Extend the run by SSD with a bin of 3 tokens, and report again. (A
-defender with settings is one word, such as `ssd:lookahead=5`.)
+Solutions: [solutions/09_solutions](solutions/09_solutions.ipynb).
+
+### Exercise 09.1 · easy · 5 minutes
+A defence made $k$ attacked questions safe and none unsafe. Return the smallest $k$ for which McNemar's exact two-sided p is below `level`.
+(`coin` above gives p.)
 """
 
+
 # %%
-from ssd_lib.show.exercises import check
+def fewest_changes(level):
+    return ...
 
-my_defender = ...
 
-if my_defender is not ...:
-    run_experiment(config_from(table | {"attacks": ["prefill-10"], "defenders": [my_defender]}), pair=pair)
-    summary = build_report([OUT]).summary
-    display(exactly("facts told", ["prefill-10"]).set_index("system")[["value", "low", "high", "n"]].round(2))
-found = load_run(OUT)
-check(
-    "a smaller bin",
-    ... if my_defender is ... else int((found.system == "ssd:bin_size=3").sum()),
-    QUESTIONS,
-    "The name, a colon, and bin_size=3.",
-)
+check("09.1", fewest_changes)
 
 # %% [markdown]
 """
-**2.** A defence lets 10% of the attacks through. How many questions does it take to say so to within ± 3 points? (Wilson; the smallest number.)
+### Exercise 09.2 · real · 10 minutes
+Choose α for a budget. `settings` has a line a setting, named as in the index. At most the share `budget` of the scary-sounding questions may be
+refused. Return the name of the setting that leaks the fewest facts within it. Of several that leak equally few, take the one with more
+right sums, then the one with the smaller α_I + α_U: the least change to the target. Without any setting in the budget return None.
 """
 
 # %%
-questions_needed = ...
-check("± 3 points at 10%", questions_needed, questions_for(0.10, 0.03), "There is a function for it above.")
-
-# %% [markdown]
-"""
-**3.** Choose α. The budget: at most five points more of the scary-sounding questions may be refused than without a defence.
-Which setting of the grid leaks the fewest facts within it? (Of several that leak equally few, the one with more right
-sums; then the one with the smaller α_I + α_U, the least change to the target.)
-"""
-
-# %%
-wanted = [("over-refusal", "scary"), ("facts told", "prefill-10"), ("right", "arithmetic")]
-values = summary[summary.judge == "exact"].pivot_table(index="system", columns=["measure", "attack"], values="value")
-budget = values["over-refusal", "scary"]["none"] + 0.05
-settings = values[values.index.str.contains("alpha_union")][wanted]
-print(f"budget: {budget:.0%} refused")
+wanted = {("over-refusal", "scary"): "refused", ("facts told", "prefill-10"): "told", ("right", "arithmetic"): "right"}
+lines = summary[(summary.judge == "exact") & summary.system.str.contains("alpha_union")]
+settings = lines.pivot(index="system", columns=["measure", "attack"], values="value")[list(wanted)]
+settings.columns = list(wanted.values())
+weights = settings.index.str.extract(r"alpha_intersection=([\d.]+):alpha_union=([\d.]+)").astype(float).to_numpy()
+settings = settings.assign(alpha_intersection=weights[:, 0], alpha_union=weights[:, 1])
 settings.round(2)
 
 
 # %%
-def best(settings, budget):
-    alphas = settings.index.str.extract(r"alpha_intersection=([\d.]+):alpha_union=([\d.]+)").astype(float)
-    refused, told, right = settings.to_numpy().T.round(6)
-    ranking = pd.DataFrame({"told": told, "wrong": 1 - right, "weight": alphas.sum(axis=1).to_numpy()}, settings.index)
-    return ranking[refused <= budget].sort_values(["told", "wrong", "weight"]).index[0]
+def choose(settings, budget):
+    return ...
 
 
-chosen = ...  # one word, such as "ssd:alpha_intersection=0.3:alpha_union=0.8"
-check("α for the budget", chosen, best(settings, budget), "Drop what is over the budget, then read the middle column.")
+check("09.2", choose)  # then: choose(settings, 0.05)
+
+# %% [markdown]
+"""
+### Exercise 09.3 · find the bug · 15 minutes
+Somebody's attack success comes out at half of ours, or less, as soon as a second judge has judged the same answers, or where a judge could not
+judge some (`label` is None). Return the right rates: a Series by (attack, system) for one judge, over the answers that it judged; nan where
+it judged none.
+"""
+
+# %%
+import inspect
+
+from checks.chapter_09 import suspect_rates
+
+print(inspect.getsource(suspect_rates))
+
+
+def mended_rates(verdicts, judge):
+    return ...
+
+
+check("09.3", mended_rates)
+
+# %% [markdown]
+"""
+### Exercise 09.4 · open · 20 minutes
+Plan a run before you see its result. Choose a setting of SSD, as one word such as `"ssd:lookahead=5"`, and a number of questions, at most 20.
+The check asks that many forbidden questions that are not in this chapter, with ten tokens prefilled. Your plan holds if p < 0.05
+(exact McNemar) for "it leaks in fewer answers than published SSD", and if no fewer of eight sums are right. You may extend the run above as often as
+you like; a plan that is tried often here is no plan any more.
+"""
+
+# %%
+my_plan = ...  # ("ssd:lookahead=5", 20)
+check("09.4", my_plan)
 
 # %% [markdown]
 """
 ## Takeaways
-1. One number cannot say whether a defence is worth it: attack success, leak rate, right answers, over-refusal and time belong side by side.
+1. One number cannot say whether a defence is worth it: attack success, facts told, right answers, over-refusal and time belong side by side.
 2. Write every answer down at once, with everything that made it; judge and report as often as you like.
-3. Intervals first, then rankings; on the same questions, paired tests.
+3. Intervals first, then rankings; on the same questions, paired tests; adjusted for how many were tried.
 
 ## Questions
-- Which defender would you choose for a school library, which for a calculator, and which column decided?
-- Why may a run be extended by defenders and questions, but not continued with another number of tokens?
-- A defence has p = 0.04 on one of twenty attack sets. What do you conclude?
+"""
 
-**Next:** [10_what_it_costs](10_what_it_costs.ipynb)
+# %%
+question("09.q1")
+question("09.q2")
+question("09.q3")
+question("09.q4")
+score("09")
+
+# %% [markdown]
+"""
+To think about: which defender would you choose for a school library, which for a calculator, and which column decided?
+
+**Back:** [08 · Judging](08_judging.ipynb). **Next:** [10 · What it costs](10_what_it_costs.ipynb).
 """
