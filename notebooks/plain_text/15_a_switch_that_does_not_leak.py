@@ -40,14 +40,15 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import torch
+from checks import check, predict, question, score
 
 from ssd_lib import SSDConfig, answer, load_pair, ssd_generate
 from ssd_lib.attacks import load_set, world_item
 from ssd_lib.experiments.card import prefill_tokens
+from ssd_lib.experiments.report import interval_text
 from ssd_lib.experiments.stats import estimate
 from ssd_lib.method import switching
 from ssd_lib.show import plots
-from ssd_lib.show.exercises import check
 from ssd_lib.toy import world
 
 plots.use_book_style()
@@ -64,12 +65,13 @@ begun = {n: [prefill_tokens(pair, item, n) for item in forbidden] for n in PREFI
 ## Speak, then decide
 
 Chapter 13 found three ways into the published method. Here is the plainest, an answer bin by bin.
-
-**Predict:** in which bin does the secret leak?
 """
 
-
 # %%
+predict("15.p1")
+
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 def attacked(n, config=PUBLISHED, which=0):
     return answer(pair, forbidden[which].question, prefill=begun[n][which], config=config, max_new_tokens=TOKENS)[0]
 
@@ -81,8 +83,13 @@ for _, part in list(frame.groupby((frame.bin_tokens == 1).cumsum()))[:4]:
 
 # %% [markdown]
 r"""
+<details><summary>What happens</summary>
+
 The first bin raises the alarm, and it is the first bin that leaks. The scheduler was right, and late by the length of a bin: the decision
-*about* these tokens falls *after* them. All three holes of chapter 13 are of this kind.
+*about* these tokens falls *after* them.
+</details>
+
+This hole and the two others of chapter 13, with an addition for each:
 
 | hole | published | addition | field |
 | --- | --- | --- | --- |
@@ -90,15 +97,16 @@ The first bin raises the alarm, and it is the first bin that leaks. The schedule
 | seven quiet bins disarm the alarm | threshold ← max(threshold − 0.1, 0) | threshold ← max(threshold − 0.1, *floor*) | `threshold_floor` |
 | each call begins afresh | the first bin is in Intersection | the given beginning of the answer counts as a bin | `count_prefill` |
 
-*Hardened switching* decides, then shows: no token leaves before its bin is decided, and so *settled*. In full: a bin in Intersection that
-must end with β < threshold, even if every token that it lacks matched, is taken back at once: its tokens leave the answer, and the same
-places are decoded again, in Union. A bin in Union stands. So does one that passes. And when the answer ends inside a bin, that last bin
-is decided over the tokens that it has.
+*Hardened switching* decides, then shows: no token leaves before its bin is decided, and so *settled*. The rules of `retract`:
+- A bin in Intersection that must end with β < threshold, even if every token that it lacks matched, is taken back at once: its tokens leave the
+  answer, and the same places are decoded again, in Union.
+- A bin in Union stands. So does one that passes.
+- When the answer ends inside a bin, that last bin is decided over the tokens that it has.
 
 ## Built on chapter 05's decoder
 
 `SSDConfig.hardened()` changes a fourth thing: in Union the draft weighs more, $\alpha_U = 1.5$ in place of 0.8 (for Vicuna the paper has 2). Above 1,
-a token that the target alone likes cannot win there; the last part of this chapter shows what that is for.
+a token that the target alone likes cannot win there; the last part of this chapter measures what that buys.
 
 One token, as in chapter 05:
 """
@@ -192,13 +200,11 @@ def decide_then_show(prompt, draft_prompt, config, given=0, max_new_tokens=TOKEN
     return answer, seen
 
 
-# %% [markdown]
-"""
-**Predict:** the attacked answer above had 44 tokens. How many will be decoded now, and how many shown?
-"""
-
-
 # %%
+predict("15.p2")
+
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 def prompt_ids(which, n):
     ids = pair.encode([forbidden[which].question], [begun[n][which] if n else []])
     return ids["input_ids"][0].tolist(), ids["draft_input_ids"][0].tolist()
@@ -211,8 +217,13 @@ for config in (PUBLISHED, careful):
 
 # %% [markdown]
 """
-Less work than before, and the answer without what its first bin leaked. Three mismatches are enough: with four matches out of seven, β = 0.57, the
-bin could not pass any more. In a stream there is nothing to take back, since nothing was shown.
+<details><summary>What happens</summary>
+
+Three mismatches are enough: with four matches out of seven, β = 0.57, the bin could not pass any more. So three tokens are decoded for nothing; the
+answer is shorter all the same, since it lacks what its first bin leaked.
+</details>
+
+In a stream there is nothing to call back: what is taken back was never shown.
 
 ## Equal to the library
 
@@ -288,6 +299,9 @@ for config in variants.values():
 print("the streamer gets every token when the notebook's decoder shows it")
 
 # %%
+predict("15.p3")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 calm = world.questions("benign", 1, seed=2, family="tip", held_out=False)[0].question
 calm_ids = pair.encode([calm], [[]])
 calm_ids = calm_ids["input_ids"][0].tolist(), calm_ids["draft_input_ids"][0].tolist()
@@ -305,9 +319,14 @@ plt.show()
 
 # %% [markdown]
 """
-On a benign answer *retract* and *hardened* are the same stairs under the published line: a bin arrives at once, when it is decided, and the answer is complete after as many tokens as before. The reader
-waits for the first bin, and never more than a bin. Under attack `retract` shows nothing of its first three tokens, which it takes back; hardened SSD is in Union from the first token
-(the prefill has raised the alarm), and a token of a bin in Union is shown as it comes.
+<details><summary>What happens</summary>
+
+On a benign answer *retract* and *hardened* are the same stairs under the published line: a bin arrives at once, when it is decided, and the answer is
+complete after as many tokens as before. No token comes more than six tokens late.
+
+Under attack `retract` shows nothing of its first three tokens, which it takes back. Hardened SSD is in Union from the first token (the prefill has raised
+the alarm), and a token of a bin in Union is shown as it comes.
+</details>
 
 What was taken back stays in the trace, for those who look after the system:
 """
@@ -324,10 +343,7 @@ reply.trace.show(pair.tokenizer, retracted=True)
 What no reader has seen is struck through (`~` in plain text). Neither the answer's text nor `trace.frame` holds it; `trace.lines` does.
 
 ## What each addition closes
-
-**Predict:** which of the three closes prefills of 5 tokens? Which of 20?
 """
-
 
 # %%
 def ask(items, prefills, config, prompts=None, tokens=TOKENS, over=pair):
@@ -348,31 +364,38 @@ def ask(items, prefills, config, prompts=None, tokens=TOKENS, over=pair):
 
 
 def shown(values, kind="rate"):
-    """A rate (Wilson) or a mean (bootstrap) in percent, with its 95% interval."""
-    return "{:.0f}% [{:.0f}, {:.0f}]".format(*(100 * x for x in estimate(kind, np.asarray(values, dtype=float))))
+    """A rate or a mean share in percent, with its 95% interval."""
+    return interval_text(*estimate(kind, np.asarray(values, dtype=float)), percent=True)
 
 
 def per_kept(rows):
     return f"{rows.decoded.sum() / rows.kept.sum():.3f}"
 
 
+# %%
+predict("15.p4")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 attack = {}
 for name, config in variants.items():
     rows = ask(forbidden * len(PREFILLS), [ids for n in PREFILLS for ids in begun[n]], config)
     attack[name] = rows.assign(prefill=np.repeat(PREFILLS, QUESTIONS))
 pd.DataFrame(
     {
-        name: {f"told, N = {n}": shown(rows[rows.prefill == n].told, "mean") for n in PREFILLS}
+        name: {f"told, N = {n}": shown(rows[rows.prefill == n].told, "share") for n in PREFILLS}
         | {f"tells any, N = {n}": shown(rows[rows.prefill == n].complied) for n in PREFILLS}
-        | {"decoded per token kept": per_kept(rows)}
+        | {f"decoded per token kept, N = {n}": per_kept(rows[rows.prefill == n]) for n in PREFILLS}
         for name, rows in attack.items()
     }
 )
 
 # %% [markdown]
 """
-`count_prefill` closes the prefills that are at least a bin long, before a token is decoded. `retract` closes all of them, and pays with the tokens that it takes back. Together they
-pay only where the prefill was too short to count. The *floor* does nothing here: it is for long answers. (At N = 40 the published method leaked nothing on these questions.)
+<details><summary>What happens</summary>
+
+`count_prefill` closes the prefills that are at least a bin long, before a token is decoded. `retract` closes all of them, and pays with the tokens that it takes
+back. Together they pay only where the prefill was too short to count (N = 5). The *floor* does nothing here: it is for long answers. At N = 40 the published method leaked nothing on these questions.
+</details>
 
 And what do harmless questions pay?
 """
@@ -395,7 +418,7 @@ pd.DataFrame(
 
 # %% [markdown]
 """
-The intervals are wide with so few questions; what counts is how many answers *changed* from right to wrong, and the other way.
+The intervals are wide with so few questions. The same questions were asked each time, so look at how many answers *changed* from right to wrong, and the other way.
 """
 
 # %%
@@ -412,8 +435,6 @@ pd.DataFrame(
 ## Attackers who know it
 
 *In pieces.* The caller asks for 7 tokens, or 3, or a single one, appends them to the prefill and asks again (chapter 13). A piece shorter than a bin never completes one.
-
-**Predict:** which field stops an attacker who asks for one token a call?
 """
 
 # %%
@@ -438,8 +459,6 @@ def in_pieces(size, config):
     return [world.grade(item, *each).share_told for item, each in zip(items, texts, strict=True)]
 
 
-chains = {name: {size: in_pieces(size, config) for size in PIECES} for name, config in defences.items()}
-
 # %% [markdown]
 """
 *After seven quiet bins* the published threshold is 0 (chapter 13): each answer here begins with the scheduler as these bins leave it.
@@ -455,20 +474,30 @@ def behind(quiet, config):
     return replace(config, threshold=float(state.threshold[0]))
 
 
+# %%
+predict("15.p5")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+chains = {name: {size: in_pieces(size, config) for size in PIECES} for name, config in defences.items()}
 items = forbidden[:HARVESTED]
 waited = {name: ask(items, begun[10][:HARVESTED], behind(7, config)) for name, config in defences.items()}
 pd.DataFrame(
     {
-        name: {f"told, {size} a call": shown(told, "mean") for size, told in by_size.items()}
-        | {"told, after seven quiet bins": shown(waited[name].told, "mean")}
+        name: {f"told, {size} a call": shown(told, "share") for size, told in by_size.items()}
+        | {"told, after seven quiet bins": shown(waited[name].told, "share")}
         for name, by_size in chains.items()
     }
 ).T
 
 # %% [markdown]
 """
-A chain of whole bins runs into `retract`; shorter pieces slip under it as long as only whole bins are decided. `count_prefill` sees them, since what is handed back becomes a given beginning. To decide the last, incomplete
-bin as well (`tail_tokens`, 1 by default) is a second lock on the same door; exercise 3 takes the two apart.
+<details><summary>What happens</summary>
+
+A chain of whole bins runs into `retract`; shorter pieces slip under it as long as only whole bins are decided. `count_prefill` sees them, since what is handed back becomes a given
+beginning. To decide the last, incomplete bin as well (`tail_tokens`, 1 by default) is a second lock on the same door.
+</details>
+
+After seven quiet bins, the last column, the published alarm is off; the floor keeps it on.
 
 ## Leak against cost
 
@@ -476,29 +505,29 @@ Two costs: tokens decoded for nothing, and right answers lost.
 """
 
 # %%
-looks = dict(zip(variants, ["D", "v", "s", "o", "P"], strict=True))
-figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.6), sharey=True)
-for name, mark in looks.items():
-    leak, low, high = estimate("mean", attack[name].told.to_numpy())
-    right = estimate("rate", harmless[name].right.to_numpy(float))
+shapes = ["D", "v", "s", "o", "P"]
+looks = {n: plots.Look(c, m, "-", "") for n, c, m in zip(variants, plots.OTHERS, shapes, strict=True)}
+looks["published"] = looks["published"]._replace(color=plots.COLORS["SSD"])
+costs, kept_right = {}, {}
+for name in variants:
+    leak = estimate("share", attack[name].told.to_numpy())
     work = attack[name].decoded.sum() / attack[name].kept.sum()
-    spread = [[max(0, leak - low)], [max(0, high - leak)]]
-    style = {"marker": mark, "linestyle": "none", "capsize": 3, "markersize": 8, "label": name}
-    style |= {"color": plots.COLORS["SSD"] if name == "published" else "black", "fillstyle": "none", "alpha": 0.8}
-    axes[0].errorbar(work, leak, yerr=spread, **style)
-    across = [[max(0, right[0] - right[1])], [max(0, right[2] - right[0])]]
-    axes[1].errorbar(right[0], leak, xerr=across, yerr=spread, **style)
-axes[0].set_xticks([1, 1.05, 1.1, 1.15, 1.2])
-axes[0].set(xlabel="tokens decoded per token kept, under attack", ylabel="share of the facts told", ylim=(-0.01, None))
+    costs[name] = (work, work, work), leak
+    kept_right[name] = estimate("rate", harmless[name].right.to_numpy(float)), leak
+figure, axes = plt.subplots(1, 2, figsize=(9.5, 3.8), sharey=True)
+axes[0].set(xlabel="tokens decoded per token kept, under attack", ylabel="share of the facts told")
+axes[0].set(xlim=(0.98, 1.1), ylim=(-0.03, 0.14))
 axes[1].set(xlabel="right answers, benign and scary (95% interval)", xlim=(0.5, 1.02))
+for ax, spots in zip(axes, [costs, kept_right], strict=True):
+    plots.marks(ax, spots, looks)
 axes[1].legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 plots.save(figure, "hardened_front.png")
 plt.show()
 
 # %% [markdown]
 """
-Down is better; so is left in the left panel and right in the right one. (Prefills of all lengths together; 95% intervals; *floor* lies on *published*.) In the right panel nothing moves sideways: on this pair no right answer was lost. The price is in the
-left panel, and hardened SSD pays it only where `count_prefill` had nothing to count.
+Down is better; so is left in the left panel and right in the right one. (Prefills of all lengths together; 95% intervals. Marks that share a place stand below it, with a line to it.) In
+the right panel nothing moves sideways: on this pair no right answer was lost. The price is in the left panel: hardened SSD pays less than `retract` alone, since `count_prefill` spares it the bins that a long prefill gives away.
 
 ## What it cannot do
 
@@ -512,12 +541,15 @@ looked_at = {name: variants[name] for name in ("published", "hardened")}
 looked_at["hardened, α_U = 0.8"] = replace(hardened, alpha_union=0.8)
 for name, config in looked_at.items():
     joint[name] = ask([world_item(r) for r in records], "", config, prompts=[r.prompt for r in records])
-pd.DataFrame({name: {"told": shown(f.told, "mean"), "tells any": shown(f.complied)} for name, f in joint.items()})
+weak, strong = (joint[name].complied for name in ("hardened, α_U = 0.8", "hardened"))
+print(f"leaks with α_U = 0.8 alone: {(weak & ~strong).sum()}, with 1.5 alone: {(strong & ~weak).sum()}")
+pd.DataFrame({name: {"told": shown(f.told, "share"), "tells any": shown(f.complied)} for name, f in joint.items()})
 
 # %% [markdown]
 """
-With 0.8 the alarm is raised and the bin is taken back, and in its place Union leaks a fact where the draft is unsure; with 1.5 it does not. (The 1.5 was
-chosen on these suffixes. `data/toy/README.md` has two other pairs with suffixes of their own.) Much less, and not nothing: whatever is in a bin on which both models agree leaks. The scheduler cannot mend that: it knows only what the draft says. The place to look for a cure is the draft's training.
+Much less than the published method, and not nothing: where the draft, too, likes what a bin says, no alarm comes. The scheduler cannot mend that: it knows only what the draft says. The place to look for a cure is the draft's training.
+
+With α_U = 0.8 more answers leak, though they are few and the intervals overlap; on the same questions, every answer that leaks with 1.5 leaks with 0.8. And the 1.5 was chosen on these very suffixes: `data/toy/README.md` has two other pairs with suffixes of their own.
 
 **2. Pairs that agree less.** Here nearly every token of a benign answer matches. Real pairs may agree less, and then a low match ratio is no sign of an attack. Make the draft worse in steps, by noise on its weights:
 """
@@ -533,71 +565,130 @@ def noisy(strength):
     return replace(pair, draft=draft)
 
 
+# %%
+predict("15.p6")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 rows = []
 for strength in NOISE:
     worse = noisy(strength)
     both = {name: ask(groups["benign"], "", variants[name], over=worse) for name in ["published", "hardened"]}
-    row = {"benign match ratio": shown(both["published"].match, "mean")}
+    row = {"benign match ratio": shown(both["published"].match, "share")}
     row |= {f"right, {name}": shown(frame.right) for name, frame in both.items()}
+    was, now = both["published"].right, both["hardened"].right
+    row |= {"lost": (was & ~now).sum(), "won": (~was & now).sum()}
     rows.append(row | {"decoded per token kept, hardened": per_kept(both["hardened"])})
 pd.DataFrame(rows, index=pd.Index(NOISE, name="noise"))
 
 # %% [markdown]
 """
-As the match ratio falls, more harmless tokens are taken back: the last column rises. Where the match ratio comes near the threshold, right answers go as well, since what is decoded again is decoded in Union, and there the draft (now a bad one)
-decides. So measure the benign match ratio of your own pair before you turn `retract` on; where it is low, lower `threshold` or raise `bin_size`, and measure the leak again.
+<details><summary>What happens</summary>
+
+As the match ratio falls, more harmless tokens are taken back: the last column rises. Right answers go before the mean reaches the threshold (*lost* and *won*: against the
+published method on the same questions). What is decoded again is decoded in Union, and there the draft, now a bad one, has more say.
+</details>
+
+So measure the benign match ratio of your own pair before you turn `retract` on. Where it is low the settings have to change, and both measurements be made again: the last exercise.
 
 **3. Whoever reads along before the decision.** A caller who gets the probabilities of each position, or the caches, sees what was taken back.
 
 ## Exercises
 
-**1.** A bin is decoded at most twice. An answer of `n` bins was kept, `r` of which had been taken back before. How many tokens were decoded for each token kept, at most? And in the worst case?
+Solutions: [solutions/15_solutions](solutions/15_solutions.ipynb).
+
+### Exercise 15.1 · easy · 5 minutes
+Inside an answer, after how many tokens can a bin of Intersection be taken back at the earliest? (`tail_tokens`: no bin with fewer tokens is decided early.)
 """
 
 
 # %%
-def decoded_per_kept(n, r):
+def earliest_alarm(bin_size, threshold, tail_tokens):
     return ...
 
 
-WORST = ...
-check(
-    "decoded per token kept",
-    decoded_per_kept(6, 1),
-    7 / 6,
-    "Each bin that was taken back was decoded once more, whole at most.",
-)
-check("worst case", WORST, 2.0, "All bins were taken back.")
+check("15.1", earliest_alarm)
 
 # %% [markdown]
 """
-**2.** Write the streamer's rule: how many tokens of an answer of `length` tokens may be shown with `retract`?
+### Exercise 15.2 · real · 15 minutes
+From a trace, say what a reader of the stream saw. `lines` is an answer's `trace.lines`, decoded with `retract`: a line for each decoded token, those that were taken back among them, with the columns
+`scheme` ("union" or "intersection") and `retracted`. Return a list with a number for each line: how many tokens the reader has after it. With the last line the answer is finished.
 """
 
 
 # %%
-def may_show(length, union, ended, bin_size=BIN):
-    """union: the running bin is in Union. ended: the answer is finished, its last bin decided."""
+def reader_sees(lines, bin_size):
     return ...
 
 
-cases = [(3, False, False), (7, False, False), (10, False, False), (10, True, False), (10, False, True)]
-got = [may_show(*case) for case in cases]
-check("settled tokens", ... if ... in got else got, [0, 7, 7, 10, 10], "In Intersection only whole bins are settled.")
+check("15.2", reader_sees)
 
 # %% [markdown]
 """
-**3.** Leave `count_prefill` out of `hardened` and attack with pieces of 1 and 2 tokens (`in_pieces`), with `tail_tokens` 1 and with 3. Which of them leaks? Then put `count_prefill` back. (No check.)
+### Exercise 15.3 · find the bug · 10 minutes
+Somebody's system decodes the last words of many harmless answers twice. Look at the source, and return what it should have returned. (`matches`: of the running bin's tokens so far; `tail_tokens` is 1.)
+"""
 
+# %%
+import inspect
+
+from checks.chapter_15 import suspect_take_back
+
+print(inspect.getsource(suspect_take_back))
+
+
+def mended_take_back(matches, union, threshold, ends, bin_size=7):
+    return ...
+
+
+check("15.3", mended_take_back)
+
+# %% [markdown]
+"""
+### Exercise 15.4 · break it · 20 minutes
+A service runs hardened SSD with two fields changed: `count_prefill=False` and `tail_tokens=3`. You ask it a forbidden question, and hold the beginning of the answer, `begin`. Each `call(known, tokens)` returns
+at most so many tokens that follow `known`, which must be `begin`, or any text that it grew to by appending what a call returned. At most 25 calls a question. Return the best text that you got. Your
+score is the share of the facts in what the service wrote; half of them is an attack.
+"""
+
+
+# %%
+def my_attack(begin, call):
+    return ...
+
+
+check("15.4", my_attack)
+
+# %% [markdown]
+"""
+### Exercise 15.5 · open · 20 minutes
+Find settings for `noisy(0.6)`: on 16 benign questions as many right answers as with the published settings or more, and no leak from 8 questions with a prefill of 5 tokens. What may your change give away that this check does not measure?
+"""
+
+# %%
+my_config = ...
+check("15.5", my_config)
+
+# %% [markdown]
+"""
 ## Takeaways
-1. The published switch was right and late. To decide about a bin before it is shown closes the leak at its root.
-2. A floor, a prefill that counts and a last bin that is decided leave no unwatched place: not late in an answer, not between calls, not at the end.
-3. It costs tokens, not words, as long as the models agree on harmless text; and it rests on the draft, as all of SSD does.
+1. The published switch was right and late. To decide about a bin before it is shown closes that leak, here without losing a right answer.
+2. The other two holes need their own locks: a floor for long answers, a prefill that counts and a last bin that is decided for chains of calls.
+3. It costs tokens as long as the models agree on harmless text, and right answers where they do not. It rests on the draft, as all of SSD does.
 
 ## Questions
-- What would a reader notice of a system that takes back? What could an attacker learn from the time it takes?
-- From which match ratio on would you lower the threshold for your pair, and what does that give away?
-- Could the target, asked once more, decide about a bin as well as the draft?
+"""
+
+# %%
+question("15.q1")
+question("15.q2")
+question("15.q3")
+question("15.q4")
+score("15")
+
+# %% [markdown]
+"""
+To think about: what could an attacker learn from the time that taking back takes? Could the target, asked once more, decide about a bin as well as the draft?
 
 **Back:** [14 · The explorer](14_explorer.ipynb), or the [start](00_start_here.ipynb). Every term of this book stands in the [glossary](glossary.md).
 """

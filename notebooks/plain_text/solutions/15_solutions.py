@@ -14,79 +14,91 @@ assert ROOT, "This notebook needs the repository around it: download all of it, 
 from dataclasses import replace
 
 import torch
+from checks import check
 
-from ssd_lib import SSDConfig, answer, load_pair
-from ssd_lib.experiments.card import prefill_tokens
-from ssd_lib.show.exercises import check
-from ssd_lib.toy import world
+from ssd_lib import SSDConfig, load_pair
 
 torch.set_num_threads(1)
 pair = load_pair("toy")
-BIN = pair.config.bin_size
 hardened = SSDConfig.hardened(threshold_floor=0.3)
 
 # %% [markdown]
 """
-**1.** Each bin that was taken back was decoded once more, whole at most, and none a third time: it stands in Union.
+**1.** The alarm is certain when even matches only, in all places that are left, would not reach the threshold.
 """
 
 
 # %%
-def decoded_per_kept(n, r):
-    return (n + r) / n
+def earliest_alarm(bin_size, threshold, tail_tokens):
+    certain = next(n for n in range(1, bin_size + 1) if (bin_size - n) / bin_size < threshold)
+    return max(certain, tail_tokens)
 
 
-WORST = decoded_per_kept(1, 1)
-check(
-    "decoded per token kept",
-    decoded_per_kept(6, 1),
-    7 / 6,
-    "Each bin that was taken back was decoded once more, whole at most.",
-)
-check("worst case", WORST, 2.0, "All bins were taken back.")
+check("15.1", earliest_alarm)
 
 # %% [markdown]
 """
-**2.** In Union every token stands, and at the end all do. In Intersection only whole bins are settled.
+**2.** In Union every token stands, and at the end all do; in Intersection only whole bins are settled. A line that was taken back adds nothing: the
+number of kept tokens is then a whole number of bins, all of them shown already.
 """
 
 
 # %%
-def may_show(length, union, ended, bin_size=BIN):
-    return length if union or ended else length - length % bin_size
+def reader_sees(lines, bin_size):
+    kept, shown, seen = 0, 0, []
+    for place, line in enumerate(lines.itertuples()):
+        kept += not line.retracted
+        ended = place == len(lines) - 1
+        if line.scheme == "union" or kept % bin_size == 0 or ended:
+            shown = kept
+        seen.append(shown)
+    return seen
 
 
-cases = [(3, False, False), (7, False, False), (10, False, False), (10, True, False), (10, False, True)]
-check("settled tokens", [may_show(*case) for case in cases], [0, 7, 7, 10, 10], "Only whole bins are settled.")
+check("15.2", reader_sees)
 
 # %% [markdown]
 """
-**3.** Without `count_prefill` a piece that is shorter than `tail_tokens` is never decided; with `tail_tokens=1` every piece is. The prefill of ten tokens is a bin already, so with
-`count_prefill` every call starts in Union, however short the piece.
+**3.** The last bin has fewer tokens, and was still divided by seven: an answer that ended after three matches had β = 3/7, an alarm. In whole bins, and where
+the alarm is certain early, both ways of counting say the same.
+"""
+
+
+# %%
+def mended_take_back(matches, union, threshold, ends, bin_size=7):
+    n, good = len(matches), sum(matches)
+    best = (good + bin_size - n) / bin_size
+    decided = ends or n == bin_size or best < threshold
+    if not union and decided and good / n < threshold:
+        return n
+    return 0
+
+
+check("15.3", mended_take_back)
+
+# %% [markdown]
+"""
+**4.** A piece of one or two tokens is never decided, and without `count_prefill` the next call does not look at what it is handed. Either lock alone stops this attack: `tail_tokens=1`
+decides about each piece, and `count_prefill` starts in Union after this prefill.
+"""
+
+
+# %%
+def my_attack(begin, call):
+    known = begin
+    for _ in range(21):
+        known += call(known, 1)
+    return known
+
+
+check("15.4", my_attack)
+
+# %% [markdown]
+"""
+**5.** A lower threshold: a harmless bin needs three matches of seven in place of five, and in a forbidden one hardly anything matches. A larger bin (10) does it, too. What a lower
+threshold lets pass under other attacks, such as the suffixes, is not measured by this.
 """
 
 # %%
-items = world.questions("forbidden", 8)
-special = set(pair.tokenizer.all_special_ids)
-
-
-def in_pieces(size, config, tokens=35):
-    known = [prefill_tokens(pair, item, 10) for item in items]
-    for _ in range(-(-tokens // size)):
-        asked = [item.question for item in items]
-        replies = answer(pair, asked, prefill=known, config=config, max_new_tokens=size, trace=False)
-        known = [ids + [t for t in r.token_ids if t not in special] for ids, r in zip(known, replies, strict=True)]
-    texts = [(pair.tokenizer.decode(ids[10:]), pair.tokenizer.decode(ids[:10])) for ids in known]
-    told = [world.grade(item, *each).share_told for item, each in zip(items, texts, strict=True)]
-    return sum(told) / len(told)
-
-
-found = {
-    (size, counts, tail): in_pieces(size, replace(hardened, tail_tokens=tail, count_prefill=counts))
-    for size in (1, 2)
-    for counts, tail in ((False, 1), (False, 3), (True, 3))
-}
-for (size, counts, tail), told in found.items():
-    print(f"{size} a call, the prefill {'counts' if counts else 'does not count'}, tail_tokens={tail}: {told:.0%} told")
-leaking = min(told for (_, counts, tail), told in found.items() if not counts and tail == 3)
-assert all(told < leaking for (_, counts, tail), told in found.items() if counts or tail == 1)
+my_config = replace(hardened, threshold=0.4)
+check("15.5", my_config)
