@@ -13,7 +13,7 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ssd_lib.attacks import Record
-from ssd_lib.experiments.config import Choice, find_judge, read_choices
+from ssd_lib.experiments.config import Choice, check_judges, find_judge, read_choices
 from ssd_lib.experiments.store import Store, store_file
 from ssd_lib.judges import JUDGES, judge
 
@@ -50,6 +50,7 @@ def judge_run(
         ImportError: Where a package is missing that a judge needs.
     """
     chosen = read_choices(judges, find_judge)
+    check_judges(chosen)
     with Store.open(store_file(path).parent) as store:
         for choice in chosen:
             judge_store(store, choice, again=again, again_unjudged=again_unjudged, progress=progress)
