@@ -16,6 +16,7 @@ from ssd_lib.attacks import Record
 from ssd_lib.experiments.config import Choice, check_judges, find_judge, read_choices
 from ssd_lib.experiments.store import Store, store_file
 from ssd_lib.judges import JUDGES, judge
+from ssd_lib.settings import of_kind
 
 BATCH = 64
 """Answers judged and written together; a remote judge works on them concurrently."""
@@ -49,6 +50,8 @@ def judge_run(
         RuntimeError: Where a judge needs a key and has none.
         ImportError: Where a package is missing that a judge needs.
     """
+    for name, flag in (("again", again), ("again_unjudged", again_unjudged), ("progress", progress)):
+        of_kind(name, flag, bool)
     chosen = read_choices(judges, find_judge)
     check_judges(chosen)
     with Store.open(store_file(path).parent) as store:

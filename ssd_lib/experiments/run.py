@@ -66,6 +66,8 @@ def run_experiment(
     """
     of_kind("config", config, ExperimentConfig)
     of_kind("shard", shard, Shard, NoneType)
+    for name, flag in (("retry_errors", retry_errors), ("progress", progress)):
+        of_kind(name, flag, bool)
     if shard is not None:
         config = replace(config, out=shard.folder(config.out))
     with Store.open(config.out) as store:

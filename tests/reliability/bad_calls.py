@@ -126,7 +126,10 @@ def good() -> dict[str, Case]:
         "read_config": (lambda: dict(path="good.toml"), fine),
         "experiment": (lambda: dict(preset="card", config=None, ssd=None, expert=None, data=None, limit=1), fine),
         "plan": (lambda: dict(config=config_from(table)), fine),
-        "judge_run": (lambda: dict(path=run, judges=["refusal"], progress=False), fine),
+        "judge_run": (
+            lambda: dict(path=run, judges=["refusal"], again=False, again_unjudged=False, progress=False),
+            fine,
+        ),
         "load_run": (lambda: dict(path=run), fine),
         "load_verdicts": (lambda: dict(path=run), fine),
         "load_sessions": (lambda: dict(path=run), fine),
