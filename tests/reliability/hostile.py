@@ -120,6 +120,7 @@ class Elements(HTMLParser):
         self.found: list[Any] = []
         self.words: list[str] = []
         self.titles: list[str] = []
+        self.hovering = False
         self.feed(markup)
         self.close()
 
@@ -127,12 +128,14 @@ class Elements(HTMLParser):
         given = dict(attrs)
         self.titles.append(given.pop("title", None) or "")
         self.found.append((tag, sorted(given.items())))
+        self.hovering = tag == "title"
 
     def handle_endtag(self, tag: str) -> None:
         self.found.append(("/", tag))
+        self.hovering = False
 
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        (self.titles if self.hovering else self.words).append(data)
 
     def handle_comment(self, data: str) -> None:
         self.found.append(("comment", data))
