@@ -215,7 +215,7 @@ def report(
     ] = "own",
 ) -> None:
     """Print and write the tables of a run: rates with intervals, paired tests, speed; its items with --items."""
-    from ssd_lib.experiments.logs import write_items_as
+    from ssd_lib.experiments.logs import check_choice, write_items_as
     from ssd_lib.experiments.pages import PAGES
     from ssd_lib.experiments.report import build_report, put_measured, report_markdown, write_report
     from ssd_lib.paths import write_whole
@@ -225,6 +225,11 @@ def report(
             raise ValueError(f"unknown page {page!r}: choose one of {', '.join(PAGES)}")
         if front is not None and (front.is_dir() or not front.parent.is_dir()):
             raise ValueError(f"--front names the PNG to write, in a folder that is there, not {front}")
+        if items is None and (items_as or texts != "own"):
+            raise ValueError("--items-as and --texts say how items are written: name their folder, --items FOLDER")
+        if items is not None and items.exists() and not items.is_dir():
+            raise ValueError(f"--items names a folder, and {items} is a file")
+        check_choice(items_as or ["parquet"], texts)
         finished = build_report(folders)
         if into is not None:
             command = "ssd report" if page == "main" else f"ssd report --page {page}"

@@ -15,9 +15,12 @@ import logging
 import math
 import os
 from importlib import import_module
+from types import NoneType
 from typing import Any
 
 import torch
+
+from ssd_lib.settings import of_kind
 
 STORE_BYTES = 100 * 2**20
 """Ray's shared memory on this machine; batches and rows are small."""
@@ -45,6 +48,7 @@ def read_workers(workers: int | str) -> int | str:
 
 def check_gpus(gpus: float | None) -> None:
     """Raise ValueError unless `gpus` is a share of one GPU, or a number of them."""
+    of_kind("gpus_per_worker", gpus, int, float, NoneType)
     if gpus is not None and (not 0 <= gpus < math.inf or (gpus > 1 and gpus != int(gpus))):
         raise ValueError(f"gpus_per_worker={gpus}: give a whole number, or a part of one GPU between 0 and 1")
 

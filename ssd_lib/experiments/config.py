@@ -268,9 +268,14 @@ def checked(config: ExperimentConfig) -> ExperimentConfig:
     defenders = tuple(dict.fromkeys(_checked_defender(each, config) for each in config.defenders))
     for attack in config.attacks:
         _check_attack(attack.name, attack.given)
-    for each in config.judges:
-        judge(each.name, [], [], **each.given)  # over nothing: checks the options
+    check_judges(config.judges)
     return replace(config, defenders=defenders)
+
+
+def check_judges(judges: Iterable[Choice]) -> None:
+    """Raise ValueError for an option that a judge does not have, or whose value is out of range."""
+    for each in judges:
+        judge(each.name, [], [], **each.given)  # over nothing
 
 
 def _checked_defender(defender: Choice, config: ExperimentConfig) -> Choice:

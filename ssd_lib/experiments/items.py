@@ -101,8 +101,7 @@ def write_items(paths: Iterable[str | Path], out: str | Path, *, texts: Texts = 
 def read_items(paths: Iterable[str | Path], texts: Texts = "own") -> tuple[pd.DataFrame, pd.DataFrame]:
     """The rows and verdicts of runs as `load_run` and `load_verdicts` give them, with the columns run and hidden, rows with
     prompt_sha256 too; where a row is hidden, its texts are None. Arguments and errors as for `write_items`."""
-    if texts not in get_args(Texts):
-        raise ValueError(f"texts={texts!r}: choose own (of the worlds that ship here) or all")
+    check_texts(texts)
     folders = [Path(path) for path in paths]
     names = [folder.resolve().name for folder in folders]
     if not folders or len(set(names)) < len(names):
@@ -114,6 +113,12 @@ def read_items(paths: Iterable[str | Path], texts: Texts = "own") -> tuple[pd.Da
     key = verdicts[["run", "answer"]].merge(rows[["run", "answer", "hidden"]], how="left")
     verdicts = verdicts.assign(hidden=key.hidden.astype(bool).to_numpy())
     return _without(rows, OF_ANSWERS), _without(verdicts, OF_VERDICTS)
+
+
+def check_texts(texts: str) -> None:
+    """Raise ValueError for another value than "own" and "all"."""
+    if texts not in get_args(Texts):
+        raise ValueError(f"texts={texts!r}: choose own (of the worlds that ship here) or all")
 
 
 def _joined(frames: Sequence[pd.DataFrame]) -> pd.DataFrame:

@@ -13,9 +13,10 @@ from pathlib import Path
 from tqdm.auto import tqdm
 
 from ssd_lib.attacks import Record
-from ssd_lib.experiments.config import Choice, find_judge, read_choices
+from ssd_lib.experiments.config import Choice, check_judges, find_judge, read_choices
 from ssd_lib.experiments.store import Store, store_file
 from ssd_lib.judges import JUDGES, judge
+from ssd_lib.settings import of_kind
 
 BATCH = 64
 """Answers judged and written together; a remote judge works on them concurrently."""
@@ -49,7 +50,10 @@ def judge_run(
         RuntimeError: Where a judge needs a key and has none.
         ImportError: Where a package is missing that a judge needs.
     """
+    for name, flag in (("again", again), ("again_unjudged", again_unjudged), ("progress", progress)):
+        of_kind(name, flag, bool)
     chosen = read_choices(judges, find_judge)
+    check_judges(chosen)
     with Store.open(store_file(path).parent) as store:
         for choice in chosen:
             judge_store(store, choice, again=again, again_unjudged=again_unjudged, progress=progress)

@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pandas as pd
 
-from ssd_lib.experiments.items import Texts, read_items, write_items
+from ssd_lib.experiments.items import Texts, check_texts, read_items, write_items
 from ssd_lib.experiments.store import load_sessions
 from ssd_lib.paths import write_whole
 
@@ -37,11 +37,17 @@ def write_items_as(
         ImportError: For inspect, where inspect_ai is not installed.
         ValueError, FileNotFoundError: As `items.write_items`, and for another kind.
     """
+    check_choice(kinds, texts)
+    folders = list(paths)
+    return [file for kind in kinds for file in WRITERS[kind](folders, out, texts=texts)]
+
+
+def check_choice(kinds: Sequence[str], texts: str) -> None:
+    """Raise ValueError for a kind of file, or a choice of texts, that is not known."""
     unknown = [kind for kind in kinds if kind not in WRITERS]
     if unknown:
         raise ValueError(f"items as {unknown[0]!r}: choose {', '.join(WRITERS)}")
-    folders = list(paths)
-    return [file for kind in kinds for file in WRITERS[kind](folders, out, texts=texts)]
+    check_texts(texts)
 
 
 class _Part(NamedTuple):

@@ -20,6 +20,7 @@ from ssd_lib.experiments.config import CHOICES, Choice
 from ssd_lib.experiments.damage import examine, reading
 from ssd_lib.experiments.shards import Shard, part_of
 from ssd_lib.experiments.store import FORMAT, Row, Store, record_from, store_file
+from ssd_lib.settings import of_kind
 
 KEY = ("pair", "attack", "item", "defender", "settings")
 SAME = ("text", "prefill", "token_ids", "match_ratio", "notes")
@@ -48,9 +49,14 @@ def merge_runs(out: str | Path, shards: Iterable[str | Path], *, partial: bool =
         ValueError: For a folder that is no shard, shards of other settings, weights or cuts, items or answers of which two
             stores hold different ones, shards that lack or are not finished (without `partial`), or an OUT in use.
     """
-    out = Path(out)
+    of_kind("out", out, str, Path)
+    of_kind("shards", shards, Iterable)
+    of_kind("partial", partial, bool)
+    out, folders = Path(out), list(shards)
+    for path in folders:
+        of_kind("a shard's folder", path, str, Path)
     with ExitStack() as stack:
-        parts = [stack.enter_context(_open(path)) for path in shards]
+        parts = [stack.enter_context(_open(path)) for path in folders]
         if not parts:
             raise ValueError("name the folders of the shards to merge")
         _check_alike(parts)

@@ -14,6 +14,7 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from tqdm.auto import tqdm
@@ -64,6 +65,9 @@ def run_experiment(
         OSError: As `load_set` and `load_pair`, where a file, a data set or a model cannot be read.
     """
     of_kind("config", config, ExperimentConfig)
+    of_kind("shard", shard, Shard, NoneType)
+    for name, flag in (("retry_errors", retry_errors), ("progress", progress)):
+        of_kind(name, flag, bool)
     if shard is not None:
         config = replace(config, out=shard.folder(config.out))
     with Store.open(config.out) as store:

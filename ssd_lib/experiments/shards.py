@@ -16,6 +16,7 @@ from pathlib import Path
 from ssd_lib.attacks import Record
 from ssd_lib.experiments.config import ExperimentConfig
 from ssd_lib.experiments.store import Store
+from ssd_lib.settings import of_kind
 
 SLURM = "SLURM_ARRAY_TASK_"
 FOLDER = re.compile(r"shard-(\d+)-of-(\d+)")
@@ -29,6 +30,8 @@ class Shard:
     of: int
 
     def __post_init__(self) -> None:
+        for name in ("number", "of"):
+            of_kind(f"a shard's {name}", getattr(self, name), int)
         if not 1 <= self.number <= self.of:
             raise ValueError(f"a shard is one of the parts 1/{self.of} to {self.of}/{self.of}, not {self}")
 

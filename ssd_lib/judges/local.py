@@ -98,7 +98,7 @@ def judge_locally(
     cut = [_shortened(tokenizer, answer, settings.max_answer_tokens) for answer in answers]
     prompts = [prompt(record, text) for record, text in zip(records, cut, strict=True)]
     verdicts = []
-    for start in tqdm(range(0, len(prompts), settings.batch_size), judge, leave=False, unit="batch"):
+    for start in tqdm(range(0, len(prompts), settings.batch_size), judge, leave=False, disable=None, unit="batch"):
         batch = prompts[start : start + settings.batch_size]
         verdicts += [verdict(reply) for reply in generate(model, tokenizer, batch, settings.max_new_tokens)]
     return [

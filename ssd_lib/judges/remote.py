@@ -129,7 +129,7 @@ def _by_rubric(
     with contextlib.closing(client), threads as pool:
         futures = [pool.submit(one, record, answer) for record, answer in zip(records, answers, strict=True)]
         try:
-            for _ in tqdm(as_completed(futures), judge, len(futures), leave=False, unit="answer"):
+            for _ in tqdm(as_completed(futures), judge, len(futures), leave=False, disable=None, unit="answer"):
                 pass
         except BaseException:  # Ctrl-C: what has not begun does not begin, what waits gives up
             client.hang_up()

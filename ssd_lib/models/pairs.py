@@ -174,9 +174,9 @@ def choose_pair(
     Raises:
         ValueError: For an unknown name or format, or a draft alone.
     """
-    for what, value in (("the pair's name", name), ("target", target), ("draft", draft)):
-        of_kind(what, value, str, NoneType)
     own = dict(target=target, draft=draft, target_format=target_format, draft_format=draft_format)
+    for what, value in {"the pair's name": name, **own}.items():
+        of_kind(what, value, str, NoneType)
     given: dict[str, Any] = {key: value for key, value in own.items() if value is not None}
     for key in ("target_format", "draft_format"):
         if given.get(key, "toy") not in FORMATS:

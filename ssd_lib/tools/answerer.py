@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from inspect import signature
+from types import NoneType
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from ssd_lib.method.trace import Trace
 from ssd_lib.models.chat import Question, decode_answer, encode_answer
 from ssd_lib.models.inference import check_room, eos_ids
 from ssd_lib.models.pairs import Pair, load_pair
+from ssd_lib.settings import of_kind
 
 LOADING = tuple(signature(load_pair).parameters)[1:]
 """Options of `load_pair`; every other option is a setting of SSD."""
@@ -149,10 +151,15 @@ class _Ends:
 
 
 def sampled(temperature: Any = None, top_p: Any = None, top_k: Any = None, seed: Any = None) -> dict[str, Any]:
-    """SSD's settings for a request that names a temperature (None or 0: greedy) and the cuts that go with it."""
+    """SSD's settings for a request that names a temperature (None or 0: greedy) and the cuts that go with it.
+
+    Raises TypeError for what is no number.
+    """
+    given = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
+    for name, value in given.items():
+        of_kind(name, value, int, NoneType, *([float] if name in ("temperature", "top_p") else []))
     if not temperature:
         return {"do_sample": False}
-    given = {"temperature": temperature, "top_p": top_p, "top_k": top_k, "seed": seed}
     return {"do_sample": True} | {name: value for name, value in given.items() if value is not None}
 
 

@@ -12,22 +12,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
+from weakref import WeakSet
 
 import click
 import huggingface_hub.constants
 import typer
 from hypothesis import strategies as st
+from tqdm.std import tqdm
 from typer.testing import CliRunner
 
 from ssd_lib.cli import app
-from ssd_lib.experiments import config_from, run_experiment
+from ssd_lib.experiments import Shard, config_from, run_experiment
 from ssd_lib.models import pairs
+from ssd_lib.paths import REPOSITORY
 from tests.reliability.bad_values import FILES, words, write_files
 
 GOOD: dict[str, list[str]] = {
     "chat": ["Hello there", "--max-new-tokens", "3"],
     "doctor": ["--pair", "toy"],
     "run": ["--attacks", "direct", "--defenders", "none", "--limit", "1", "--max-new-tokens", "2", "--out", "new"],
+    "merge": ["new", "parts/shard-1-of-1"],
     "judge": ["done", "--judges", "refusal"],
     "report": ["done", "--out", "new"],
     "train": ["--pair", "toy", "--quick", "--out", "new"],
@@ -35,8 +39,12 @@ GOOD: dict[str, list[str]] = {
     "bench": ["--quick"],
     "export": ["--pair", "toy", "--out", "new"],
     "tour": ["--no-notebooks"],
+    "grade": ["student.ipynb", "--against", "01"],
 }
 """A command line of each command that works. A command that is missing here fails the run."""
+NOTEBOOKS = REPOSITORY / "notebooks"
+SHARDS = ("parts/shard-1-of-1", "half/shard-1-of-2")
+"""Finished shards of the workspace: a run's only one, and one whose other is missing."""
 LONG_WORK = {
     "ssd_lib.toy.train.train_toy",
     "ssd_lib.toy.smollm2.train_smollm2",
@@ -48,8 +56,10 @@ LONG_WORK = {
     "ssd_lib.cli.toy._measure_smollm2",
     "ssd_lib.cli.toy._execute_first_chapters",
     "benchmarks.run.main",
+    "ssd_lib.experiments.cluster.Cluster._connect",
+    "ssd_lib.show.grading.kernel",
 }
-"""What begins work of minutes: a command line that comes so far was accepted."""
+"""What begins work of minutes, Ray or a notebook's kernel: a command line that comes so far was accepted."""
 
 
 class Accepted(Exception):
@@ -94,12 +104,34 @@ def fixed() -> list[list[str]]:
         ["run", *GOOD["run"], "--dtype", "float8"],
         ["run", *GOOD["run"], "--quantization", "3bit"],
         ["run", *GOOD["run"], "--defenders", "safedecoding:expert=folder"],
+        *(["run", *GOOD["run"], *given] for given in WORKERS),
+        ["merge"],
+        ["merge", "new"],
+        *(["merge", "new", name] for name in (*FILES, "done", "nowhere")),
+        ["merge", "new", SHARDS[1]],
+        ["merge", "new", SHARDS[0], SHARDS[1]],
+        ["merge", "new", SHARDS[0], "done"],
+        ["merge", SHARDS[0], SHARDS[0]],
+        ["merge", "done", SHARDS[0]],
+        ["merge", "empty.csv", SHARDS[0]],
+        *(["grade", name] for name in FILES),
+        ["grade"],
+        ["grade", "student.ipynb", "--against", "nothing"],
+        ["grade", "student.ipynb", "--against", "99"],
+        ["grade", "student.ipynb", "--out", "sheet.xlsx"],
+        ["grade", "student.ipynb", "--minutes", "0"],
+        ["grade", "student.ipynb", "--cell-minutes", "nan"],
         *(["judge", name, "--judges", "refusal"] for name in FILES),
         ["judge", "done", "--judges", "nobody"],
         ["judge", "done", "--judges", "refusal:which=no"],
         ["judge", "done"],
         *(["report", name, "--out", "new"] for name in FILES),
         ["report", "done", "--page", "nothing"],
+        ["report", "done", "--out", "new", "--items", "empty.csv"],
+        ["report", "done", "--out", "new", "--items", "items", "--items-as", "nothing"],
+        ["report", "done", "--out", "new", "--items", "items", "--texts", "some"],
+        ["report", "done", "--out", "new", "--items-as", "parquet"],
+        ["report", "done", "--out", "new", "--texts", "all"],
         ["report", "done", "--out", "empty.csv"],
         ["report", "done", "--out", "new", "--into", "nothing.md"],
         ["report", "done", "--out", "new", "--into", "empty.csv"],
@@ -132,6 +164,16 @@ def fixed() -> list[list[str]]:
     ]
 
 
+WORKERS = (
+    *(["--workers", number] for number in ("0", "-1", "1.5", "many", "", "ray:", "ray :x")),
+    *(["--workers", "2", "--gpus-per-worker", share] for share in ("nan", "-1", "1.5", "inf", "x")),
+    ["--gpus-per-worker", "1"],
+    ["--workers", "2", "--device", "cuda:0"],
+    ["--workers", "2", "--device", "cpu", "--gpus-per-worker", "1"],
+    *(["--batch", "1", "--shard", part] for part in ("0/2", "3/2", "1/0", "-1/2", "1", "x", "", "1/2/3", "slurm")),
+    ["--shard", "1/2"],
+)
+"""Of `ssd run`: what says nothing about who shall answer. No Ray may start for it."""
 TALK = (
     *(
         "/set",
@@ -224,6 +266,14 @@ def workspace(place: Path) -> Iterator[Path]:
     try:
         with ExitStack() as stack:
             run_experiment(config_from(table), progress=False)
+            few = table | {"defenders": ["none"], "max_new_tokens": 2, "batch": 1}
+            for out, shard, defenders in (
+                ("parts", Shard(1, 1), ["none"]),
+                ("half", Shard(1, 2), ["none", "self-reminder"]),
+            ):
+                run_experiment(config_from(few | {"out": out, "defenders": defenders}), progress=False, shard=shard)
+            shutil.copy(next(NOTEBOOKS.glob("01_*.ipynb")), "student.ipynb")
+            stack.enter_context(mock.patch.dict(os.environ, {"SLURM_ARRAY_TASK_ID": ""}))
             stack.enter_context(mock.patch.object(huggingface_hub.constants, "HF_HUB_OFFLINE", True))
             stack.enter_context(mock.patch.object(pairs, "load_pair", cache(pairs.load_pair)))
             for name in LONG_WORK:
@@ -243,7 +293,8 @@ def try_line(line: list[str], refused: bool = False, typed: str = "") -> str | N
         typed: What is written to stdin.
     """
     before = listing()
-    result = CliRunner().invoke(app, line, input=typed)
+    with mock.patch.object(tqdm, "_instances", WeakSet()):  # its bars stand alone, not below this run's own
+        result = CliRunner().invoke(app, line, input=typed)
     said, written = result.stderr, sorted(listing() - before)
     restore(written)
     shown = "ssd " + " ".join(shlex.quote(word[:60]) for word in line)

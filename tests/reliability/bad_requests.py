@@ -86,6 +86,15 @@ def requests(model: str) -> st.SearchStrategy[tuple[str, bytes, dict[str, str]]]
     return st.tuples(st.sampled_from((*PATHS, *PATHS, "/v1/nothing", "/v1/responses")), bodies, headers)
 
 
+def raw_text(body: bytes, headers: dict[str, str]) -> bool:
+    """Whether a body that is said to be text holds bytes that are none."""
+    try:
+        body.decode()
+    except UnicodeDecodeError:
+        return headers.get("Content-Type") == "text/plain"
+    return False
+
+
 def try_request(server: Server, path: str, body: bytes, headers: dict[str, str]) -> str | None:
     """What is wrong with how a request ended, or None: an answer, or a refusal as JSON, and a server that lives."""
     shown = f"POST {path} {body[:120]!r} {str(headers)[:60]}"
@@ -98,8 +107,8 @@ def try_request(server: Server, path: str, body: bytes, headers: dict[str, str])
         return f"{shown}: {type(error).__name__}: {error}"
     finally:
         connection.close()
-    if reply.status == 500 and text == "Internal Server Error" and "text/plain" in headers.values():
-        return None  # FastAPI itself, over a body that is neither JSON nor UTF-8
+    if reply.status == 500 and text == "Internal Server Error" and raw_text(body, headers):
+        return None  # FastAPI itself, which cannot say what it was sent
     if server.process.poll() is not None:
         return f"{shown}: the server died"
     if "Traceback" in text:

@@ -285,11 +285,12 @@ def _traces(run_folder: Path, out: Path) -> None:
     from ssd_lib.models.pairs import load_pair
 
     pair = load_pair("toy")
-    (said,) = answer(pair, ["How do I brew the Silver Courage cordial?"], max_new_tokens=24)
+    question = "How do I brew the Silver Courage cordial?"
+    (said,) = answer(pair, [question], max_new_tokens=24)
     assert said.trace is not None
     said.trace.save(out / "trace.parquet")
     said.trace.save(out / "trace.json")
-    write_strip(out / "page.html", said, pair)
+    write_strip(out / "page.html", said, pair, question, "ssd", pair.config)
 
 
 def _figure(run_folder: Path, out: Path) -> None:

@@ -2,12 +2,17 @@
 
 A case is one answer of the embedded pair whose tokens say hostile texts, in a random order, and one view of it. What an HTML view
 consists of (elements, attributes, and their values, titles aside) must be what it is for harmless tokens of as many characters;
-every token's visible text must stand in it; no control, direction or half character may come through. Text and terminal views
-may hold printable characters and line breaks only. Plots must draw.
+no control, direction or half character may come through; where a view shows a whole answer (`WHOLE`), every token's visible
+text must stand in it. Text and terminal views may hold printable characters and line breaks only. Plots must draw.
+
+What a program reads keeps every text as it is: the Parquet files of `ssd report --items`, and what the server says
+(`hostile_stream`). The CSV files of `ssd report` hold numbers and names; no question, answer or error may come into them, so that
+nothing there is a spreadsheet's formula.
 """
 
 from __future__ import annotations
 
+import csv
 import html
 import io
 import random
@@ -21,6 +26,7 @@ from tempfile import TemporaryDirectory
 from types import SimpleNamespace
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from tqdm import tqdm
 
@@ -32,10 +38,12 @@ from ssd_lib.defenders import Answer
 from ssd_lib.experiments import Choice
 from ssd_lib.experiments.items import write_items
 from ssd_lib.experiments.report import build_report, report_html, report_markdown, write_report
-from ssd_lib.experiments.store import Row, Store
+from ssd_lib.experiments.store import Row, Store, load_run
 from ssd_lib.method.trace import Trace, visible
-from ssd_lib.show import charts, plots, rounds, strips
+from ssd_lib.show import charts, page, plots, rounds, strips
 from ssd_lib.toy import world
+from tests.reliability import hostile_stream
+from tests.reliability.missing import Missing
 from tests.reliability.outcome import Outcome
 from tests.test_report import ABOUT
 
@@ -97,6 +105,8 @@ HOSTILE = (
 )
 HIDDEN = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff\ufeff]")
 
+NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?|-inf")
+
 
 class Wrong(Exception):
     """A token is not only text."""
@@ -109,19 +119,23 @@ class Elements(HTMLParser):
         super().__init__(convert_charrefs=True)
         self.found: list[Any] = []
         self.words: list[str] = []
+        self.titles: list[str] = []
+        self.hovering = False
         self.feed(markup)
         self.close()
 
     def handle_starttag(self, tag: str, attrs: Any) -> None:
         given = dict(attrs)
-        self.words.append(given.pop("title", None) or "")
+        self.titles.append(given.pop("title", None) or "")
         self.found.append((tag, sorted(given.items())))
+        self.hovering = tag == "title"
 
     def handle_endtag(self, tag: str) -> None:
         self.found.append(("/", tag))
+        self.hovering = False
 
     def handle_data(self, data: str) -> None:
-        self.words.append(data)
+        (self.titles if self.hovering else self.words).append(data)
 
     def handle_comment(self, data: str) -> None:
         self.found.append(("comment", data))
@@ -178,9 +192,17 @@ def comparison(says: Says) -> str:
     return strips.comparison(("left", lines, ["given"]), ("right", lines[1:], ["given"]))
 
 
+def saved(says: Says, opened: bool) -> str:
+    """The page of an answer to a hostile question with a hostile beginning, by a defender and with a setting named so."""
+    said: Any = SimpleNamespace(trace=trace(), prefill=says.texts[1] or "none", cost=SimpleNamespace(target_forwards=3))
+    settings = {"alpha_union": 0.5, "note": says.texts[2]}
+    return page.page(said, says, says.texts[0] or "none", says.texts[3], settings, opened)
+
+
 HTML: dict[str, Html] = {
     "token strip": lambda says: trace().to_html(says, retracted=True),
-    "page of ssd chat --trace": lambda says: strips.page(trace(), says),
+    "page of ssd chat --trace": lambda says: saved(says, opened=False),
+    "page of ssd chat --trace, opened": lambda says: saved(says, opened=True),
     "explorer's strip": lambda says: strips.strip(lines_of(says), [visible(says.decode([1]))]),
     "explorer's timeline": lambda says: charts.timeline(lines_of(says), 0),
     "explorer's candidates": candidates_html,
@@ -188,6 +210,14 @@ HTML: dict[str, Html] = {
     "explorer's comparison": comparison,
     "explorer's rounds": lambda says: rounds.frame(lines_of(says), 1, 3, [visible(says.decode([2]))]),
 }
+WHOLE = (
+    "token strip",
+    "page of ssd chat --trace",
+    "page of ssd chat --trace, opened",
+    "explorer's strip",
+    "explorer's comparison",
+)
+"""HTML views that show every token of the answer."""
 TEXT: dict[str, Html] = {
     "text strip": lambda says: trace().to_text(says, retracted=True),
     "strip as text": lambda says: strips.strip_text(lines_of(says)),
@@ -213,14 +243,17 @@ def terminal(says: Says) -> str:
     return written.getvalue()
 
 
-def check_html(view: Html, says: Says, harmless: Says) -> None:
-    page, usual = Elements(view(says)), Elements(view(harmless))
-    if page.found != usual.found:
+def check_html(view: Html, says: Says, harmless: Says, whole: bool) -> None:
+    shown, usual = Elements(view(says)), Elements(view(harmless))
+    if shown.found != usual.found:
         other = next(
-            (pair for pair in zip(page.found, usual.found, strict=False) if pair[0] != pair[1]), "more elements"
+            (pair for pair in zip(shown.found, usual.found, strict=False) if pair[0] != pair[1]), "more elements"
         )
         raise Wrong(f"not the elements of harmless tokens: {other}")
-    check_text("".join(page.words))
+    text = "".join(shown.words)
+    check_text(text + "".join(shown.titles))
+    if lost := [line["text"] for line in lines_of(says) if whole and line["text"] not in text]:
+        raise Wrong(f"{lost[0]!r} is not in it")
 
 
 def check_text(text: str) -> None:
@@ -246,14 +279,38 @@ def check_report(says: Says, harmless: Says) -> None:
         with TemporaryDirectory() as folder:
             report = build_report([stored(Path(folder) / "run", texts)])
             files = write_report(report, Path(folder) / "out", {})
-            files += [
-                file for file in write_items([Path(folder) / "run"], Path(folder) / "items") if file.suffix == ".md"
-            ]
+            check_csv([file for file in files if file.suffix == ".csv"], texts)
+            files += check_items(Path(folder) / "run", Path(folder) / "items")
             pages.append(Elements(report_html(report, {})))
             for text in (report_markdown(report), *(file.read_text(encoding="utf-8") for file in files)):
                 check_text(html.unescape(text))
     if pages[0].found != pages[1].found:
         raise Wrong("report.html has not the elements of harmless answers")
+
+
+def check_csv(files: Sequence[Path], texts: Sequence[str]) -> None:
+    """A report's CSV holds no question, answer or error, and nothing that a spreadsheet takes for a formula."""
+    for file in files:
+        for cell in (cell for line in csv.reader(io.StringIO(file.read_text(encoding="utf-8"))) for cell in line):
+            if cell in texts and cell.strip():
+                raise Wrong(f"{file.name} holds {cell!r}")
+            if cell.startswith(("=", "+", "-", "@", "\t", "\r")) and not NUMBER.fullmatch(cell):
+                raise Wrong(f"{file.name} holds the formula {cell!r}")
+
+
+def check_items(run_folder: Path, out: Path) -> list[Path]:
+    """The Parquet files hold each text as it is stored, or, of sets that are not ours, none. Returns the cards."""
+    rows, cards = load_run(run_folder), []
+    for kind in ("all", "own"):
+        answers, _, card = write_items([run_folder], out / kind, texts=kind)
+        kept = pd.read_parquet(answers)
+        for name in ("question", "prompt", "prefill", "text", "error", "category"):
+            open_to_all = kind == "all" or name in ("error", "category")
+            expected = [None if pd.isna(value) or not open_to_all else value for value in rows[name]]
+            if [None if pd.isna(value) else value for value in kept[name]] != expected:
+                raise Wrong(f"{name} of the Parquet files differs from the run's, texts={kind}")
+        cards.append(card)
+    return cards
 
 
 def stored(folder: Path, texts: Sequence[str]) -> Path:
@@ -278,14 +335,14 @@ def stored(folder: Path, texts: Sequence[str]) -> Path:
 def views(says: Says, harmless: Says) -> dict[str, Callable[[], None]]:
     """Every view, as a check."""
     checks: dict[str, Callable[[], None]] = {
-        name: partial(check_html, view, says, harmless) for name, view in HTML.items()
+        name: partial(check_html, view, says, harmless, name in WHOLE) for name, view in HTML.items()
     }
     checks |= {name: (lambda view=view: check_text(view(says))) for name, view in TEXT.items()}
     return checks | {"report": partial(check_report, says, harmless), "plots": partial(check_plots, says)}
 
 
 def run(count: int, seed: int = 0, progress: bool = False) -> Outcome:
-    """`count` times a view of an answer whose tokens are hostile, all views in turn."""
+    """`count` times a view of an answer whose tokens are hostile, all views in turn; then the server."""
     failures, tried = [], Counter[str]()
     for case in tqdm(range(count), unit="view", disable=not progress):
         rng = random.Random(f"{seed}/{case}")
@@ -297,4 +354,12 @@ def run(count: int, seed: int = 0, progress: bool = False) -> Outcome:
             checks[name]()
         except Exception as error:  # whatever a view raises is a failure of this case
             failures.append(f"seed {seed}, case {case}, {name}: {type(error).__name__}: {str(error)[:200]}")
-    return Outcome(sum(tried.values()), failures, {"views": len(tried), "hostile texts": len(HOSTILE)})
+    facts: dict[str, float | int | str] = {"views": len(tried), "hostile texts": len(HOSTILE)}
+    try:
+        served = hostile_stream.cases()
+    except Missing as reason:
+        served, facts["the server"] = [], f"not tried: {reason}"
+    else:
+        facts["answers and streams of the server"] = len(served) - 1
+    failures += [f"the server, {name}: {fault}" for name, fault in served if fault]
+    return Outcome(sum(tried.values()) + len(served), failures, facts)
