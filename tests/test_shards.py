@@ -29,6 +29,7 @@ from ssd_lib.experiments import (
     run_experiment,
 )
 from ssd_lib.experiments.report import build_report, report_markdown
+from ssd_lib.experiments.store import Store
 from ssd_lib.models.pairs import load_pair
 
 runner = CliRunner()
@@ -78,11 +79,9 @@ def assert_same(out, whole):
 
 
 def change(folder, statement, *values):
-    """Spoil a store by hand."""
-    connection = sqlite3.connect(folder / "run.sqlite")
-    with connection:
-        assert connection.execute(statement, values).rowcount
-    connection.close()
+    """Make a store say something else, as if it had been written so."""
+    with Store.open(folder) as store, store.connection:
+        assert store.connection.execute(statement, values).rowcount
 
 
 def told(folder, name, value=None):
