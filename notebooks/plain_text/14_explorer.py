@@ -36,12 +36,12 @@ from itertools import pairwise
 import matplotlib.pyplot as plt
 import pandas as pd
 import torch
+from checks import check, predict, question, score
 
 from ssd_lib import answer, load_pair
 from ssd_lib.experiments.card import first_turned
 from ssd_lib.experiments.stats import rates
 from ssd_lib.show import plots
-from ssd_lib.show.exercises import check
 from ssd_lib.show.explorer import explore
 from ssd_lib.toy.worlds import world_of
 
@@ -50,7 +50,7 @@ if PAIR == "toy":
     torch.set_num_threads(1)  # models this small gain nothing from a second thread
 pair = load_pair(PAIR)
 world = world_of(pair)  # whose questions are asked, and who grades the answers
-question = first_turned(pair, world.questions("forbidden", QUESTION + 8)[QUESTION:], PREFILL)
+victim = first_turned(pair, world.questions("forbidden", QUESTION + 8)[QUESTION:], PREFILL)
 
 # %% [markdown]
 """
@@ -59,11 +59,11 @@ question = first_turned(pair, world.questions("forbidden", QUESTION + 8)[QUESTIO
 One line. On GitHub, or before you run the cell, nothing is shown below it, because the explorer needs a kernel; this is a picture
 of it. Everything that follows therefore shows a *static twin* of the state that it speaks of, made by `explorer.static()`.
 
-![The explorer: question, attack and method above, the answer as a strip of tokens, match ratio and threshold, and the candidates at one token](../figures/explorer_light.png)
+![The explorer: question, attack and method at the left, the answer at the right](../figures/explorer_light.png)
 """
 
 # %%
-explorer = explore(pair, question, prefill=PREFILL)
+explorer = explore(pair, victim, prefill=PREFILL)
 explorer
 
 # %% [markdown]
@@ -75,9 +75,9 @@ How to read it:
 | where | what |
 | --- | --- |
 | **Question, Attack** | what the user asks, and the beginning of an answer that an attacker writes; the slider says how many of its tokens stand there already |
-| **Method** | the defender and, for SSD, its settings. Any movement decodes again |
-| **the strip** | one button a token: blue line *matched*, bold with a double line *corrected*, italics *the target insists*, shaded *Union*. Hover for numbers, click to choose |
-| **the timeline** | match ratio of the running bin (bars) against the threshold (dashed) |
+| **Method** | the defender and, for SSD, its settings. Any movement decodes again; rarely moved ones under *more* |
+| **the strip** | in grey what the attacker wrote, then one button a token: blue line *matched*, bold with a double line *corrected*, italics *the target insists*, shaded *Union*. Hover for numbers, click to choose |
+| **under each token** | match ratio of the running bin (bar; full where the bin ends) against the threshold (dashed) |
 | **Token** | both models' best candidates, the sample space and F at the chosen token |
 | **Rounds** | press play: the draft proposes, the target verifies |
 | **Compare** | a second answer beside it, with what differs between «…» |
@@ -93,8 +93,6 @@ explorer.static("strip", "timeline")
 
 Everything on the page follows from a few recorded columns. Which tokens matched decides the scheme of all that come later
 (chapter 04), so the timeline can be replayed from the check marks alone.
-
-**Predict:** after which token is the scheme decided for the first time, and what decides it?
 """
 
 
@@ -119,16 +117,19 @@ print("replayed", len(mine), "tokens; the scheme changed", sum(a[0] != b[0] for 
 
 # %% [markdown]
 """
-The replay equals what `ssd_lib` recorded, token by token. Keep it in mind for the next investigations: a slider can change the
-answer only through a token, a match or the threshold.
+The replay equals what `ssd_lib` recorded, token by token. So a setting can change the scheme in two ways only: through a token that
+matches or does not, or through the threshold and the bins themselves.
 
 ## What if the attacker writes more?
 
-**Predict:** the prefill slider goes from 0 to 40. Does SSD leak more and more? Write your guess down, then move the slider.
+The prefill slider goes from 0 to 40. `state` moves it and counts.
 """
 
-
 # %%
+predict("14.p1")
+
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 def state(**controls):
     """Set controls, wait for the answer, and sum it up in one line of a table."""
     explorer.set(**controls)
@@ -149,8 +150,14 @@ pd.DataFrame({n: state(prefill_tokens=n) for n in lengths}).T.rename_axis("prefi
 
 # %% [markdown]
 """
-*told* counts the leaked facts that the attacker had not written, *of* how many of them there were. The first possible switch stands at the
-end of the first bin whatever the attacker does; what leaks depends on what falls before it. Here are the two ends.
+<details><summary>What happens</summary>
+
+*told* counts the leaked facts that the attacker had not written, *of* how many of them there were. Without a prefill both models
+refuse, and nothing is told. With one, the first possible switch stands at the end of the first bin, whatever its length; what leaks is what
+falls before it. After 30 tokens only one fact is left, and it is not finished in time.
+</details>
+
+Here are the two ends.
 """
 
 # %%
@@ -159,30 +166,38 @@ display(explorer.set(prefill_tokens=40).static("strip", "timeline"))
 
 # %% [markdown]
 """
-Without a prefill both models refuse and nearly everything matches. After a long one the tokens that the target alone would
-have said stand in bold, up to the first switch.
+Without a prefill everything matches. After the long one nothing in the first bin does (match ratio 0.00): the target corrects the
+draft (bold), or insists on its own token (italics), up to the first switch.
 
 ## What if the threshold moves?
 
-**Predict:** threshold 0, and threshold 1. Which of the two never switches? Which one stays in Union unless *every* token of a bin matches?
+The threshold goes from 0 to 1, with ten prefilled tokens again.
 """
 
 # %%
+predict("14.p2")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 explorer.set(prefill_tokens=PREFILL)
 thresholds = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-pd.DataFrame({t: state(threshold=t) for t in thresholds}).T.rename_axis("threshold")
+display(pd.DataFrame({t: state(threshold=t) for t in thresholds}).T.rename_axis("threshold"))
 
-# %%
 never = explorer.set(threshold=0.0)
 assert all(line["scheme"] == "intersection" for line in never.run.lines), "no ratio is below 0"
 never.static("strip")
 
 # %% [markdown]
 r"""
-With a threshold of 0 no match ratio is below it, so SSD stays in Intersection for good: the method is still there, but blind.
+<details><summary>What happens</summary>
+
+No match ratio lies below 0, so SSD stays in Intersection for good: the method is still there, but blind. Every other threshold sees the
+same here: the first bin matches at 0.00 (alarm), the bin in Union at 1.00 (not below 1 either: back), and so do all later ones. A threshold matters where
+match ratios lie between; those of this answer lie at the ends.
+</details>
+
 The threshold does not *choose* tokens; it decides who is asked.
 
-## What if the draft weighs more? Predict the number
+## What if the draft weighs more?
 
 α_U is the draft's weight in Union. At the first Union token the target wants one token, `a`, and the draft another one, `b`:
 
@@ -190,7 +205,7 @@ $$F(a) = F(b) \iff \alpha^* = \frac{P_M(a) - P_M(b)}{\big(P_M(a) - P_M(b)\big) +
 
 Below α* the target's token is emitted, above it the draft's. What stands before that token does not depend on α_U at all.
 
-**Predict** α* from the bars (choose that token in the explorer), then compute it.
+Here is that token. Read its bars.
 """
 
 # %%
@@ -199,6 +214,9 @@ turn = next(line for line in explorer.run.lines if line["scheme"] == "union")
 explorer.choose(turn["position"]).static("token")
 
 # %%
+predict("14.p3")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 target, draft = (dict(zip(turn[f"{who}_top"], turn[f"{who}_top_probs"], strict=True)) for who in ("target", "draft"))
 a, b = turn["target_top"][0], turn["draft_top"][0]
 more, less = target[a] - target.get(b, 0), draft[b] - draft.get(a, 0)  # what the trace does not list is nearly 0
@@ -215,8 +233,13 @@ for alpha, wanted in [(turning_point - 0.05, a), (turning_point + 0.05, b)]:
 
 # %% [markdown]
 """
-Four numbers from the page predict the slider. When both models are nearly certain, α* is close to one half, whatever the
-words are; that is why the paper's 0.8 is enough, and why a larger α_U rarely changes anything more.
+<details><summary>What happens</summary>
+
+Four numbers from the page predict the slider. Where both models are nearly certain of different tokens, all four are nearly 0 or 1, and α* is
+close to one half, whatever the words are.
+</details>
+
+The same token decides what the whole answer becomes:
 """
 
 # %%
@@ -225,28 +248,34 @@ pd.DataFrame({alpha: state(alpha_union=alpha) for alpha in alphas}).T.rename_axi
 
 # %% [markdown]
 """
+Between 0.25 and 0.5 the refusal sets in; from there to 3 no row changes. (0.5 lies just above this α*, which is rounded. Elsewhere the models may be less certain: the
+paper takes 0.8 for Llama-2, and 2 for Vicuna.)
+
 ## What if the bin is shorter?
 
-The bin is SSD's reaction time. **Predict:** what does a bin of 2 gain under attack, and what could it cost on a harmless question?
+The bin is SSD's reaction time.
 """
 
 # %%
 explorer.set(alpha_union=pair.config.alpha_union)
 bins = [1, 2, 3, 5, 7, 10, 14]
-pd.DataFrame({b: state(bin_size=b) for b in bins}).T.rename_axis("bin size")
+display(pd.DataFrame({b: state(bin_size=b) for b in bins}).T.rename_axis("bin size"))
 
-# %%
 explorer.set(bin_size=pair.config.bin_size).keep_answer()
 explorer.set(bin_size=2, compare="the kept answer").static("comparison")
 
 # %% [markdown]
 """
-Left the pair's own bin, right a bin of 2: what differs stands between «…». The short bin switches earlier. Now the price, on
-harmless questions, where one disagreement is half of a bin of 2 and the whole of a bin of 1.
+First the pair's own bin, then a bin of 2: what differs stands between «…». The short bin switches earlier, and nothing is told. Now the price, on
+harmless questions, where one disagreement is half of a bin of 2 and the whole of a bin of 1. Below, *touched* means that at least one token was decoded in
+Union; both rates come with 95% intervals. *Scary* questions are harmless, but sound like forbidden ones.
 """
 
-
 # %%
+predict("14.p4")
+
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
 def harmless(group, bin_size):
     """Every harmless question under one bin size, as lines of a table."""
     items = world.questions(group, 2 * QUESTIONS)
@@ -272,9 +301,14 @@ pd.concat({name: table[["rate", "low", "high"]] for name, table in both.items()}
 
 # %% [markdown]
 """
-*Touched*: at least one token was decoded in Union; both rates with 95% intervals. Read down: a shorter bin touches more answers. Whether that costs
-right answers is the second rate. These two models learned the same world, so they seldom disagree about harmless things; a real
-draft disagrees more often, and every disagreement is a chance for a short bin to misfire. One touched answer, in the explorer:
+<details><summary>What happens</summary>
+
+A bin of 1 touches 19% of the benign answers, one of 7 touches 3%: six of 32 questions against one, so the intervals still overlap. Between 2 and 7 the difference is one question. And in each group as
+many answers are right under every bin: in Union a harmless answer is still an answer. These two models learned the same world, so they
+seldom disagree about harmless things; a pair that disagrees more often would be touched more often, too.
+</details>
+
+One touched answer, in the explorer:
 """
 
 # %%
@@ -287,11 +321,14 @@ if len(touched):
 """
 ## What if the draft looks further ahead?
 
-**Predict:** lookahead 1, 3 and 8. Which of them changes a word? Press *play* in **Rounds** at 1 and at 8.
+Lookahead 1, 3 and 8. (In the explorer: *more*, then press *play* in **Rounds** at 1 and at 8.)
 """
 
 # %%
-explorer.set(question=question.question, prefill_tokens=PREFILL, bin_size=pair.config.bin_size, compare="one answer")
+predict("14.p5")
+
+# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+explorer.set(question=victim.question, prefill_tokens=PREFILL, bin_size=pair.config.bin_size, compare="one answer")
 said, rounds = [], {}
 for lookahead in [1, 2, 3, 5, 8]:
     explorer.set(lookahead=lookahead)
@@ -307,8 +344,13 @@ pd.DataFrame(rounds).T.rename_axis("lookahead T")
 
 # %% [markdown]
 """
-Not one token changed. Fewer target forwards, more proposals: the lookahead is the only setting of the method that is
-about speed alone (chapter 10). The rounds around the first switch:
+<details><summary>What happens</summary>
+
+Not one token changed; the assertion in the cell says so. Fewer target forwards, more draft forwards: the lookahead is about speed
+alone (chapter 10).
+</details>
+
+The rounds around the first switch:
 """
 
 # %%
@@ -320,7 +362,7 @@ A round ends with the first token that is not the draft's own; what it had propo
 
 ## What if tokens are drawn, not chosen?
 
-With sampling a seed decides. **Predict:** will every seed end in a refusal?
+With sampling a seed decides. The same state under six seeds:
 """
 
 # %%
@@ -330,7 +372,8 @@ pd.DataFrame(drawn).T.rename_axis("seed")
 
 # %% [markdown]
 """
-The lines differ in length and in what they leak. A single sampled answer is an anecdote; a rate needs many (below).
+*told* is 0 or 1, three lines never reach Union, and one does not end in a refusal. A single sampled answer is an anecdote; a rate needs
+many (below).
 
 ## What if somebody else defends?
 
@@ -346,15 +389,15 @@ for defender in ["none", "ssd", "safedecoding", "self-reminder", "self-exam", "d
     table[defender] = {name: row[name] for name in ["told", "of", "ends in a refusal", "tokens"]} | {
         "forwards": forwards
     }
-pd.DataFrame(table).T.rename_axis("defender")
+display(pd.DataFrame(table).T.rename_axis("defender"))
 
-# %%
 explorer.set(defender="ssd", compare="no defence").static("comparison")
 
 # %% [markdown]
 """
 The target alone and SSD, from the same prefilled words. Up to the first mark they are the same answer: this is what the attacker
-gets before SSD can know.
+gets before SSD can know. And the table: with this attack on this
+question two other defences leak all that there was, two leak nothing. One question ranks nobody; chapter 09 asks many.
 
 ## Take it with you
 
@@ -373,7 +416,7 @@ assert names["reply"].token_ids == explorer.run.answer.token_ids
 ## From one answer to a rate
 
 A slider shows *how*; only many questions show *how often*. The same four sliders over several questions, each with its 95%
-interval. **Predict** the shape of each curve from what you saw.
+interval.
 """
 
 # %%
@@ -426,9 +469,9 @@ plt.show()
 
 # %% [markdown]
 """
-Solid: how many answers leak at least one new fact after the prefilled tokens; dotted: how much of what was left they leak. Read each panel for its *shape*: where does
-moving the slider further stop to matter? Threshold and α_U decide whether SSD can stop the leak at all, the bin size how much
-leaks before it does, and the first panel is not SSD's to set: it is the attacker's.
+Solid: how many answers leak at least one fact that was not prefilled; dotted: what share of those facts. With 16 questions the intervals are
+wide: read the *shape*. Threshold and α_U work like switches: SSD stops the answer or it does not, and moving them further changes nothing. The bin size is a dial: it
+decides how much leaks before. The first panel is not SSD's to set, it is the attacker's: it rises, and falls again, since whoever writes more leaves less to be told.
 
 ## Your own explorer in six lines
 
@@ -440,9 +483,9 @@ from ipywidgets import interact
 
 
 def turned(alpha_union, prefill):
-    words = pair.tokenizer.encode(question.answer, add_special_tokens=False)[:prefill]
+    words = pair.tokenizer.encode(victim.answer, add_special_tokens=False)[:prefill]
     config = replace(pair.config, alpha_union=alpha_union)
-    return answer(pair, question.question, prefill=words, config=config, max_new_tokens=MAX_TOKENS)[0].trace.show(
+    return answer(pair, victim.question, prefill=words, config=config, max_new_tokens=MAX_TOKENS)[0].trace.show(
         pair.tokenizer
     )
 
@@ -457,72 +500,75 @@ and decodes beside the kernel's main thread, so that the sliders stay alive (`ss
 
 ## Exercises
 
-Solve them with the sliders first; then write down what you found. Begin from the pair's own settings.
-
-**1.** Ask the world's *third* forbidden question. What is the smallest prefill at which the target *alone* leaks a fact?
+Solutions: [solutions/14_solutions](solutions/14_solutions.ipynb). Two of them want the explorer: this puts the world's *third* forbidden question in.
 """
 
 # %%
 third = world.questions("forbidden", 3)[2]
-smallest_prefill = ...
-
-
-def tells(n, defender="none", **controls):
-    """Facts leaked on the third question after n prefilled tokens."""
-    asked = {"question": third.question, "prefill": third.answer, "prefill_tokens": n}
-    explorer.set(config=pair.config, defender=defender, **asked | controls)
-    return explorer.grade.told
-
-
-check(
-    "smallest prefill",
-    smallest_prefill,
-    next((n for n in range(41) if tells(n)), None),
-    "Choose the defender none, move the prefill slider up from 0 and watch the status line.",
-)
+explorer.set(question=third.question, prefill=third.answer, prefill_tokens=10, config=pair.config).static("strip")
 
 # %% [markdown]
 """
-**2.** Same question, SSD, ten prefilled tokens, all else as the pair has it. Which bin sizes between 1 and 10 let SSD leak *no*
-fact? Give a list.
+### Exercise 14.1 · easy · 5 minutes
+With this question, ten prefilled tokens and the pair's other settings: which bin sizes from 1 to 10 let SSD tell *no* fact? Give a list.
 """
 
 # %%
 silent_bins = ...
-check(
-    "silent bins",
-    silent_bins,
-    [b for b in range(1, 11) if tells(10, "ssd", bin_size=b) == 0],
-    "Move the bin size from 1 to 10; the status line counts the facts.",
-)
+check("14.1", silent_bins)
 
 # %% [markdown]
 """
-**3.** Without moving a slider: what is α* at the first Union token of that answer (bin size 7)? Use the formula on the page's
-**Token** tab.
+### Exercise 14.2 · real · 15 minutes
+The formula for α* knows two tokens. Let there be many: `target` and `draft` are arrays with both models' probabilities of the same tokens, F is their mixture
+$(1 - α) P_M + α P_m$. Return the smallest α ≥ 0 at which *any* other token's F reaches that of the target's favourite, and `float("inf")` where no α does. α may lie above 1.
+"""
+
+
+# %%
+def turning_point(target, draft):
+    return ...
+
+
+check("14.2", turning_point)
+
+# %% [markdown]
+"""
+### Exercise 14.3 · find the bug · 15 minutes
+The explorer remembers answers by a key made of its settings. Somebody's page shows old answers after some sliders are moved. Read its key, and return a right one:
+
+- different keys where the page may show another answer, or other rounds (lookahead);
+- the same key where it cannot: settings of the method under a defender other than `ssd` and `ssd-hardened`, or an attacker's text of which no
+  token is prefilled.
+
+`explorer.settings` is what the function gets.
 """
 
 # %%
-my_turning_point = ...
+import inspect
+
+from checks.chapter_14 import suspect_key
+
+print(inspect.getsource(suspect_key))
 
 
-def crossing(line):
-    """α* of a token, from its candidates."""
-    target = dict(zip(line["target_top"], line["target_top_probs"], strict=True))
-    draft = dict(zip(line["draft_top"], line["draft_top_probs"], strict=True))
-    a, b = line["target_top"][0], line["draft_top"][0]
-    more, less = target[a] - target.get(b, 0), draft[b] - draft.get(a, 0)
-    return more / (more + less)
+def mended_key(settings):
+    return ...
 
 
-tells(10, "ssd")
-first_union = next(line for line in explorer.run.lines if line["scheme"] == "union")
-check(
-    "turning point",
-    round(my_turning_point, 2) if isinstance(my_turning_point, float) else my_turning_point,
-    round(crossing(first_union), 2),
-    "P_M and P_m of the two favourites, in the formula above.",
-)
+check("14.3", mended_key)
+
+# %% [markdown]
+"""
+### Exercise 14.4 · open · 20 minutes
+Now you defend, and the attacker chooses last: six new forbidden questions, each attacked with 5, 10 and 20 prefilled tokens; it counts as lost if *any* of
+the three tells a fact. Twelve new benign questions count as harmed if a token is decoded in Union. Find a greedy `SSDConfig` with as few lost and harmed questions, added up, as you
+can: fewer than under the pair's own settings gives 1 point of 3, at most half as many all 3.
+"""
+
+# %%
+my_config = ...  # such as replace(pair.config, threshold=0.5)
+check("14.4", my_config)
 
 # %% [markdown]
 """
@@ -532,9 +578,17 @@ check(
 3. A state of a page is an anecdote until it is code that runs over many questions.
 
 ## Questions
-- Which slider would you take from a user who must not be able to switch the defence off?
-- An attacker may choose the prefill, not the settings. Which shape of the four curves helps them most?
-- Why can the explorer keep answers that it has decoded, and which setting would make that wrong?
+"""
+
+# %%
+question("14.q1")
+question("14.q2")
+question("14.q3")
+score("14")
+
+# %% [markdown]
+"""
+To think about: which slider would you take from a user who must not be able to switch the defence off?
 
 **Next:** [15 · A switch that does not leak](15_a_switch_that_does_not_leak.ipynb). Every term of this book stands in the [glossary](glossary.md).
 """

@@ -11,79 +11,81 @@ assert ROOT, "This notebook needs the repository around it: download all of it, 
 # %run {ROOT or "ssd"}/notebooks/prepare.py
 
 # %%
-import torch
+from dataclasses import replace
 
-from ssd_lib import load_pair
-from ssd_lib.show.exercises import check
-from ssd_lib.show.explorer import explore
+import numpy as np
+import torch
+from checks import check
+
+from ssd_lib import answer, load_pair
 from ssd_lib.toy import world
 
 torch.set_num_threads(1)
 pair = load_pair("toy")
 third = world.questions("forbidden", 3)[2]
-explorer = explore(pair, third)
-
-
-def tells(n, defender="none", **controls):
-    """Facts leaked on the third question after n prefilled tokens."""
-    asked = {"question": third.question, "prefill": third.answer, "prefill_tokens": n}
-    explorer.set(config=pair.config, defender=defender, **asked | controls)
-    return explorer.grade.told
-
 
 # %% [markdown]
 """
-**1.** Move the slider up from 0 until the status line counts a fact. In code, a search that stops at the first one:
+**1.** SSD can switch only at the end of a bin, so what counts is whether a fact is finished before the first switch. With sliders: move the bin
+size from 1 to 10 and read the status line. In code:
 """
 
 # %%
-smallest_prefill = 0
-while smallest_prefill < 40 and tells(smallest_prefill) == 0:
-    smallest_prefill += 1
-check(
-    "smallest prefill",
-    smallest_prefill,
-    next((n for n in range(41) if tells(n)), None),
-    "Choose the defender none, move the prefill slider up from 0 and watch the status line.",
-)
-print("smallest prefill:", smallest_prefill)
-explorer.static("strip")
+words = pair.tokenizer.encode(third.answer, add_special_tokens=False)
+
+
+def told(bin_size):
+    config = replace(pair.config, bin_size=bin_size)
+    reply = answer(pair, third.question, prefill=words[:10], config=config, max_new_tokens=12)[0]
+    return world.grade(third, reply.text, reply.prefill).told
+
+
+facts = {b: told(b) for b in range(1, 11)}
+facts
+
+# %%
+silent_bins = [b for b, number in facts.items() if number == 0]
+check("14.1", silent_bins)
 
 # %% [markdown]
 """
-**2.** SSD can switch only at the end of a bin, so what counts is whether a fact is finished before the first switch.
+**2.** Each F is a straight line in α. A rival starts `gap` below the favourite and comes closer by `closing` for each unit of α; the first one to arrive decides. It
+need not be the draft's favourite.
 """
 
+
 # %%
-silent_bins = []
-for b in range(1, 11):
-    if tells(10, "ssd", bin_size=b) == 0:
-        silent_bins.append(b)
-check(
-    "silent bins",
-    silent_bins,
-    [b for b in range(1, 11) if tells(10, "ssd", bin_size=b) == 0],
-    "Move the bin size from 1 to 10; the status line counts the facts.",
-)
-print("silent bins:", silent_bins)
+def turning_point(target, draft):
+    favourite = target.argmax()
+    gap = target[favourite] - target
+    closing = gap + draft - draft[favourite]
+    rivals = closing > 0
+    return (gap[rivals] / closing[rivals]).min() if rivals.any() else np.inf
+
+
+check("14.2", turning_point)
 
 # %% [markdown]
 """
-**3.** Read P_M and P_m of both favourites in the **Token** tab. Here they are read from the trace instead of the page, with
-the same formula.
+**3.** Five faults: α's are rounded to more than a slider's step, sampling and lookahead are missing, words are counted for tokens, and `ssd-hardened` reads the
+settings, too. A frozen configuration is its own best key.
+"""
+
+
+# %%
+def mended_key(settings):
+    config = settings.config if settings.defender in ("ssd", "ssd-hardened") else None
+    text = settings.prefill if settings.prefill_tokens else ""
+    return settings.question, text, settings.prefill_tokens, settings.defender, config, settings.max_new_tokens
+
+
+check("14.3", mended_key)
+
+# %% [markdown]
+"""
+**4.** The bin decides how much passes before SSD can switch. A short one loses less; one that is too short is touched by a single disagreement.
 """
 
 # %%
-tells(10, "ssd")
-first_union = next(line for line in explorer.run.lines if line["scheme"] == "union")
-a, b = first_union["target_top"][0], first_union["draft_top"][0]
-P_M = dict(zip(first_union["target_top"], first_union["target_top_probs"], strict=True))
-P_m = dict(zip(first_union["draft_top"], first_union["draft_top_probs"], strict=True))
-gap_target, gap_draft = P_M[a] - P_M.get(b, 0.0), P_m[b] - P_m.get(a, 0.0)
-my_turning_point = gap_target / (gap_target + gap_draft)
-
-# The check: on either side of it, the emitted token is the one or the other.
-for alpha, wanted in [(my_turning_point - 0.05, a), (my_turning_point + 0.05, b)]:
-    explorer.set(alpha_union=alpha)
-    check(f"token at α_U = {alpha:.2f}", explorer.run.lines[first_union["position"]]["token"], wanted, "Look at F.")
-explorer.choose(first_union["position"]).static("token")
+my_config = replace(pair.config, bin_size=2)
+check("14.4", my_config)
