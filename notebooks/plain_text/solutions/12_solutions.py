@@ -12,14 +12,15 @@ assert ROOT, "This notebook needs the repository around it: download all of it, 
 
 # %%
 import copy
-from dataclasses import replace
+import json
 
+import numpy as np
 import torch
+from checks import check
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ssd_lib import load_pair
-from ssd_lib.models.chat import FORMATS, encode_prompt
-from ssd_lib.show.exercises import check
+from ssd_lib.models.chat import encode_answer, encode_prompt
+from ssd_lib.models.pairs import check_vocabularies
 
 
 def llama(vocab, hidden, inner, layers, heads, kv_heads, tied=False):
@@ -31,22 +32,49 @@ def llama(vocab, hidden, inner, layers, heads, kv_heads, tied=False):
 
 SHAPES = {
     "Llama-2-7B, Vicuna-7B": llama(32000, 4096, 11008, 32, 32, 32),
+    "Llama-2-13B": llama(32000, 5120, 13824, 40, 40, 40),
     "Llama-3.1-8B": llama(128256, 4096, 14336, 32, 32, 8),
     "TinyLlama-1.1B": llama(32000, 2048, 5632, 22, 32, 4),
     "Llama-3.2-1B": llama(128256, 2048, 8192, 16, 32, 8, tied=True),
 }
-PAIR_SHAPES = {
-    "llama2": ("Llama-2-7B, Vicuna-7B", "TinyLlama-1.1B"),
-    "llama3.1_8b": ("Llama-3.1-8B", "Llama-3.2-1B"),
-}
+BYTES = {"16 bits": 2.0, "8 bits": 1.0, "4 bits": 0.5 + 4 / 64}
+
+
+def counted(config):
+    with torch.device("meta"):
+        model = LlamaForCausalLM(config)
+    inside = sum(
+        m.weight.numel() for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"
+    )
+    return sum(p.numel() for p in model.parameters()), inside
+
+
+counts = {name: counted(config) for name, config in SHAPES.items()}
 
 # %% [markdown]
 """
-**1.** Keys and values, 32 layers, 8 heads of 128 numbers, two bytes each: 128 KiB a token.
+**1.** 4.5 bits for blocks of 64, 4.127 with quantized scales: double quantization saves a third of a bit, 8% of the layer matrices.
 """
 
+
 # %%
-one_token = 2 * 32 * 8 * 128 * 2
+def bits_of_a_weight(block, double):
+    scale = 8 + 32 / 256 if double else 32
+    return 4 + scale / block
+
+
+check("12.1", bits_of_a_weight)
+
+# %% [markdown]
+"""
+**2.** What the weights leave free, over what one answer needs in both caches. Where nothing is left, none fits.
+"""
+
+
+# %%
+def weight_bytes(name, bits):
+    everything, inside = counts[name]
+    return 2 * (everything - inside) + BYTES[bits] * inside
 
 
 def cache_bytes(config, tokens):
@@ -54,73 +82,71 @@ def cache_bytes(config, tokens):
     return 2 * config.num_hidden_layers * config.num_key_value_heads * head * 2 * tokens
 
 
-check(
-    "bytes of a token",
-    one_token,
-    cache_bytes(SHAPES["Llama-3.1-8B"], 1),
-    "2 · layers · key-value heads · head size · 2 bytes.",
-)
+def answers_that_fit(target, draft, bits, tokens, gib, spare):
+    free = (gib - spare) * 2**30 - weight_bytes(target, bits) - weight_bytes(draft, "16 bits")
+    one = sum(cache_bytes(SHAPES[name], tokens) for name in (target, draft))
+    return max(0, int(free // one))
+
+
+check("12.2", answers_that_fit)
 
 # %% [markdown]
 """
-**2.** What the weights leave free, over what one row needs in both caches.
+**3.** An answer is named by all three: with attack and item alone, an undefended answer stands for SSD's. And half a line is no answer.
 """
 
 
 # %%
-def weight_bytes(name, layer_bytes):
-    with torch.device("meta"):
-        model = LlamaForCausalLM(SHAPES[name])
-    inside = sum(
-        m.weight.numel() for n, m in model.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"
-    )
-    return 2 * (sum(p.numel() for p in model.parameters()) - inside) + layer_bytes * inside
+def mended_resume(planned, lines):
+    done = set()
+    for line in lines:
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        done.add((row["attack"], row["item"], row["defender"]))
+    return [key for key in planned if key not in done]
 
 
-def rows_that_fit(pair, gib=15.0, spare=2.0):
-    target, draft = PAIR_SHAPES[pair]
-    free = (gib - spare) * 2**30 - weight_bytes(target, 0.5 + 4 / 64) - weight_bytes(draft, 2)
-    return int(free // sum(cache_bytes(SHAPES[name], 1024) for name in (target, draft)))
-
-
-got = [rows_that_fit("llama2"), rows_that_fit("llama3.1_8b")]
-for (target, draft), rows in zip(PAIR_SHAPES.values(), got, strict=True):
-    weights = weight_bytes(target, 0.5625) + weight_bytes(draft, 2)
-    row = cache_bytes(SHAPES[target], 1024) + cache_bytes(SHAPES[draft], 1024)
-    fits = weights + rows * row <= 13 * 2**30 < weights + (rows + 1) * row
-    check(
-        f"{rows} rows fit beside {target}, one more does not",
-        fits,
-        True,
-        "(free − weights) // (both caches of one row).",
-    )
+check("12.3", mended_resume)
 
 # %% [markdown]
 """
-**3.** With the target's template the draft reads the target's prompt, so the line about templates is the one that fails. Shown here on the embedded
-pair, whose draft is given Llama-2's template.
+**4.** A prompt is not compared with the other model's, but with what its own format writes (BOS apart). Where a pair names no format, or a tokenizer has no
+template, there is nothing to compare.
 """
 
 # %%
-pair = load_pair("toy", device="cpu")
-target_reads, draft_reads = copy.deepcopy(pair.tokenizer), copy.deepcopy(pair.draft_tokenizer)
-target_reads.chat_template = FORMATS["llama2"].template
-draft_reads.chat_template = FORMATS["tinyllama"].template
-good = replace(pair, tokenizer=target_reads, draft_tokenizer=draft_reads)
-broken = replace(good, draft_tokenizer=target_reads)
+TEXT = "Sure, here is how. First"
 
 
-def belongs(pair, question="How do I brew the cordial?"):
-    """The line of the chapter's `belongs` that this is about."""
-    prompts = [encode_prompt(t, question) for t in (pair.tokenizer, pair.draft_tokenizer)]
-    return {"each prompt holds the question in its own template": prompts[0] != prompts[1]}
+def wears_another(tokenizer, name):
+    """Whether a tokenizer's template writes something else than the format of that name."""
+    if name is None or tokenizer.chat_template is None:
+        return False
+    bare = copy.deepcopy(tokenizer)
+    bare.chat_template = None
+    own = encode_prompt(tokenizer, "How do I brew it?")
+    ours = encode_prompt(bare, "How do I brew it?", chat_format=name)
+    return ours not in (own, [tokenizer.bos_token_id, *own])
 
 
-assert all(belongs(good).values())
-caught_by = "each prompt holds the question in its own template"
-check(
-    "the line that catches it",
-    caught_by,
-    next(name for name, holds in belongs(broken).items() if not holds),
-    "Call belongs(broken) and look for the False.",
-)
+def suspicious(pair):
+    tokenizers, models = [pair.tokenizer, pair.draft_tokenizer], [pair.target, pair.draft]
+    try:
+        check_vocabularies(*tokenizers)
+    except ValueError:
+        return True
+    answers = [encode_answer(tokenizer, TEXT) for tokenizer in tokenizers]
+    ends = [set(np.atleast_1d(model.generation_config.eos_token_id)) for model in models]
+    rows = [model.get_output_embeddings().out_features for model in models]
+    formats = [pair.spec.target_format, pair.spec.draft_format]
+    return (
+        answers[0] != answers[1]
+        or ends[0] != ends[1]
+        or min(rows) < len(pair.tokenizer)
+        or any(wears_another(*each) for each in zip(tokenizers, formats, strict=True))
+    )
+
+
+check("12.4", suspicious)
