@@ -272,27 +272,3 @@ def record(result: Result) -> None:
     if path := os.environ.get("SSD_SCORE_FILE"):
         with open(path, "a", encoding="utf-8") as file:
             file.write(json.dumps(vars(result), ensure_ascii=False) + "\n")
-
-
-def check(name: str, got: Any, expected: Any, hint: str) -> None:
-    """The first edition's check, for chapters that have no judges yet: compare an answer with what is expected.
-
-    Args:
-        name: Of the exercise.
-        got: The reader's answer; `...` counts as not solved yet.
-        expected: The right answer. Numbers and arrays are compared to 1e-4.
-        hint: Printed where the answer is missing or wrong.
-
-    Raises:
-        AssertionError: Where it is missing or wrong and SSD_STRICT_CHECKS=1 is set.
-    """
-    if got is ...:
-        message = f"… {name}: not solved yet. {hint}"
-    elif equal(got, expected):
-        print(f"✔ {name}")
-        return
-    else:
-        message = f"✘ {name}: {got!r} is not right. {hint}"
-    if os.environ.get("SSD_STRICT_CHECKS") == "1":
-        raise AssertionError(message)
-    print(message)
