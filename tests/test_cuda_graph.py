@@ -131,6 +131,7 @@ def test_what_cannot_be_recorded_is_refused_where_it_is_asked_for(pair: Models, 
 
 
 @pytest.mark.usefixtures("shapes_unchecked")  # they cannot be compiled
+@pytest.mark.slow
 def test_a_compiled_model_is_decoded_without_a_break_in_its_graph():
     plain, compiled = ([micro_llama(0, layers=2), micro_llama(1)] for _ in range(2))
     for model in compiled:

@@ -94,6 +94,7 @@ def test_the_cards_tables_are_those_of_its_rows():
     assert f"\n\n{card_tables(rows)}\n\n<!-- end of ssd measure --write -->" in page
 
 
+@pytest.mark.slow
 def test_the_preset_card_stores_what_is_measured_in_memory(tmp_path):
     stored = card_frame(run_card(tmp_path, 1, controls=False)).drop(columns=["seconds", "match_ratio"])
     conditions = [

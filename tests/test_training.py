@@ -203,6 +203,7 @@ def test_prestos_loss_is_that_of_the_published_code_written_out(corpus, side):
         torch.testing.assert_close(presto_loss(0.7)(outputs, batch["labels"], given), total / items)
 
 
+@pytest.mark.slow
 def test_presto_turns_attention_away_from_the_harmful_beginning(corpus, tmp_path):
     """… and the plain recipe does not; both learn to refuse, and no label but PRESTO's ever says where it begins."""
     examples, shares, losses = corpus.examples("deep", 80, seed=0), {}, {}
@@ -314,6 +315,7 @@ def test_deepening_by_an_adapter_leaves_a_whole_model_that_differs_from_the_firs
     )
 
 
+@pytest.mark.slow
 def test_presto_deepens_a_model_of_ones_own_by_an_adapter_too(conversations: Conversations, tmp_path):
     tokenizer = llama2_tokenizer()
     source = save_model(tmp_path / "model", tokenizer, 0, tokenizer.eos_token_id)
