@@ -291,7 +291,7 @@ def test_an_export_that_cannot_be_leaves_nothing(toy, folder, tmp_path, monkeypa
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(export, "card", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="disk is full"):
         export.export_pair(toy, tmp_path / "x")
     assert not [*tmp_path.iterdir()]
 
