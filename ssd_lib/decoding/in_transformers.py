@@ -10,7 +10,6 @@ asked of it over the network is cut to the context that is left, and refused wit
 from __future__ import annotations
 
 import copy
-import ctypes
 import functools
 import sys
 from collections.abc import Mapping, Sequence
@@ -141,29 +140,17 @@ def _in_context(folder: Exported, reread: Rereader | None, prefilled: int | Sequ
         theirs = prompts if draft_input_ids is None else prompt_lists("draft_input_ids", draft_input_ids, mask, draft)
         room = min(_room("the target", model, prompts), _room("the draft", draft, theirs))
         generation_config.max_length = min(generation_config.max_length, input_ids.shape[1] + room)
-        try:
-            return ssd_custom_generate(
-                model,
-                input_ids,
-                draft=draft,
-                generation_config=generation_config,
-                draft_input_ids=draft_input_ids,
-                prefilled=[folder.prefilled(prompt) for prompt in prompts] if prefilled is None else prefilled,
-                **given,
-            )
-        finally:
-            if model.device.type == "cpu":
-                _give_back_memory()
+        return ssd_custom_generate(
+            model,
+            input_ids,
+            draft=draft,
+            generation_config=generation_config,
+            draft_input_ids=draft_input_ids,
+            prefilled=[folder.prefilled(prompt) for prompt in prompts] if prefilled is None else prefilled,
+            **given,
+        )
 
     return decode
-
-
-def _give_back_memory() -> None:
-    """Have glibc return what is free between pieces in use. A server's rounds are of ever other lengths, and their freed tensors
-    leave holes: without this its memory grew by some 40 KB an answer (docs/reliability.md). Nothing where there is no glibc."""
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if sys.platform == "linux" else None
-    if trim is not None:
-        trim(0)
 
 
 def _room(name: str, model: PreTrainedModel, prompts: Sequence[Sequence[int]]) -> int:
