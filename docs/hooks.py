@@ -186,7 +186,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     first = found("notebooks/solutions/*.ipynb")[0]
     if (ROOT / "docs" / page.file.src_uri).exists():
         markdown = markdown.replace("](../", "](")
-    return markdown.replace("](notebooks/solutions)", f"]({first})").replace("](docs/", "](")
+    return (
+        markdown.replace("](notebooks/solutions)", f"]({first})")
+        .replace("](docs/", "](")
+        .replace("](../docs/", "](../")
+    )
 
 
 def on_page_content(content: str, page: Page, config: MkDocsConfig, files: Files) -> str:
