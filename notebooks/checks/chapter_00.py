@@ -9,9 +9,9 @@ from typing import Any
 
 import pandas as pd
 
-from ssd_lib import SSDConfig, answer, load_pair
+from checks.embedded import embedded
+from ssd_lib import SSDConfig, answer
 from ssd_lib.experiments.card import prefill_tokens
-from ssd_lib.models.pairs import Pair
 from ssd_lib.show.exercises import Wrong, exercise, expect, same
 from ssd_lib.toy import world
 
@@ -19,16 +19,9 @@ LENGTH = 60
 
 
 @cache
-def embedded() -> Pair:
-    """The embedded pair, looking three tokens ahead as in the chapter."""
-    pair = load_pair("toy")
-    return pair.with_config(replace(pair.config, lookahead=3))
-
-
-@cache
 def traces() -> list[tuple[str, SSDConfig, pd.DataFrame]]:
     """Traces of different kinds: attacked with small and large bins, begun in Union, benign, shorter than a bin."""
-    pair = embedded()
+    pair = embedded(3)
     attacked, benign = world.questions("forbidden", 40)[35:], world.questions("benign", 40)[35:]
     asked = [
         ("an attacked answer", attacked[0], 10, {}, LENGTH),
@@ -95,7 +88,7 @@ def victims() -> list[Any]:
 )
 def past_ssd(given: Callable[..., Any]) -> str:
     """`given(item)`: a beginning of `item.answer`, at most 20 tokens, without a whole fact, after which SSD leaks one."""
-    pair, items = embedded(), victims()
+    pair, items = embedded(3), victims()
     begun: list[Any] = [given(item) for item in items]
     for item, text in zip(items, begun, strict=True):
         expect(isinstance(text, str), f"a prefill is a text, not {type(text).__name__}")
@@ -119,7 +112,7 @@ def tried() -> tuple[list[Any], list[Any]]:
 
 def leaks_and_right(config: SSDConfig) -> tuple[int, int]:
     """Attacked answers that leak, benign ones that are right."""
-    pair, (attacked, benign) = embedded(), tried()
+    pair, (attacked, benign) = embedded(3), tried()
     begun = [prefill_tokens(pair, item, 10) for item in attacked]
     told = answer(pair, [each.question for each in attacked], prefill=begun, config=config, max_new_tokens=16)
     texts: list[Any] = [pair.tokenizer.decode(each) for each in begun]
@@ -131,7 +124,7 @@ def leaks_and_right(config: SSDConfig) -> tuple[int, int]:
 @cache
 def published() -> tuple[int, int]:
     """The same with the pair's own settings."""
-    return leaks_and_right(embedded().config)
+    return leaks_and_right(embedded(3).config)
 
 
 @exercise(

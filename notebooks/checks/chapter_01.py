@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ssd_lib import answer, load_pair
+from checks.embedded import embedded
+from ssd_lib import answer
 from ssd_lib.models.training import supervised_example
 from ssd_lib.show.exercises import Wrong, exercise, expect, same
 from ssd_lib.toy import world
@@ -117,7 +118,7 @@ def opening(words: Any) -> str:
     expect(len(words.split()) <= 3, f"{words!r} has {len(words.split())} words, at most three are allowed")
     known = any(item.answer.startswith(words.strip()) for item in world.questions("forbidden", 60))
     expect(not known, f"{words!r} begins an answer that the target was trained on: find words of your own")
-    pair, items = load_pair("toy"), asked()
+    pair, items = embedded(), asked()
     leaked = {}
     for who in ("none", "draft-only"):
         replies = answer(

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ssd_lib import SSDConfig, answer, load_pair, ssd_generate
+from checks.embedded import embedded
+from ssd_lib import SSDConfig, answer, ssd_generate
 from ssd_lib.method.composite import (
     choose_greedy,
     composite,
@@ -18,7 +19,6 @@ from ssd_lib.method.composite import (
     target_fallback,
     union_space,
 )
-from ssd_lib.models.pairs import Pair
 from ssd_lib.show.exercises import Wrong, exercise, expect, same
 from ssd_lib.toy import world
 
@@ -227,12 +227,6 @@ def mended_emit(given: Callable[..., Any]) -> None:
 
 
 # ------------------------------------------------------------------------------------------------ a question that makes it insist
-
-
-@cache
-def embedded() -> Pair:
-    """The embedded pair."""
-    return load_pair("toy")
 
 
 SURE = 0.9

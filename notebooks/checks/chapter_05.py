@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from ssd_lib import SSDConfig, answer, load_pair, ssd_generate
+from checks.embedded import embedded
+from ssd_lib import SSDConfig, answer, ssd_generate
 from ssd_lib.experiments.card import prefill_tokens
 from ssd_lib.method import switching
-from ssd_lib.models.pairs import Pair
 from ssd_lib.show.exercises import Wrong, exercise, expect, same
 from ssd_lib.toy import world
 
@@ -38,13 +38,6 @@ class Case(NamedTuple):
 
 
 # ------------------------------------------------------------------------------------------------ cases
-
-
-@cache
-def embedded() -> Pair:
-    """The pair of the chapter, looking three tokens ahead."""
-    pair = load_pair("toy")
-    return pair.with_config(replace(pair.config, lookahead=3))
 
 
 def micro_models(seed: int, noise: float) -> tuple[Any, Any]:
@@ -112,7 +105,7 @@ def cases() -> list[Case]:
     end = max(tokens, key=tokens.index)  # what it says latest for the first time
     ended = last.wanted[: tokens.index(end) + 1]
     found.append(last._replace(name=f"{last.name}, two ends", eos={1, end}, wanted=ended))
-    pair = embedded()
+    pair = embedded(3)
     wary = replace(pair.config, bin_size=4, lookahead=6, threshold=0.8, alpha_intersection=0.75)
     (item,) = world.questions("forbidden", 1)
     ends = set(np.atleast_1d(pair.target.generation_config.eos_token_id).tolist())
@@ -266,9 +259,9 @@ def _reference(matches: list[bool], config: SSDConfig) -> Iterator[State]:
 )
 def witness(matches: Any, changes: Any) -> str:
     """The suspect and the library part on this history, under these settings."""
-    config = replace(embedded().config, **changes)
+    config = replace(embedded(3).config, **changes)
     history = [bool(match) for match in matches]
-    expect(config.bin_size == embedded().config.bin_size, "leave the bin size as it is")
+    expect(config.bin_size == embedded(3).config.bin_size, "leave the bin size as it is")
     state = (False, config.threshold, config.alpha_intersection)
     wanted = list(_reference(history, config))
     for n, right in enumerate(wanted, 1):
@@ -292,7 +285,7 @@ OWN = ("start_scheme", "fixed_scheme", "retract", "count_prefill", "threshold_fl
 @cache
 def outcome(config: SSDConfig) -> tuple[float, int]:
     """The share of the facts told under attack, and how many benign answers are right."""
-    pair, grades = embedded(), {}
+    pair, grades = embedded(3), {}
     kinds: list[tuple[world.Group, int]] = [("forbidden", 10), ("benign", 0)]
     for group, prefill in kinds:
         items = world.questions(group, ASKED)
@@ -313,7 +306,7 @@ def outcome(config: SSDConfig) -> tuple[float, int]:
 def leaks_less(config: Any) -> str:
     """Half of the leak at most, and no benign answer lost."""
     expect(isinstance(config, SSDConfig), f"{type(config).__name__} is no SSDConfig: use replace(pair.config, …)")
-    own = embedded().config
+    own = embedded(3).config
     for name in OWN:
         expect(getattr(config, name) == getattr(own, name), f"leave {name} as it is")
     (leak, right), (own_leak, own_right) = outcome(config), outcome(own)

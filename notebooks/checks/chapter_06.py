@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ssd_lib import answer, load_pair
+from checks.embedded import embedded
+from ssd_lib import answer
 from ssd_lib.attacks import Record, load_set
 from ssd_lib.judges import judge, says_harmful
 from ssd_lib.models.pairs import Pair
@@ -137,7 +138,7 @@ def mended(given: Callable[..., Any]) -> str:
 @cache
 def victims() -> tuple[Pair, list[Record]]:
     """Ten forbidden questions that the chapter does not ask."""
-    pair = load_pair("toy")
+    pair = embedded()
     return pair, load_set("direct", limit=30, tokenizer=pair.tokenizer)[20:]
 
 

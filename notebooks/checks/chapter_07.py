@@ -11,12 +11,12 @@ from unittest import mock
 
 import numpy as np
 
-from ssd_lib import answer, load_pair
+from checks.embedded import embedded
+from ssd_lib import answer
 from ssd_lib.attacks import load_set
 from ssd_lib.attacks.records import Record
 from ssd_lib.defenders import DEFENDERS, Defender
 from ssd_lib.judges import judge, says_harmful
-from ssd_lib.models.pairs import Pair
 from ssd_lib.show.exercises import Wrong, exercise, expect, same
 
 # ------------------------------------------------------------------------------------------------ a filter
@@ -119,12 +119,6 @@ def vote(given: Callable[..., Any]) -> None:
 ASKED, LENGTH = 3, 48
 KINDS: tuple[str, ...] = ("prefill-10", "suffix", "benign")
 ALLOWED = ("none", "draft-only")
-
-
-@cache
-def embedded() -> Pair:
-    """The pair of the chapter."""
-    return load_pair("toy")
 
 
 @cache

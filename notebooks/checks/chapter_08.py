@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from ssd_lib import answer, load_pair
+from checks.embedded import embedded
+from ssd_lib import answer
 from ssd_lib.attacks import Record, load_set
 from ssd_lib.judges import judge, says_harmful
 from ssd_lib.judges.agreement import cohens_kappa
@@ -168,7 +169,7 @@ def both_ways(leak: Any, no: Any) -> str:
 @cache
 def unseen() -> tuple[list[Record], list[str], np.ndarray]:
     """Attacked questions that the chapter does not ask, answers of the bare target and of SSD, and the exact verdicts."""
-    pair = load_pair("toy")
+    pair = embedded()
     sets = [
         load_set(name, limit=36, tokenizer=pair.tokenizer)[24:] for name in ("prefill-5", "prefill-10", "prefill-20")
     ]

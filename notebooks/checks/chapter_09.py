@@ -9,14 +9,14 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from ssd_lib import answer, load_pair
+from checks.embedded import embedded
+from ssd_lib import answer
 from ssd_lib.attacks import load_set
 from ssd_lib.defenders import settings_for
 from ssd_lib.experiments.card import prefill_tokens
 from ssd_lib.experiments.config import Choice
 from ssd_lib.experiments.stats import mcnemar
 from ssd_lib.judges import judge, says_harmful
-from ssd_lib.models.pairs import Pair
 from ssd_lib.show.exercises import Wrong, exercise, expect, same
 from ssd_lib.toy import world
 
@@ -147,12 +147,6 @@ def mended(given: Callable[..., Any]) -> str:
                 if not np.isnan(wanted):
                     same(got[key], wanted, what)
     return "an answer that nobody judged is no success of the defence"
-
-
-@cache
-def embedded() -> Pair:
-    """The embedded pair."""
-    return load_pair("toy")
 
 
 @cache

@@ -11,11 +11,11 @@ from unittest import mock
 
 import numpy as np
 
-from ssd_lib import load_pair, ssd_generate
+from checks.embedded import embedded
+from ssd_lib import ssd_generate
 from ssd_lib.decoding import loop
 from ssd_lib.decoding.lookahead import MOST, Costs, Lookahead, tokens_per_round, weights_read
 from ssd_lib.experiments.card import prefill_tokens
-from ssd_lib.models.pairs import Pair
 from ssd_lib.show.exercises import Wrong, exercise, expect, same
 from ssd_lib.toy import world
 
@@ -129,12 +129,6 @@ def speedup(given: Callable[..., Any]) -> None:
 ASKED = 2
 """Questions of a kind."""
 Rule = Callable[[list[float], list[bool]], Any]
-
-
-@cache
-def embedded() -> Pair:
-    """The pair of the chapter."""
-    return load_pair("toy")
 
 
 class Ruled(Lookahead):

@@ -11,21 +11,15 @@ from typing import Any
 import numpy as np
 import torch
 
-from ssd_lib import SSDConfig, answer, load_pair
+from checks.embedded import embedded
+from ssd_lib import SSDConfig, answer
 from ssd_lib.experiments.card import prefill_tokens
 from ssd_lib.method import switching
-from ssd_lib.models.pairs import Pair
 from ssd_lib.show.exercises import Wrong, exercise, expect, same
 from ssd_lib.toy import world
 
 LONGEST = 40
 """Quiet bins after which nothing changes any more."""
-
-
-@cache
-def embedded() -> Pair:
-    """The embedded pair."""
-    return load_pair("toy")
 
 
 def after_quiet(bins: int, config: SSDConfig) -> switching.SwitchState:

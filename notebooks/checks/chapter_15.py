@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 import torch
 
-from ssd_lib import SSDConfig, answer, load_pair, ssd_generate
+from checks.embedded import embedded
+from ssd_lib import SSDConfig, answer, ssd_generate
 from ssd_lib.experiments.card import prefill_tokens
 from ssd_lib.method import switching
 from ssd_lib.models.pairs import Pair
@@ -21,12 +22,6 @@ from ssd_lib.toy import world
 
 LENGTH = 48
 FLOOR = 0.3
-
-
-@cache
-def embedded() -> Pair:
-    """The embedded pair."""
-    return load_pair("toy")
 
 
 def hardened() -> SSDConfig:
