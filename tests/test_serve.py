@@ -3,13 +3,6 @@
 # pyright: reportMissingImports=false
 # (an extra that `make` does not install)
 
-import os
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from importlib.util import find_spec
 from typing import Any
@@ -21,7 +14,7 @@ from ssd_lib.decoding import ssd_generate
 from ssd_lib.defenders import answer
 from ssd_lib.models.export import export_pair
 from ssd_lib.models.pairs import load_pair
-from ssd_lib.paths import REPOSITORY
+from tests.served import Server
 
 missing = [name for name in ("openai", "fastapi", "uvicorn") if find_spec(name) is None]
 pytestmark = [
@@ -38,46 +31,6 @@ START, ANSWER = 120, 60
 def pair():
     loaded = load_pair("toy")
     return loaded.with_config(loaded.config.harden())
-
-
-class Server:
-    """A child process that serves a folder on a free port of 127.0.0.1."""
-
-    def __init__(self, folder, log, *options):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.folder, self.log, self.address = str(folder), log, f"http://127.0.0.1:{port}"
-        main = [sys.executable, "-c", "from transformers.cli.transformers import main; main()"]
-        said = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        said["HF_MODULES_CACHE"] = str(log.parent / "modules")  # the code that it trusts is copied there
-        self.process = subprocess.Popen(
-            [*main, "serve", str(folder), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", *options],
-            env=said,
-            stdout=log.open("w"),
-            stderr=subprocess.STDOUT,
-        )
-
-    def healthy(self):
-        try:
-            with urllib.request.urlopen(f"{self.address}/health", timeout=5) as reply:
-                return reply.status == 200
-        except (urllib.error.URLError, TimeoutError):
-            return False
-
-    def wait(self):
-        end = time.monotonic() + START
-        while not self.healthy():
-            assert self.process.poll() is None and time.monotonic() < end, self.log.read_text()[-2000:]
-            time.sleep(0.2)
-
-    def stop(self):
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,7 @@ from ssd_lib.models.export import export_pair
 from ssd_lib.models.pairs import load_pair
 from tests.reliability.bad_values import WORDS, numbers
 from tests.reliability.missing import Missing
-from tests.test_serve import Server
+from tests.served import Server
 
 PATHS = ("/v1/chat/completions", "/v1/completions")
 FIELDS = (

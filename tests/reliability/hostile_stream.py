@@ -22,7 +22,7 @@ from ssd_lib.defenders import answer
 from ssd_lib.models.export import export_pair
 from ssd_lib.models.pairs import load_pair
 from tests.reliability.missing import Missing
-from tests.reliability.soak import Server
+from tests.served import Server
 
 WORDS = {
     " sorry": "<script>alert(1)</script>",
@@ -52,9 +52,9 @@ def cases() -> list[tuple[str, str | None]]:
         questions = [record.question for record in load_set("direct", limit=QUESTIONS)]
         expected = [said.text for said in answer(says, questions, max_new_tokens=TOKENS)]
         unused = [text for text in WORDS.values() if text not in "".join(expected)]
-        server = Server(folder)
+        server = Server(folder, folder.with_suffix(".log"), "--trust-remote-code")
         try:
-            server.wait()
+            server.wait(180)
             found = [("words", f"no answer says {unused[0]!r}" if unused else None)]
             for question, text in zip(questions, expected, strict=True):
                 found += [(f"{way} of {question!r}", look(server, question, text)) for way, look in WAYS.items()]

@@ -9,16 +9,10 @@ both. Memory must stay flat after a warm-up, every good request must be answered
 
 from __future__ import annotations
 
-import os
 import random
-import socket
-import subprocess
-import sys
 import tempfile
 import threading
 import time
-import urllib.error
-import urllib.request
 from collections import Counter
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -30,9 +24,9 @@ import numpy as np
 import psutil
 from tqdm.auto import tqdm
 
-from ssd_lib.paths import REPOSITORY
 from tests.reliability.missing import Missing
 from tests.reliability.outcome import Outcome
+from tests.served import Server
 
 TITLE = "A steady load on the served endpoint, published and hardened"
 FULL, SHORT = 1800, 12
@@ -55,10 +49,10 @@ def run(count: int, seed: int, progress: bool) -> Outcome:
     if lacking := [name for name in ("openai", "fastapi", "uvicorn") if find_spec(name) is None]:
         raise Missing(f"needs ssd_lib[serve]: {', '.join(lacking)}")
     with tempfile.TemporaryDirectory(prefix="ssd-soak-") as place:
-        servers = [Server(folder) for folder in exported(Path(place))]
+        servers = [Watched(folder) for folder in exported(Path(place))]
         try:
             for server in servers:
-                server.wait()
+                server.wait(START)
             load = Load(servers, seed)
             samples = load.press(count, progress)
         finally:
@@ -85,46 +79,12 @@ def exported(place: Path) -> list[Path]:
     return [export_pair(pair.with_config(config), place / name) for name, config in configs.items()]
 
 
-class Server:
-    """A child process that serves a folder on a free port of 127.0.0.1."""
+class Watched(Server):
+    """A server whose memory is watched."""
 
     def __init__(self, folder: Path):
-        with socket.socket() as free:
-            free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
-        self.name, self.folder, self.log = folder.name, str(folder), folder.with_suffix(".log")
-        self.address = f"http://127.0.0.1:{port}"
-        main = [sys.executable, "-c", "from transformers.cli.transformers import main; main()", "serve", str(folder)]
-        options = ["--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--trust-remote-code"]
-        said = os.environ | {"PYTHONPATH": str(REPOSITORY), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"}
-        said["HF_MODULES_CACHE"] = str(folder.parent / f"modules-{folder.name}")
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen([*main, *options], env=said, stdout=log, stderr=subprocess.STDOUT)
-
-    def healthy(self) -> bool:
-        """Whether it answers."""
-        try:
-            with urllib.request.urlopen(f"{self.address}/health", timeout=10) as reply:
-                return reply.status == 200
-        except (urllib.error.URLError, TimeoutError, ConnectionError):
-            return False
-
-    def wait(self) -> None:
-        """Until it is up."""
-        end = time.monotonic() + START
-        while not self.healthy():
-            if self.process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"the server did not start: {self.log.read_text()[-1000:]}")
-            time.sleep(0.2)
-
-    def stop(self) -> None:
-        """End it."""
-        self.process.terminate()
-        try:
-            self.process.wait(20)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
+        super().__init__(folder, folder.with_suffix(".log"), "--trust-remote-code")
+        self.name = folder.name
 
     def look(self) -> tuple[float, float, int, int]:
         """Now: the time, resident memory in MB, open files (and connections), threads."""
@@ -140,7 +100,7 @@ Samples = dict[str, list[tuple[float, float, int, int]]]
 class Load:
     """Clients, and what came of their requests."""
 
-    servers: list[Server]
+    servers: list[Watched]
     seed: int
     asked: Counter[str] = field(default_factory=Counter)
     failures: list[str] = field(default_factory=list)
