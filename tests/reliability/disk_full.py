@@ -21,10 +21,9 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from tqdm.auto import tqdm
 
-from tests.reliability.children import Started, need_fork, ready
-from tests.reliability.kills import TABLE, Fault, contents
+from tests.reliability.children import Started, ready
+from tests.reliability.kills import TABLE, Fault, contents, play
 from tests.reliability.outcome import Outcome
 
 TITLE = "A full disk while storing and while writing files"
@@ -34,20 +33,11 @@ PAGE, PAGES_OF_A_NEW_STORE = 4096, 14
 
 def run(count: int, seed: int, progress: bool) -> Outcome:
     """Fill the disk `count` times: half of them while a run is stored, half while files are written."""
-    need_fork()
     ready()
     with tempfile.TemporaryDirectory(prefix="ssd-full-") as place:
         trial = Trial(Path(place), random.Random(seed))
         trial.begin()
-        ways = [*trial.ways()]
-        for number in tqdm(range(count), disable=not progress):
-            name = ways[number % len(ways)]
-            try:
-                trial.tried[name] += 1
-                trial.ways()[name](trial.place / f"case{number}")
-            except Fault as fault:
-                trial.failures.append(f"{name}, case {number}, seed {seed}: {fault}")
-            shutil.rmtree(trial.place / f"case{number}", ignore_errors=True)
+        play(trial, trial.ways(), count, seed, progress)
     facts: dict[str, float | int | str] = {name: times for name, times in trial.tried.items()}
     facts |= {"ended with the message of a full disk": trial.refused, "had room enough": trial.fitted}
     if trial.no_mount:

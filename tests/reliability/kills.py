@@ -24,7 +24,7 @@ import pandas as pd
 import psutil
 from tqdm.auto import tqdm
 
-from tests.reliability.children import Started, need_fork, ready
+from tests.reliability.children import Started, ready
 from tests.reliability.outcome import Outcome
 
 TITLE = "Processes killed with SIGKILL, resumed, compared row for row"
@@ -49,7 +49,6 @@ ROWS, VERDICTS, SHARDS, WORKERS = 24, 48, 3, 2
 
 def run(count: int, seed: int, progress: bool) -> Outcome:
     """Kill `count` starts in all."""
-    need_fork()
     ready()
     with tempfile.TemporaryDirectory(prefix="ssd-kills-") as place, tqdm(total=count, disable=not progress) as bar:
         trial = Trial(Path(place), random.Random(seed), seed, bar)
@@ -233,6 +232,18 @@ class Trial:
 
 class Fault(Exception):
     """What a kill must not do."""
+
+
+def play(trial: Any, cases: dict[str, Callable[[Path], None]], count: int, seed: int, progress: bool) -> None:
+    """Each of the cases in turn, `count` in all, in a folder of its own below the trial's; a `Fault` is a failure of the trial."""
+    for number in tqdm(range(count), disable=not progress):
+        name, out = [*cases][number % len(cases)], trial.place / f"case{number}"
+        try:
+            trial.tried[name] += 1
+            cases[name](out)
+        except Fault as fault:
+            trial.failures.append(f"{name}, case {number}, seed {seed}: {fault}")
+        shutil.rmtree(out, ignore_errors=True)
 
 
 def contents(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:

@@ -16,11 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
-from tqdm.auto import tqdm
 
-from tests.reliability.children import Started, need_fork, ready
+from tests.reliability.children import Started, ready
 from tests.reliability.disk_full import in_child, mount, why_no_mount
-from tests.reliability.kills import TABLE, WORKERS, Fault, contents, unavailable
+from tests.reliability.kills import TABLE, WORKERS, Fault, contents, play, unavailable
 from tests.reliability.outcome import Outcome
 
 TITLE = "Two writers, readers beside a writer, a stale lock, a folder that goes away"
@@ -29,21 +28,12 @@ FULL, SHORT = 80, 3
 
 def run(count: int, seed: int, progress: bool) -> Outcome:
     """Play `count` scenes."""
-    need_fork()
     ready()
     with tempfile.TemporaryDirectory(prefix="ssd-two-") as place:
         trial = Trial(Path(place), random.Random(seed))
         trial.begin()
         scenes = trial.scenes()
-        for number in tqdm(range(count), disable=not progress):
-            name = [*scenes][number % len(scenes)]
-            out = trial.place / f"case{number}"
-            try:
-                trial.tried[name] += 1
-                scenes[name](out)
-            except Fault as fault:
-                trial.failures.append(f"{name}, case {number}, seed {seed}: {fault}")
-            shutil.rmtree(out, ignore_errors=True)
+        play(trial, scenes, count, seed, progress)
     facts: dict[str, float | int | str] = {name: trial.tried[name] for name in scenes}
     facts |= trial.left_out
     return Outcome(count, trial.failures, facts | {"reads beside a writer": trial.reads})
