@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from dataclasses import asdict, replace
 from functools import partial
@@ -31,6 +30,7 @@ from ssd_lib.attacks.gcg import DraftAim, GCGConfig, continued, optimise_suffix
 from ssd_lib.defenders import Answer, answer
 from ssd_lib.models.loading import locate
 from ssd_lib.models.pairs import Pair, load_pair
+from ssd_lib.paths import write_whole
 from ssd_lib.toy import world
 
 TOY = GCGConfig(steps=100, candidates=64, top_k=64, start=" !" * 12, batch=64)
@@ -117,9 +117,7 @@ def search_each(
     done = len(made["suffixes"])
     for i in tqdm(range(done, count), desc=out.stem, unit="question", initial=done, total=count):
         made["suffixes"].append({"id": f"{group}-{header['seed']}-{i:04d}"} | attack(items[i]))
-        beside = out.with_suffix(".partial")  # whole or not at all
-        beside.write_text(json.dumps(made, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(beside, out)
+        write_whole(out, json.dumps(made, indent=1, ensure_ascii=False) + "\n")
     return made
 
 

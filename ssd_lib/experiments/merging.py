@@ -63,9 +63,9 @@ def merge_runs(out: str | Path, shards: Iterable[str | Path], *, partial: bool =
         store = stack.enter_context(Store.open(out))
         table = _table(store, out, parts)
         try:
-            with store.connection:
-                store.connection.execute("BEGIN IMMEDIATE")
-                missing = _merge(store.connection, parts, table)
+            with store.transaction() as into:
+                into.execute("BEGIN IMMEDIATE")
+                missing = _merge(into, parts, table)
                 if missing and not partial:
                     raise ValueError("; ".join(missing) + ". Finish them, or merge what there is with --partial")
             (count,) = store.connection.execute("SELECT count(*) FROM answers").fetchone()
