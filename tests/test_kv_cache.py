@@ -1,9 +1,15 @@
 """The cache: continuing, rewinding and ragged rows give what full forwards give."""
 
+import gc
+import weakref
+from unittest import mock
+
 import pytest
 import torch
-from conftest import micro_llama
+from conftest import micro_llama, perturbed
 
+from ssd_lib.config import SSDConfig
+from ssd_lib.decoding import kv_cache, ssd_generate
 from ssd_lib.decoding.kv_cache import VISIBLE_STEP, CachedModel, RowCache
 
 
@@ -43,3 +49,27 @@ def test_the_visible_part_grows_in_steps_and_never_beyond_the_slots():
     assert cache.visible == VISIBLE_STEP
     cache.show_up_to(99)
     assert cache.visible == 100
+
+
+@pytest.mark.parametrize("hardened", [False, True])
+def test_an_answer_leaves_no_keys_and_values_for_the_garbage_collector(hardened):
+    """In a cycle they would stay until it comes by: gigabytes of a real pair, a memory that grows of a server."""
+    target = micro_llama(0, layers=2)
+    config = (SSDConfig.hardened if hardened else SSDConfig)(candidates=5, bin_size=4, lookahead=3)
+    made = []
+    gc.collect()
+    gc.disable()
+    try:
+        with mock.patch.object(kv_cache, "RowCache", side_effect=lambda *args: remembered(RowCache(*args), made)):
+            ssd_generate(
+                target, perturbed(target, 1, 0.3), [[3, 4], [5], [8, 9, 3]], config=config, max_new_tokens=16, rows=2
+            )
+        assert len(made) > 2 and not any(cache() for cache in made)
+    finally:
+        gc.enable()
+
+
+def remembered(cache, made):
+    """The cache itself; of it and its layers only a weak reference is kept."""
+    made += map(weakref.ref, [cache, *cache.row_layers])
+    return cache

@@ -16,6 +16,7 @@ Keys are stored heads first, [rows, heads, slots, size], as attention reads them
 from __future__ import annotations
 
 import math
+import weakref
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -37,7 +38,14 @@ class RowLayer(CacheLayerMixin):
 
     def __init__(self, cache: RowCache):
         super().__init__()
-        self.cache = cache
+        self._cache = weakref.ref(cache)  # in a cycle, memory would wait for Python's garbage collector
+
+    @property
+    def cache(self) -> RowCache:
+        """The cache that this is a layer of."""
+        cache = self._cache()
+        assert cache is not None
+        return cache
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         rows, slots = self.cache.lengths.shape[0], self.cache.slots
