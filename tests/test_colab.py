@@ -35,9 +35,9 @@ print(json.dumps(found))
 
 def copy_book(folder):
     """The library, its data and what a first cell runs, in a folder of their own; pyproject.toml asks for more than is here."""
-    for name in ("ssd_lib", "data"):
+    for name in ("ssd_lib", "data", "notebooks/checks"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    (folder / "notebooks/solutions").mkdir(parents=True)
+    (folder / "notebooks/solutions").mkdir()
     shutil.copy(ROOT / "notebooks/prepare.py", folder / "notebooks")
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     assert '"torch>=' in project

@@ -139,3 +139,12 @@ def test_a_compiled_model_is_decoded_without_a_break_in_its_graph():
     options: dict[str, Any] = dict(config=SSDConfig(lookahead=2), max_new_tokens=6, eos_token_id=[])
     answers = [ssd_generate(target, draft, [[3, 9, 4]], **options).sequences[0] for target, draft in (plain, compiled)]
     assert torch.equal(*answers)
+
+
+@pytest.mark.gpu
+def test_cpu_and_gpu_give_the_same_tokens():
+    target: Any = micro_llama(0, layers=2)
+    draft, prompt = perturbed(target, 1, 0.2), torch.tensor([[3, 4, 5]])
+    on_cpu = ssd_generate(target, draft, prompt, max_new_tokens=24)
+    on_gpu = ssd_generate(target.cuda(), draft.cuda(), prompt.cuda(), max_new_tokens=24)
+    assert on_cpu.sequences[0].tolist() == on_gpu.sequences[0].tolist()
