@@ -5,10 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from tqdm import tqdm
 
 from tests.reliability.missing import Missing
 
@@ -35,6 +38,11 @@ def ready() -> None:
     torch.set_num_threads(1)
 
 
+def alone() -> None:
+    """In a forked process: progress bars take a lock of its own, since a process that is killed never gives back a shared one."""
+    tqdm.set_lock(threading.RLock())
+
+
 class Started:
     """A forked process that runs one `ssd` command; `said` is what it wrote, both streams."""
 
@@ -49,6 +57,7 @@ class Started:
         code = 1
         try:
             os.setsid()
+            alone()
             out = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(out, 1)
             os.dup2(out, 2)

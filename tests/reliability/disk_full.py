@@ -22,7 +22,7 @@ from typing import Any
 
 import pandas as pd
 
-from tests.reliability.children import Started, ready
+from tests.reliability.children import Started, alone, ready
 from tests.reliability.kills import TABLE, Fault, contents, play
 from tests.reliability.outcome import Outcome
 
@@ -228,6 +228,7 @@ def in_child(act: Callable[[], object], first: Callable[[], object] | None = Non
     if child == 0:
         said = b""
         try:
+            alone()
             quiet = os.open(os.devnull, os.O_WRONLY)
             os.dup2(quiet, 1)
             os.dup2(quiet, 2)
