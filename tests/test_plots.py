@@ -10,6 +10,7 @@ import pytest
 from IPython.core.formatters import HTMLFormatter
 from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.markers import MarkerStyle
 
 matplotlib.use("Agg")
 
@@ -44,6 +45,7 @@ def test_every_defender_has_a_look_of_its_own():
     assert len({str(look.mark) for look in found} & set(style.MARKS.values())) == 4, (
         "the book's own belong to nobody else"
     )
+    assert all(MarkerStyle(look.mark).is_filled() for look in found), "a mark of edges alone is white on white"
 
 
 def test_tables_scroll_where_a_window_is_too_narrow():

@@ -104,8 +104,8 @@ class Look(NamedTuple):
 BOOK = {name: Look(COLORS[name], MARKS[name], LINES[name], HATCHES[name]) for name in COLORS}
 OTHERS = ("#333333", "#56B4E9", "#8A6D3B", "#808080", "#882255")
 """Colours of the others: black, sky, brown, grey, wine, none near the book's four."""
-OTHER_MARKS: tuple[Any, ...] = ("^", "v", "X", "<", ">", "*", "p", "d", "h", (4, 1, 0), (5, 2, 0), r"$\clubsuit$")
-"""None is one of `MARKS`: shape alone tells sixteen defenders apart."""
+OTHER_MARKS: tuple[Any, ...] = ("^", "v", "X", "<", ">", "*", "p", "d", "h", (4, 1, 0), (3, 1, 0), r"$\clubsuit$")
+"""None is one of `MARKS`, and each has a face: shape alone tells sixteen defenders apart."""
 OTHER_LINES = ((0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 2)))
 OTHER_HATCHES = ("xxx", "\\\\\\", "ooo", "+++", "|||", "---")
 ROLES = {"none": "target", "draft-only": "draft", "ssd": "SSD", "ssd-hardened": "hardened SSD"}
