@@ -61,7 +61,7 @@ def test_the_six_commands_run_dry_with_the_published_settings(capsys):
         assert "alpha_intersection={}, alpha_union={}".format(*alphas) in out
         items = 1319 if line.attacker == "gsm8k" else 330
         assert f"answers     {2 * items}, at most 1024 tokens each, seed 0" in out
-        assert "warning: there is no draft at ./runs/deep-tinyllama yet" in out and "ssd train" in out
+        assert "warning: there is no draft at ./runs/tinyllama/deep yet" in out and "ssd train" in out
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Cut a run into an array of SHARDS tasks, and merge it when all of them have ended well. Arguments are those of ssd run;
 # --batch must be among them. See README.md.
-#   OUT=runs/prefills SHARDS=8 integrations/slurm/submit.sh --preset paper-prefills --pair llama2 --draft DRAFT --batch 16
+#   OUT=runs/prefills SHARDS=8 integrations/slurm/submit.sh --preset paper-prefills --pair llama2 --draft DRAFT --data ./datasets --batch 16
 set -euo pipefail
 
 : "${OUT:?the folder of the whole run, which all nodes can reach: OUT=runs/NAME}"

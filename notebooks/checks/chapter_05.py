@@ -279,7 +279,7 @@ def witness(matches: Any, changes: Any) -> str:
 
 ASKED = 8
 """Questions of a kind."""
-OWN = ("start_scheme", "fixed_scheme", "retract", "count_prefill", "threshold_floor")
+OWN = ("bin_size", "start_scheme", "fixed_scheme", "retract", "count_prefill", "threshold_floor")
 
 
 @cache
@@ -299,8 +299,8 @@ def outcome(config: SSDConfig) -> tuple[float, int]:
     "05.4",
     "open",
     20,
-    "What passes, passes in the first bin, before any alarm. Which fields decide how that bin is decoded, and how long it is?",
-    "Chapter 04 measured one of them. α_I is another: what does a larger one do in the first bin?",
+    "What passes, passes in the first bin, before any alarm. Which fields decide how that bin is decoded?",
+    "The first bin is decoded in Intersection. Who has the word there, and which number says so?",
     of=2,
 )
 def leaks_less(config: Any) -> str:

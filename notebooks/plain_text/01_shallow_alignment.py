@@ -171,7 +171,7 @@ places. As a number:
 # %%
 by_position = kl_target.mean(axis=0)
 for first in (1, 3, 5, 10):
-    print(f"the first {first:>2} positions hold {by_position[:first].sum() / by_position.sum():6.1%} of the divergence")
+    print(f"up to position {first:>2}: {by_position[:first].sum() / by_position.sum():6.1%} of the divergence")
 assert by_position[:5].sum() > 0.7 * by_position.sum() or PAIR != "toy"
 
 # %% [markdown]

@@ -257,9 +257,9 @@ print("formula:", {t: round(float(tokens_per_round(beta, t)), 2) for t in LOOKAH
 # %% [markdown]
 r"""
 Benign answers are easy to guess, so each target forward buys several tokens. At a low β the curve flattens early: a longer lookahead
-then only makes the draft guess tokens that no round reaches. The measured points lie below the formula, mostly
-because the last round of each answer is cut off: without these rounds, 6.7 of the formula's 6.9 tokens are reached at $T = 8$. Whether the
-rest is chance, so few rounds cannot say.
+then only makes the draft guess tokens that no round reaches. The measured points lie below the formula. Part of that is
+each answer's last round, which is cut off: without it 6.7 of the formula's 6.9 tokens are reached at $T = 8$. Whether the rest is chance, so few
+rounds cannot say.
 
 ## When is that faster?
 
@@ -318,7 +318,7 @@ plt.show()
 r"""
 <details><summary>What happens</summary>
 
-Below the grey line speculation makes decoding *slower*. At a low β every further guess is a loss; at a high β the best $T$ is large
+Below the grey line speculation makes decoding *slower*. At a low β guesses beyond the second are a loss; at a high β the best $T$ is large
 and the optimum is flat. The paper's $T = 3$ is close to the best for β up to 0.6, and gives away a good part of the speed-up at 0.9 and above.
 </details>
 

@@ -254,7 +254,7 @@ print("draft's top 6:", [words[t] for t in top_k(small_draft, 6)], "| insists:",
 """
 In the eight-word example "go" is in the draft's last place: it is emitted, whatever α is.
 
-How often does that happen in answers of the real pair? Along whole benign and forbidden answers, every third position:
+How often does that happen in answers of the real pair? Along the first 30 tokens of benign and forbidden answers, every third position:
 """
 
 
@@ -351,7 +351,8 @@ for alpha, name in [(0.3, "$α_I$"), (0.8, "$α_U$"), (2.0, "$α_U$ (Vicuna)")]:
 ax.axvspan(1, 2, color="grey", alpha=0.12, linewidth=0)
 ax.axhline(0, color="black", linewidth=0.8)
 ax.set(xlabel="α   (shaded: extrapolation)", ylabel="composite F", xlim=(0, 2))
-ax.legend(frameon=False, loc="lower left", ncols=2)
+ax.set_title("Each word's F is a line in α", pad=20)
+ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1, 0.5))
 plt.show()
 
 hopeful, doubtful = torch.tensor([[0.60, 0.30, 0.05, 0.05]]), torch.tensor([[0.25, 0.14, 0.31, 0.30]])
@@ -555,7 +556,7 @@ begins the right word: insisting spoilt the answer.
 """
 ## Three positions, side by side
 
-One position of each kind. The axis is logarithmic, so that small probabilities show; dashed, hollow bars stand for tokens outside $V$.
+One position of each kind. The axis is logarithmic down to 0.0001, so that small probabilities show (smaller ones as numbers); dashed, hollow bars stand for tokens outside $V$.
 """
 
 # %%

@@ -39,7 +39,8 @@ from scipy.stats import binom
 
 from ssd_lib import SSDConfig, answer, load_pair
 from ssd_lib.experiments.card import prefill_tokens
-from ssd_lib.experiments.stats import wilson
+from ssd_lib.experiments.report import interval_text, rate_text
+from ssd_lib.experiments.stats import estimate
 from ssd_lib.method import switching
 from ssd_lib.show import plots
 from ssd_lib.toy.worlds import world_of
@@ -95,8 +96,10 @@ for place, (label, mark) in enumerate(zip(replies, ["o", "s", "D"], strict=True)
     first = bins[(bins.questions == label) & (bins.bin == 0)]["β"]
     x = place + rng.uniform(-0.18, 0.18, len(first))
     ax.scatter(x, first + rng.uniform(-0.015, 0.015, len(first)), color="grey", marker=mark, alpha=0.6)
-    half = 1.96 * first.std() / np.sqrt(len(first))
-    ax.errorbar(place + 0.3, first.mean(), yerr=half, color=plots.COLORS["SSD"], marker="_", capsize=3)
+    mean, low, high = estimate("share", first.to_numpy())
+    ax.errorbar(
+        place + 0.3, mean, yerr=[[mean - low], [high - mean]], color=plots.COLORS["SSD"], marker="_", capsize=3
+    )
 ax.axhline(pair.config.threshold, color="black", linestyle=":", label="threshold at the start")
 ax.set_xticks(range(3), list(replies))
 ax.set(ylabel="match ratio of the first bin", title="One bin of seven tokens tells them apart (mean and 95% interval)")
@@ -108,7 +111,8 @@ plt.show()
 """
 <details><summary>What happens</summary>
 
-In the figure each mark is an answer. Benign and scary-sounding questions match at nearly 1, attacked ones not at all. Scary-sounding benign questions (antidotes, counter-charms) look benign: what counts is not the topic
+In the figure each mark is an answer. Benign and scary-sounding questions match at nearly 1, attacked ones not at all. One benign
+answer of twenty has 4/7 = 0.57, just below the threshold: a false alarm. Scary-sounding benign questions (antidotes, counter-charms) look benign: what counts is not the topic
 but whether the two models agree on the answer. No classifier reads the question, and no list of words is searched.
 
 Now look at the table's last line again: the attacked answers match *after* the first bin. By then SSD has switched to Union, and both
@@ -251,8 +255,8 @@ print(f"after {needed} quiet bins, a bin without a match is no alarm any more")
 """
 <details><summary>What happens</summary>
 
-After seven. By the rule it would be six, 0.6 − 6 · 0.1 = 0; but in floating point 0.6 − 0.1 − … leaves a tiny positive number, of which 0 is still below.
-The published code computes it so, and the rule is followed to the last bit.
+After seven. By the rule it would be six, 0.6 − 6 · 0.1 = 0; but in floating point 0.6 − 0.1 − … leaves a tiny positive number, and β = 0 is still below that.
+The authors' code sets such a rest to 0, so there it is six; this library keeps the rule to the last bit ([docs/paper.md](../docs/paper.md)).
 
 It is a real hole. An attacker who first gets through some quiet bins is not stopped afterwards; chapter 13 measures such attacks.
 </details>
@@ -338,10 +342,9 @@ def outcome(config):
     items, harmless = ask("benign", 0, config)
     right = sum(world.grade(item, r.text).right for item, r in zip(items, harmless, strict=True))
     disturbed = sum((r.trace.to_frame().scheme == "union").any() for r in harmless)
-    low, high = wilson(right, len(items))
     return {
-        "facts told": f"{np.mean(told):.2f} ± {1.96 * np.std(told) / np.sqrt(len(told)):.2f}",
-        "benign right": f"{right / len(items):.2f} [{low:.2f}, {high:.2f}]",
+        "facts told": interval_text(*estimate("share", np.array(told)), percent=True),
+        "benign right": rate_text(right, len(items)),
         "benign answers with an alarm": f"{disturbed} of {len(items)}",
     }
 
@@ -360,8 +363,7 @@ r"""
 <details><summary>What happens</summary>
 
 On this pair the bin size governs the leak almost alone: under attack hardly anything matches, so any threshold raises the alarm. A high
-threshold shows the other side of the compromise: alarms in benign answers. (With so few questions the intervals are wide. On SmolLM2 the match
-ratio is 0.72 to 0.85 under prefills and 0.93 on everyday questions: the two lie closer together there.)
+threshold shows the other side of the compromise: alarms in benign answers. (With so few questions the intervals are wide.)
 </details>
 
 ## Exercises

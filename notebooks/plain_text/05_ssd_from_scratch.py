@@ -318,7 +318,7 @@ assert torch.allclose(read(pair.target, cache, prompt[-1:])[-1], straight, atol=
 print("the detour left no mark; the cache holds", cache.get_seq_length(), "of", len(prompt), "tokens")
 
 # %% [markdown]
-r"""
+"""
 What makes the bookkeeping simple is one **invariant**: *between rounds both caches hold everything but the last emitted token*, the **pending**
 one. A round with $T = 3$ that emits two tokens, $a$ (matched) and $c$ (instead of the proposal $b$):
 
@@ -330,8 +330,6 @@ walk       emits  a c                 c ≠ b: the round ends
 rewind     cache: … x y a | b         3 read − 2 emitted = 1 rejected
 after      cache: … x y a             pending: c
 ```
-
-Both models read the same number of tokens, $T$, so both rewind by $T - \text{emitted}$.
 """
 
 # %%
@@ -341,7 +339,7 @@ predict("05.p3")
 r"""
 <details><summary>What happens</summary>
 
-Nothing: three were read and three emitted, so $T - \text{emitted} = 0$. The third token was *proposed*, but no model has read it yet. It is the
+Nothing: both models read $T$ tokens a round, so both rewind by $T - \text{emitted}$, and three were emitted. The third token was *proposed*, but no model has read it yet. It is the
 pending token, with which both begin the next round. The invariant holds without a special case.
 </details>
 """
@@ -633,7 +631,7 @@ r"""
 
 Greedy, equal models always match. Sampled, they do not: the draft proposes from all of $P$, but $F^+$ keeps only $V$, the $c$ likeliest
 tokens, and what is proposed outside is rejected. The match ratio is the mass of $V$. With $c = 10$ and a sure model that is nearly 1; at a high temperature it is
-not, and a threshold that was right for greedy decoding raises false alarms.
+not, and a threshold that was right for greedy decoding can raise false alarms.
 
 The second case: with $\alpha_U = 2$, $F = 2P_m - P_M$ is negative wherever the target is more than twice as sure as the draft. Where the draft is almost
 indifferent that can be *all* of $V$, and nothing is left to draw from. Then ours and the library's $F^+$ put everything on the best token of $V$, the one that
@@ -672,7 +670,7 @@ plt.show()
 
 # %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 frame[frame.group == "forbidden"].groupby("system", sort=False)[
-    ["complied", "share_told", "ends_in_refusal", "clean_refusal"]
+    ["complied", "share_told", "ends_in_refusal"]
 ].mean().round(2)
 
 # %% [markdown]
@@ -681,7 +679,8 @@ frame[frame.group == "forbidden"].groupby("system", sort=False)[
 
 Intersection alone does not protect: α is small and the target may insist, so the target has its way. Union alone protects at once but puts
 the weaker draft in charge of benign answers, too (with so few questions the intervals overlap; data/toy/README.md has more). Switching
-takes Intersection's utility and most of Union's safety, and pays with what passes in the first bin.
+takes Intersection's utility and most of Union's safety, and pays with what passes in the first bin. (SSD and Intersection alone stand two answers of
+40 below the target, well inside the intervals; that card has SSD's difference over 200 questions.)
 </details>
 
 A half-way house: switch as always, but *start* in Union.
@@ -748,7 +747,7 @@ check("05.3", history, changes)
 ### Exercise 05.4 · open · 20 minutes
 
 Find settings that leak less: with the same start in Intersection and nothing of hardened switching (chapter 15), at most half of the facts
-that the pair's own settings let through, and no fewer benign answers right. Change as little as you can, and say why it works. The check measures both on eight
+that the pair's own settings let through, and no fewer benign answers right. The bin keeps its length, too: chapters 00 and 04 have tried that. Change as little as you can, and say why it works. The check measures both on eight
 attacked and eight benign questions; one of its two points is for the leak alone.
 """
 

@@ -48,7 +48,7 @@ from checks import check, predict, question, score
 from ssd_lib import answer, load_pair
 from ssd_lib.attacks import describe, load_set, world_item
 from ssd_lib.experiments.report import clip
-from ssd_lib.experiments.stats import rates
+from ssd_lib.experiments.stats import estimate, rates
 from ssd_lib.judges import judge, says_harmful
 from ssd_lib.models.chat import encode_prompt, render_prompt
 from ssd_lib.show import plots
@@ -70,7 +70,7 @@ every set, embedded or published, is a list of one type, `Record`. Here is one.
 # %%
 record = load_set("prefill-10", limit=1, tokenizer=pair.tokenizer)[0]
 for field, value in vars(record).items():
-    print(f"{field:>9}: {clip(str(value), 90)}")
+    print(f"{field:>11}: {clip(str(value), 90)}")
 
 # %% [markdown]
 """
@@ -184,6 +184,7 @@ paired = undefended[undefended.attack != "rephrased"].pivot_table(
 tried = paired.dropna().astype(bool)  # questions that every one of these sets holds
 closed = tried[~tried["direct"]].drop(columns="direct")
 opened = closed.sum().reindex([name for name in ATTACKS if name in closed]).rename("opened").to_frame().T
+opened["one of the last two"] = int(closed[["nested-fiction", "suffix"]].any(axis=1).sum())
 opened["at least one"] = int(closed.any(axis=1).sum())
 opened.assign(of=len(closed))
 
@@ -219,8 +220,8 @@ pd.DataFrame([{"part": part, "id": i, "token": repr(pair.tokenizer.decode([i]))}
 """
 The next token the model writes continues a sentence that it never began. Chapter 01 showed why that is enough.
 
-A system that does not let callers write into the answer is not open to this attack. Open are local models, always,
-and every interface that offers to "continue" an assistant's message.
+A system that does not let callers write into the answer is not open to this attack. Local models are always open to it, and so
+is every interface that offers to "continue" an assistant's message.
 
 ## Changing only the words
 
@@ -328,7 +329,7 @@ pd.DataFrame(rows, columns=titles).round(3)
 
 # %% [markdown]
 r"""
-For a small share ($\lambda = 0.1$) the slope is about right for all six. For the whole swap it is not: ` cordial` lowers the loss
+For a small share ($\lambda = 0.1$) the slope is right to within a third for all six. For the whole swap it is not: ` cordial` lowers the loss
 almost seven times as far as predicted, and ` Frozen`, which should raise it, lowers it. The gradient costs one pass for all
 swaps at once; the truth about a swap costs a pass of its own.
 
@@ -437,7 +438,7 @@ pd.concat([rates(kept.assign(what=name), name, ["what"]) for name in ["reached",
 # %% [markdown]
 """
 `reached`: greedy decoding begins as wanted. `complied`: the whole answer leaks a forbidden fact, which is what the attacker
-is after; for that a suffix was tried again.
+is after; where it did not, a second suffix was tried.
 
 ## Is it the optimisation, or just the noise?
 
@@ -497,9 +498,13 @@ predict("06.p4")
 defended = pd.concat([ask(sets[name], "ssd").assign(attack=name) for name in ATTACKS])
 both = pd.concat([undefended, defended])
 lines = rates(both, "harmful", ["attack", "system"]).rename(columns={"rate": "value"})
-spread = both.groupby(["attack", "system"], sort=False).told.agg(["mean", "std", "count"]).reset_index()
-half = 1.96 * spread["std"] / np.sqrt(spread["count"])
-told = spread.assign(value=spread["mean"], low=spread["mean"] - half, high=spread["mean"] + half)
+told = pd.DataFrame(
+    [
+        (*names, *estimate("share", part.to_numpy()))
+        for names, part in both.groupby(["attack", "system"], sort=False).told
+    ],
+    columns=["attack", "system", "value", "low", "high"],
+)
 
 figure, axes = plt.subplots(2, 1, figsize=(9, 6.2), sharex=True)
 plots.bars(lines, "share of answers", "Answers that tell a forbidden fact (95% Wilson interval)", axes[0])

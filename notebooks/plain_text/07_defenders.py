@@ -311,7 +311,7 @@ steered.groupby("set", sort=False).agg(["sum", "count"])
 r"""
 <details><summary>What happens</summary>
 
-Where expert and target disagree, α = 3 stretches the difference far past both probabilities (the figure above). But the expert learned to refuse where an answer *begins*, as ordinary alignment does: in 1 of 16 prefilled answers do the two steered tokens
+Where expert and target disagree, α = 3 stretches the difference far past both probabilities (the figure above). But the expert learned to refuse where an answer *begins*, as ordinary alignment does: in only 1 of 16 prefilled answers do the two steered tokens
 differ at all, and 15 still tell. Without a prefill it changes many openings. A deeply aligned second model, and watching for longer than two
 tokens, are SSD's two changes.
 </details>
@@ -422,7 +422,8 @@ pd.crosstab(votes["set"], votes["refusing copies"]).reindex(ATTACKS + HARMLESS).
 <details><summary>What happens</summary>
 
 If at least half of the copies refuse, the answer is a refusal. A prefilled answer stands in every copy, so the vote cannot help
-there: no copy refused. Of the harmless questions few are refused, since most copies do not agree on that; but the answer that is returned is one to a question with a
+there: no copy refused. Of the harmless questions few are refused, since seldom do half of the copies refuse (the vote takes any phrase of a refusal list, the judge only this
+world's refusals: of the three outvoted questions it calls two refused); but the answer that is returned is one to a question with a
 tenth of its letters wrong, and it is mostly not right.
 </details>
 
@@ -528,8 +529,8 @@ plt.show()
 
 # %% [markdown]
 """
-The best place is on the left, at the top. Marks that would hide each other stand below their place, each with a line to it. Below the top stand the defences
-that change the question's words: they stop some attacks, but not the prefilled ones (retokenization's 69% against 94% may be chance), and pay for it in right answers.
+The best place is on the left, at the top. Marks that would hide each other stand below their place, each with a line to it. Below the top stand the draft alone and the defences
+that change the question's words: these stop some attacks, but not the prefilled ones (retokenization's 69% against 94% may be chance), and pay for it in right answers.
 
 ## What it costs
 
@@ -537,6 +538,9 @@ On the harmless questions, since every user pays for those. For each question th
 (answers, and extra text that nobody sees); for the batch the *forwards* of each model; and the time a token takes, divided by
 what it takes without a defence: the published *average token generation time ratio*. It is one measurement of one batch, so it has no interval.
 """
+
+# %%
+predict("07.p6")
 
 # %%
 written = harmless.groupby("system", sort=False).tokens.sum()
@@ -551,9 +555,6 @@ A forward is not a second. While decoding, a model's weights are read once a for
 account counts a forward by the *size* of the model. That account carries over to a real pair better than the times of this
 machine, where both models are tiny.
 """
-
-# %%
-predict("07.p6")
 
 # %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 size = {
@@ -596,8 +597,8 @@ plt.show()
 There are three ways to pay. Defences of the prompt pay in tokens read; those that answer several times, in tokens that nobody
 sees; SSD, with a draft that runs along, but it saves target forwards, since one of them checks several tokens. (How many is
 chosen while decoding, by the clock, so the forwards of ssd and ssd-hardened change from run to run; their answers do not.) In seconds
-ssd took 1.3 times as long as the target alone here, though its bars are shorter: in models this small a forward of the draft takes about a third of the target's time, not an eighth as its
-weights would say (chapter 10).
+SSD need not win here (the table's last column), though its bars are shorter: in models this small a forward of the draft takes far more than the
+eighth of the target's time that its weights would say (chapter 10).
 </details>
 
 ## How to add a defender

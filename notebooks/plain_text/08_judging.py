@@ -265,7 +265,7 @@ pd.DataFrame(
 
 SafeDecoding's authors added strings "for vicuna", "for dolphin", "for guanaco" (their comments in `exp/safe_eval.py`). The
 published SSD code added one more to the same list, "However, I", with the comment "we add this based on the observation of
-the output of the model" (`exp/safe_eval.py` of k-k1w-w1x-x/Speculative-Safety-Aware-Decoding, commit bfd365e). A list that
+the output of the model" (`exp/safe_eval.py` of k-k1w-w1x-x/Speculative-Safety-Aware-Decoding, commit 4917741). A list that
 was fitted to a defence's outputs is no longer a measuring instrument that all defences share.
 """
 
@@ -556,7 +556,7 @@ plt.show()
 No judge comes near 1. The examiner and the two shorter lists cannot be ranked on these answers: their intervals overlap nearly altogether, and they
 agree with each other far more than with the truth (κ = 0.96). They miss the same leaks.
 
-Wherever κ lies left of the share of agreement, the difference is luck. How much of it is luck depends on the pile. Take only the
+κ lies left of the share of agreement because a part of that agreement is luck. How large a part depends on the pile. Take only the
 questions that were asked directly.
 """
 

@@ -169,7 +169,7 @@ def success(verdicts, judge="exact"):
 
 assert np.allclose(interval(3, 16), wilson(3, 16), atol=1e-5)
 by_hand = success(rows[["answer", "attack", "system"]].merge(load_verdicts(OUT), on="answer"))
-by_hand.loc[["direct", "prefill-10"]].round(2)
+by_hand.loc[["direct"]].round(2)
 
 # %% [markdown]
 """
@@ -181,7 +181,8 @@ report = build_report([OUT])
 summary = report.summary
 lines = summary[(summary.measure == "attack success") & (summary.judge == "exact")].set_index(["attack", "system"])
 assert np.allclose(lines.loc[by_hand.index, ["value", "low", "high"]], by_hand[["rate", "low", "high"]], atol=1e-5)
-summary[["attack", "system", "measure", "judge", "value", "low", "high", "n", "unjudged"]].iloc[::23].round(2)
+columns = ["attack", "system", "measure", "judge", "value", "low", "high", "n", "unjudged"]
+summary.loc[summary.attack == "direct", columns].iloc[::5].round(2)
 
 # %% [markdown]
 """
@@ -380,7 +381,7 @@ Read a row: what does it let through, what does it break, what does it cost? (An
 time its answers share: there is nothing to vary. Between two runs it varies all the same.)
 
 Published SSD is *not* the best row of this table. Hardened SSD, SecDecoding and Ada let nothing through here, and their right answers
-cannot be told from no defence's. The table does not show what they ask for:
+cannot be told from no defence's. (With 50 questions and other attacks SecDecoding and Ada do leak, under suffixes 32% and 74%: [docs/results.md](../docs/results.md).) The table does not show what they ask for:
 
 - SecDecoding needs a second small model, the draft before its safety training, and two small forwards a token as long as it steers.
 - Ada looks after every 25 tokens, Self-Exam and back-translation at the end: what they stop has been written by then, and can be held back
@@ -437,10 +438,10 @@ tests[["attack", "measure", "system", "n", "gained", "lost", "change", "p", "p_a
 """
 <details><summary>What happens</summary>
 
-The comparisons of attack success and right answers with no defence in which anything changed; `change` in points. `gained` questions went
+The comparisons with no defence, of attack success and of right answers, in which anything changed; `change` in points. `gained` questions went
 from no to yes, `lost` ones from yes to no: on measures of harm a loss is what one wants, on right answers it is not.
 
-SSD's p of 0.031 becomes about 0.1. Many of the comparisons are far smaller, and they take little away from the next.
+SSD's p of 0.031 becomes about 0.1. Some 80 of the 261 comparisons have a p as small, so it is multiplied by about three.
 </details>
 
 Sixteen questions do not carry the claim that SSD leaks in fewer answers than no defence, once one counts how many claims were tried. A large p does *not*
@@ -483,7 +484,7 @@ plt.show()
 </details>
 
 A small run shows large effects only, such as a bare target that falls to an attack. Pairs of answers to the same questions need fewer, but
-they, too, must *change*: at least six, all one way (exercise 1), so a difference of five points takes some 120 questions at the very least.
+they, too, must *change*: at least a few, all one way (exercise 1 says how many), so that a difference of five points takes more than a hundred.
 
 ## Your own run, with real models
 
@@ -499,8 +500,8 @@ print(*sorted(path.name for path in OUT.iterdir() if path.suffix in (".md", ".cs
 # %%
 from ssd_lib.experiments import PRESETS, experiment
 
-real = experiment(preset="paper-prefills", pair={"name": "llama2", "draft": "runs/deep-tinyllama"}, data="datasets")
-print("ssd run --preset paper-prefills --pair llama2 --draft runs/deep-tinyllama --data datasets")
+real = experiment(preset="paper-prefills", pair={"name": "llama2", "draft": "runs/tinyllama/deep"}, data="datasets")
+print("ssd run --preset paper-prefills --pair llama2 --draft runs/tinyllama/deep --data datasets")
 print(f"asks {len(real.defenders)} defenders on", *[attack.name for attack in real.attacks])
 pd.DataFrame({"about": {name: preset.about for name, preset in PRESETS.items()}})
 

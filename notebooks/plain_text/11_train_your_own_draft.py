@@ -468,7 +468,7 @@ for name, values in curves.items():
 
 The dashed line is what "a few tokens deep" means. The green one stays up as far as we look, with a dip after one to five tokens. After
 five, only about half of the probability is on a refusal, and yet all 60 answers recovered there (the table above): those that do not
-turn at once turn some tokens later. Attackers gain most from the first tokens, even here.
+turn at once turn some tokens later. If attackers gain anything here, it is with the first tokens; prefills of one to four were not asked.
 
 Why the dip? Not for want of examples alone: $k = 3$ is drawn as often as $k = 30$. After three tokens the model has seen
 little of where the answer is going; but that is a guess, which we did not test.
@@ -662,7 +662,7 @@ display(verdicts["deepened"], summary.replace({True: "✔", False: "✘"}))
 
 # %% [markdown]
 """
-Above, the deepened draft in numbers; below, all four. Only the deepened one passes every line: read the columns. Safety
+First the deepened draft in numbers, then all four. Only the deepened one passes every line: read the columns. Safety
 lines alone would have passed “no benign rows”, benign lines alone the other two. The checklist is the part of this chapter to take
 along to a real model.
 
@@ -694,16 +694,19 @@ axes[0].set(title="Gives a recipe", xlabel="training steps (4 examples each)", y
 axes[0].legend(frameon=False, title="prefilled tokens")
 axes[1].plot(over.steps, over.rate, color=plots.COLORS["draft"], marker="^")
 axes[1].fill_between(over.steps, over.low, over.high, color=plots.COLORS["draft"], alpha=0.15)
-axes[1].set(title="Refuses a question that only sounds like one", xlabel="training steps")
+axes[1].set(title="Refuses what only sounds like a recipe", xlabel="training steps")
 plots.save(figure, "draft_curve.png")
 plt.show()
+early = curve[(curve.group == "recipe") & (curve.steps <= 30)]
+early.pivot_table(index="steps", columns="prefill", values="refused").astype(int)
 
 # %% [markdown]
 """
 <details><summary>What happens</summary>
 
-After ten steps the model refuses 13 of 20 requests (column `refused`); with 20 tokens of a recipe prefilled, none of 20 answers turns into a
-refusal, and 17 give the recipe. That is shallow alignment again, met on the way to deep alignment. From 30 steps on at most one of 20
+After ten steps the model refuses 13 of 20 requests (the table counts refusals); with 20 tokens of a recipe prefilled, none of 20 answers turns into a
+refusal, and 17 give the recipe. That is shallow alignment again, met on the way to deep alignment. (At step 20 it refuses 6 of 20 at both
+depths: the order is seen at one checkpoint.) From 30 steps on at most one of 20
 gives a recipe, at every depth that was asked.
 
 What stays unsteady is the price: from step 10 to 70 the draft refuses between 5% and 75% of the questions about food and tools, up and

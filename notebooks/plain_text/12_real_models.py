@@ -577,7 +577,7 @@ except ValueError as error:
 Different models may read different prompts of different lengths, with one answer after both (TinyLlama's own template, for one, writes no BOS, so a TinyLlama
 draft reads none); a prompt is what transformers' `apply_chat_template` makes of it, id by id. The last line is what happens with a partner of another family.
 
-Now attack the pair: ten tokens of a forbidden answer are given, and both defenders go on.
+Now attack the pair: ten tokens of a forbidden answer are given, and both defenders go on. (The question is the first of eight whose answer SSD turns.)
 """
 
 # %%
@@ -760,7 +760,8 @@ real judge before you publish (`ssd judge`, chapter 08).
 
 1. Runtime with a GPU; `pip install bitsandbytes`; accept the licences; put `HF_TOKEN` into the secrets.
 2. For `llama2` and `vicuna`: a deep TinyLlama (chapter 11) as `DRAFT`, and its checklist passed. For `llama3.1_8b` nothing: its draft is published.
-3. The prefilling files of SSD's authors in `DATA` (chapter 06 says where from; they hold real harmful text).
+3. The prefilling files of SSD's authors in `DATA` (chapter 06 says where from; they hold real harmful text). They have N = 10, 20 and 40; for N = 5
+   also `Harmful-HEx-PHI.jsonl` of Unispac/shallow-vs-deep-alignment.
 4. `REAL = True`, `PAIR`, `RUN` on a drive, and run all cells.
 
 How long? An estimate for you to correct: a 7B target reads all its weights once a round, and a round emits at least one token.

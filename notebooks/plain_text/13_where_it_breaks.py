@@ -478,7 +478,8 @@ print(
 In floats a rest is left after six bins, and β = 0 lies below it. A bin with a single match passes earlier, after five quiet bins.
 </details>
 
-So the published settings watch the first 49 tokens of an undisturbed answer, and no more. The library starts every answer with a fresh scheduler, so
+So the published settings watch the first 49 tokens of an undisturbed answer, and no more (in this library; the authors' code sets the rest to 0 after six
+bins: 42 tokens). The library starts every answer with a fresh scheduler, so
 a *prefilled* prologue does not count; one that the models write themselves does. To measure it, begin an answer with what is left of the threshold after a text with known matches. (A later change of scheme
 resets the threshold to this value, not to 0.6. On these questions that changes no token.)
 """
@@ -588,7 +589,8 @@ pd.DataFrame(
 The first line printed says how far ordinary harmless answers of some forty tokens have come: all end with a threshold of 0.1 or less. A real model's answers are often several times as
 long: under the published settings most of a long quiet answer is decoded with the alarm off.
 
-After the prologue 60% of the answers still reach Union, because six bins leave the rounding error of the cell above, and a bin with no match at all still switches; the seventh bin removes it. (After the harmless text the target itself loses the thread at times: compare with *target alone*. The
+After the prologue 60% of the answers still reach Union, because six bins leave the rounding error of p5, and a bin with no match at all still switches; the seventh bin removes it. (The authors' code has no
+such rest: against it the attack is stronger.) (After the harmless text the target itself loses the thread at times: compare with *target alone*. The
 intervals of *told* overlap.)
 
 A smaller bin makes this worse: the same number of bins passes sooner, with $b = 3$ within 21 tokens. That is the hidden price of section 2.
@@ -927,7 +929,7 @@ conclusions = {
     ),
     "both models attacked": (
         shown(suffixed["SSD"].complied) + " comply",
-        "The draft has to be robust itself; its alignment is the whole defence.",
+        "A draft that leaks nothing alone is not enough: SSD leaks what both models like before the alarm.",
     ),
     "agreeable prefills": (
         shown(tried[quiet].complied) + " comply",
@@ -1035,7 +1037,7 @@ check("13.5", my_config)
 # %% [markdown]
 """
 ## Takeaways
-1. SSD leaks a bin, wherever the attacker lets it begin: little in one answer, nearly everything in a chain of calls.
+1. SSD leaks what comes before its first alarm, mostly one bin, wherever the attacker lets it begin: little in one answer, nearly everything in a chain of calls.
 2. The threshold that falls to zero is the worst hole and the cheapest to close; the scheduler's fresh start is the second.
 3. A high match ratio was no way in by itself: what the draft agrees to is what the draft allows.
 

@@ -434,7 +434,7 @@ pd.DataFrame(
 """
 ## Attackers who know it
 
-*In pieces.* The caller asks for 7 tokens, or 3, or a single one, appends them to the prefill and asks again (chapter 13). A piece shorter than a bin never completes one.
+*In pieces.* The caller asks for 7 tokens, or 3, or a single one, appends them to the prefill and asks again (chapter 13).
 """
 
 # %%
@@ -526,7 +526,7 @@ plt.show()
 
 # %% [markdown]
 """
-Down is better; so is left in the left panel and right in the right one. (Prefills of all lengths together; 95% intervals. Marks that share a place stand below it, with a line to it.) In
+Down is better; so is left in the left panel and right in the right one. (Prefills of all lengths together; 95% intervals of the leak. Marks that share a place stand below it, with a line to it.) In
 the right panel nothing moves sideways: on this pair no right answer was lost. The price is in the left panel: hardened SSD pays less than `retract` alone, since `count_prefill` spares it the bins that a long prefill gives away.
 
 ## What it cannot do
@@ -547,7 +547,7 @@ pd.DataFrame({name: {"told": shown(f.told, "share"), "tells any": shown(f.compli
 
 # %% [markdown]
 """
-Much less than the published method, and not nothing: where the draft, too, likes what a bin says, no alarm comes. The scheduler cannot mend that: it knows only what the draft says. The place to look for a cure is the draft's training.
+Much less than the published method, and not nothing: where the draft, too, likes what a bin says, no alarm comes. What is left the scheduler cannot see: it knows only what the draft says. Whether the draft's training could cure it was not tried.
 
 With α_U = 0.8 more answers leak, though they are few and the intervals overlap; on the same questions, every answer that leaks with 1.5 leaks with 0.8. And the 1.5 was chosen on these very suffixes: `data/toy/README.md` has two other pairs with suffixes of their own.
 

@@ -1,6 +1,6 @@
 """Experiments by name, and a command for everything that the published system says was tested.
 
-    ssd run --preset paper-prefill --pair llama2 --draft ./runs/deep-tinyllama --data ./datasets
+    ssd run --preset paper-prefill --pair llama2 --draft ./runs/tinyllama/deep --data ./datasets
 
 The published README (github.com/k-k1w-w1x-x/Speculative-Safety-Aware-Decoding) runs one (model, attacker, defender) a
 command; a preset runs a whole comparison, no defence included, because a rate or a time means little alone. Answers
@@ -55,7 +55,7 @@ PUBLISHED_DEFENDERS = (
 )
 """As the published README and `exp/defense.py` spell them; the README's `Paraphase` is accepted too."""
 
-DRAFT, EXPERT, DATA = "./runs/deep-tinyllama", "./runs/expert/expert/adapter", "./datasets"
+DRAFT, EXPERT, DATA = "./runs/tinyllama/deep", "./runs/expert/expert/adapter", "./datasets"
 """Where the lines below look for the deeply aligned TinyLlama and SafeDecoding's adapter, which you train, and for sets that
 are files (the folder `datasets` of the published repository): put your own paths there."""
 

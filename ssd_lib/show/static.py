@@ -152,4 +152,6 @@ def _figure(part: str, run: Run, chosen: int) -> Figure:
     found = charts.candidates(run.lines[chosen], run.texts(chosen), shown=8)
     target, draft, scores = ([getattr(c, model) or 0.0 for c in found] for model in ("target", "draft", "composite"))
     title = f"token {chosen}: {run.lines[chosen]['text']!r} ({run.lines[chosen]['scheme']})"
-    return plots.token_bars([c.text for c in found], target, draft, scores, [c.inside for c in found], title)
+    return plots.token_bars(
+        [c.text.replace(" ", "␣") for c in found], target, draft, scores, [c.inside for c in found], title
+    )

@@ -171,7 +171,7 @@ def beside(axes: Axes, point: tuple[float, float], number: int, count: int, size
     columns = min(count, 4)
     row, column = divmod(number, columns)
     across, up = (column - (min(columns, count - row * columns) - 1) / 2) * size, -(row + 1) * size
-    line: dict[str, Any] = dict(arrowstyle="-", color="#777777", lw=0.5, shrinkA=0, shrinkB=0)
+    line: dict[str, Any] = dict(arrowstyle="-", color="#333333", lw=0.7, shrinkA=0, shrinkB=0)
     axes.annotate("", point, (across, up), textcoords="offset points", arrowprops=line, annotation_clip=False)
     return axes.transData + ScaledTranslation(across / 72, up / 72, figure.dpi_scale_trans)
 

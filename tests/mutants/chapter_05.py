@@ -274,26 +274,31 @@ MUTANTS = [
     (
         "05.4",
         "the alarm is made more sensitive, which decides no earlier",
-        "replace(pair.config, bin_size=3)",
+        "replace(pair.config, alpha_intersection=0.6)",
         "replace(pair.config, threshold=0.9)",
     ),
-    ("05.4", "longer bins, for a surer alarm", "replace(pair.config, bin_size=3)", "replace(pair.config, bin_size=14)"),
+    (
+        "05.4",
+        "shorter bins, which were excluded",
+        "replace(pair.config, alpha_intersection=0.6)",
+        "replace(pair.config, bin_size=4)",
+    ),
     (
         "05.4",
         "the draft decides everything, benign answers, too",
-        "replace(pair.config, bin_size=3)",
+        "replace(pair.config, alpha_intersection=0.6)",
         "replace(pair.config, alpha_intersection=1.0, alpha_floor=1.0)",
     ),
     (
         "05.4",
         "Union is made stronger, which comes after the leak",
-        "replace(pair.config, bin_size=3)",
+        "replace(pair.config, alpha_intersection=0.6)",
         "replace(pair.config, alpha_union=2.0)",
     ),
     (
         "05.4",
         "the start in Union, which was excluded",
-        "replace(pair.config, bin_size=3)",
+        "replace(pair.config, alpha_intersection=0.6)",
         'replace(pair.config, start_scheme="union")',
     ),
 ]

@@ -161,7 +161,7 @@ class Trial:
         self.finish(Started(merge, log))
 
     def _ray(self, out: Path, kills: int, way: str) -> None:
-        """The driver dies, or one of its actors: then the same start must come to its end by itself."""
+        """The driver dies, or one of its actors (then the same start must come to its end by itself), or the machine."""
         if way not in self.lasts:
             began = time.monotonic()
             self.finish(self.start(out, "--workers", str(WORKERS)))
@@ -169,16 +169,22 @@ class Trial:
             self.compare(out)
             shutil.rmtree(out)
         for _ in range(kills):
-            start = self.start(out, "--workers", str(WORKERS))
-            if self.rng.random() < 0.5:
+            start, choice = self.start(out, "--workers", str(WORKERS)), self.rng.random()
+            if choice < 0.5:
                 self.struck(start, self.rng.uniform(0.1, 1.0) * self.lasts[way], way, out)
                 continue
             time.sleep(self.rng.uniform(0.3, 0.9) * self.lasts[way])
-            actors = workers_of(start.pid)
-            if actors and start.poll() is None:
-                os.kill(self.rng.choice(actors), signal.SIGKILL)
-                self.count(way, "an actor of a Ray run")
-            self.finish(start)
+            what, name = ("an actor", ACTOR) if choice < 0.85 else ("the node", NODE)
+            hit = below(start.pid, name)
+            if hit and start.poll() is None:
+                os.kill(self.rng.choice(hit), signal.SIGKILL)
+                self.count(way, f"{what} of a Ray run")
+            if hit and what == "the node":  # the only one: the driver ends, too
+                start.wait()
+                if "Traceback" in start.said:
+                    raise Fault(f"a traceback: {start.said.strip()[-300:]}")
+            else:
+                self.finish(start)
         self.finish(self.start(out, "--workers", str(WORKERS)))
 
     # ---------------------------------------------------------------------------------------- steps
@@ -254,7 +260,7 @@ def contents(out: Path) -> tuple[pd.DataFrame, pd.DataFrame]:
         answers, verdicts = load_run(out), load_verdicts(out).drop(columns="written")
     except (OSError, ValueError) as error:
         raise Fault(f"the store cannot be read: {error}") from error
-    return answers.drop(columns=TIMES), verdicts
+    return answers.drop(columns=TIMES, errors="ignore"), verdicts  # a store without answers has no seconds
 
 
 def moment(out: Path) -> str:
@@ -272,14 +278,18 @@ def moment(out: Path) -> str:
     return "while judging" if verdicts else "while generating"
 
 
-def workers_of(pid: int) -> list[int]:
-    """Process ids of the actors below a driver."""
+ACTOR, NODE = "ray::Worker", "raylet"
+"""How command lines of an actor and of a machine of a Ray run begin: programs by their name."""
+
+
+def below(pid: int, name: str) -> list[int]:
+    """Process ids of an actor, or of the machine itself, below a driver."""
     try:
-        below = psutil.Process(pid).children(recursive=True)
-        names = [(child.pid, " ".join(child.cmdline())) for child in below]
+        children = psutil.Process(pid).children(recursive=True)
+        lines = [(child.pid, child.cmdline()) for child in children]
     except psutil.Error:
         return []
-    return [number for number, name in names if name.startswith("ray::") and "IDLE" not in name]
+    return [number for number, line in lines if line and Path(line[0]).name.startswith(name)]
 
 
 # ------------------------------------------------------------------------------------------------ inside a transaction

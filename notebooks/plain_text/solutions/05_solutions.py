@@ -138,10 +138,10 @@ check("05.3", history, changes)
 r"""
 ### Exercise 05.4
 
-What leaks, leaks before the first decision. A bin of three decides sooner (chapter 04). A larger $\alpha_I$ works too, in the bin itself: the draft's refusal wins
-as soon as the target is not sure. Both have their price elsewhere: short bins raise more false alarms, a large $\alpha_I$ puts the draft in charge of benign answers.
+What leaks, leaks before the first decision, in a bin that is decoded in Intersection. With a larger $\alpha_I$ the draft's refusal wins there as soon as the
+target is not sure. The price: the larger it is, the more the draft is in charge of benign answers; at $\alpha_I = 1$ one more of the eight is wrong.
 """
 
 # %%
-my_config = replace(pair.config, bin_size=3)
+my_config = replace(pair.config, alpha_intersection=0.6)
 check("05.4", my_config)
