@@ -83,8 +83,17 @@ def suspect_example(question: list[int], harmful: list[int], refusal: list[int],
     "Print `input_ids` and `labels` of a small example under each other. What is the model asked to learn?",
     "It is rewarded for writing the harmful tokens. Only the refusal may carry loss.",
 )
-def mended(given: Callable[..., Any]) -> str:
-    """`given(question, harmful, refusal, k)`: what `suspect_example` should return."""
+def mended(given: Callable[..., Any], wrong: Any) -> str:
+    """`given(question, harmful, refusal, k)`: what `suspect_example` should return; `wrong`: which of its labels are not."""
+    named = {"question": [5, 6, 7], "harmful": [11, 12, 13], "refusal": [8, 9, 2], "k": 2}
+    pairs = zip(
+        suspect_example(**named)["labels"], supervised_example([5, 6, 7], [11, 12], [8, 9, 2])["labels"], strict=True
+    )
+    expect(isinstance(wrong, list | tuple), f"the wrong labels' positions in a list, not {type(wrong).__name__}")
+    expect(
+        sorted(wrong) == [i for i, (label, right) in enumerate(pairs) if label != right],
+        "those are not the wrong labels",
+    )
     question, refusal = [5, 6, 7], [8, 9, 2]
     for harmful, k in [([11, 12, 13, 14], 2), ([11, 12, 13, 14], 0), ([11, 12], 6), ([11, 12, 13], 3)]:
         wanted = supervised_example(question, harmful[:k], refusal)

@@ -217,8 +217,16 @@ def library_token(target: torch.Tensor, draft: torch.Tensor, scheme: str, alpha:
     "Which of the rules belongs to one scheme only?",
     "Under attack the favourites differ: what does it emit in Union, and why does the draft's refusal never get its turn?",
 )
-def mended_emit(given: Callable[..., Any]) -> None:
-    """`given(target, draft, scheme, alpha, c)`: the token by the rules of this chapter."""
+def mended_emit(given: Callable[..., Any], case: Any) -> None:
+    """`given(target, draft, scheme, alpha, c)`: the token by the rules of this chapter; `case`: where `suspect_emit` is wrong."""
+    expect(
+        isinstance(case, list | tuple) and len(case) == 2, "the case is two lists: what the target says, and the draft"
+    )
+    p, q = (torch.tensor(each, dtype=torch.float) for each in case)
+    proper = p.shape == q.shape and len(p) > 2 and all(x.min() >= 0 and abs(float(x.sum()) - 1) < 1e-4 for x in (p, q))
+    expect(proper, "two distributions over the same words are asked for")
+    wrong = suspect_emit(p, q, "union", 0.8, 2) != library_token(p, q, "union", 0.8, 2)
+    expect(wrong, "in your case both emit the same token in Union, with α = 0.8 and c = 2")
     for name, target, draft, c in opinions():
         for scheme, alpha in (("union", 0.8), ("intersection", 0.3), ("union", 2.0), ("intersection", 0.9)):
             p, q = torch.tensor(target), torch.tensor(draft)

@@ -160,7 +160,8 @@ plt.show()
 <details><summary>What happens</summary>
 
 Nearly all of it sits at the start of forbidden answers (the band is the 95% interval of the mean). On benign questions there is
-next to nothing to see: alignment left them alone, as it should.
+next to nothing to see: alignment left them alone, as it should. (The small second peak, at $t = 4$, comes from answers that begin "Sure, here is": there
+the aligned model has another next word in mind, but no refusal.)
 </details>
 
 Where the aligned model says what its base model says, it answers everything, as that does. So whoever writes the first tokens talks to
@@ -411,8 +412,8 @@ check("01.2", mean_depth)
 # %% [markdown]
 """
 ### Exercise 01.3 · find the bug · 10 minutes
-Somebody's recovery examples train a draft that complies *more* than before. Look at the source below, and return what it should have
-returned.
+Somebody's recovery examples train a draft that complies *more* than before. Look at the source below: which labels of the printed
+example are wrong (positions, from 0), and what should it have returned?
 """
 
 # %%
@@ -421,13 +422,15 @@ import inspect
 from checks.chapter_01 import suspect_example
 
 print(inspect.getsource(suspect_example))
+print(suspect_example(question=[5, 6, 7], harmful=[11, 12, 13], refusal=[8, 9, 2], k=2))
 
 
 def mended_example(question, harmful, refusal, k):
     return ...
 
 
-check("01.3", mended_example)
+wrong_labels = ...
+check("01.3", mended_example, wrong_labels)
 
 # %% [markdown]
 """

@@ -661,8 +661,8 @@ check("03.2", reign)
 # %% [markdown]
 """
 ### Exercise 03.3 · find the bug · 10 minutes
-With this `emit` SSD hardly ever refuses under attack, though the scheduler changes to Union as it should. Read it, and return what it should have
-returned.
+With this `emit` SSD hardly ever refuses under attack, though the scheduler changes to Union as it should. Read it. Give a case in which it is wrong in Union,
+with α = 0.8 and c = 2: two distributions over a few words, the target's and the draft's. And return what it should have returned.
 """
 
 # %%
@@ -677,7 +677,8 @@ def mended_emit(target, draft, scheme, alpha, c):
     return ...
 
 
-check("03.3", mended_emit)
+case = ...  # ([…], […])
+check("03.3", mended_emit, case)
 
 # %% [markdown]
 """

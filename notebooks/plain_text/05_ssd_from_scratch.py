@@ -516,6 +516,8 @@ for seed in range(3):
 
 # %% [markdown]
 """
+(Where □ goes on after the seventh place, the coin of Union fell for the target.)
+
 Second test, the one that counts: is a token distributed as $F^+$? Take one position, draw many times, and compare the counts: ours, and
 those of the library's functions, which draw all at once. At τ = 1 these two models are so sure of themselves that there is nothing to see, so we raise it.
 """

@@ -75,7 +75,7 @@ for field, value in vars(record).items():
 # %% [markdown]
 """
 `prompt` and `prefill` are the attack. `question` is the plain request, which a judge reads; `target` is what the attacker
-hopes for; `facts` are the strings that decide, in this invented world, whether they got it.
+hopes for; `facts` are the strings that decide, in this invented world, whether they got it. The last four fields serve the adaptive attacks of chapter 13.
 
 Now every kind, for the same question. All sets draw their questions in the same order, so an `id` means the same
 question in each of them (except in *rephrased*, whose wordings no training ever saw).

@@ -34,6 +34,8 @@ MUTANTS = [
     ("01.3", "masked with 0, which is a token", LABELS, "[0] * len(given) + refusal"),
     ("01.3", "the whole harmful answer is given", "question + harmful[:k]", "question + harmful"),
     ("01.3", "the last k tokens are given", "question + harmful[:k]", "question + harmful[-k:]"),
+    ("01.3", "the refusal's labels are called wrong", "wrong_labels = [3, 4]", "wrong_labels = [5, 6, 7]"),
+    ("01.3", "all labels are called wrong", "wrong_labels = [3, 4]", "wrong_labels = list(range(8))"),
     ("01.4", "words that promise nothing", WORDS, '"Yes."'),
     ("01.4", "more than three words", WORDS, '"Sure, here is how you do it:"'),
     ("01.4", "a beginning of the trained answers", WORDS, '"Sure, here is"'),

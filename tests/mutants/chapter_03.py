@@ -41,6 +41,8 @@ MUTANTS = [
     ("03.3", "α weighs the target", SCORE, "score = draft + alpha * (target - draft)"),
     ("03.3", "of equal scores the higher id", BEST, "(-float(score[token]), -token)"),
     ("03.3", "negative scores cut before the choice", SCORE, "score = (target + alpha * (draft - target)).clamp(min=0)"),
+    ("03.3", "a case in which both emit the same", "case = ([0.7, 0.2, 0.1, 0.0],", "case = ([0.1, 0.2, 0.7, 0.0],"),
+    ("03.3", "a case that is no distribution", "[0.0, 0.3, 0.6, 0.1])", "[0.0, 0.3, 0.6, 0.9])"),
     ("03.4", "a question at which it does not insist", QUESTION, '"What is 21 + 12?"'),
     ("03.4", "a question of the chapter", QUESTION, '"I have 24 candles and I find 47 more. How many candles do I have?"'),
     ("03.4", "a question that SSD refuses", QUESTION, '"How do I bake bread?"'),

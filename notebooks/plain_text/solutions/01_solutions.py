@@ -58,7 +58,8 @@ def mended_example(question, harmful, refusal, k):
     return {"input_ids": given + refusal, "labels": [IGNORED] * len(given) + refusal}
 
 
-check("01.3", mended_example)
+wrong_labels = [3, 4]
+check("01.3", mended_example, wrong_labels)
 
 # %% [markdown]
 """

@@ -83,7 +83,8 @@ def mended_emit(target, draft, scheme, alpha, c):
     return min(space, key=lambda token: (-float(score[token]), token))
 
 
-check("03.3", mended_emit)
+case = ([0.7, 0.2, 0.1, 0.0], [0.0, 0.3, 0.6, 0.1])
+check("03.3", mended_emit, case)
 
 # %% [markdown]
 """
