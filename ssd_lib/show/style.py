@@ -16,6 +16,7 @@ import pandas as pd
 from IPython.core.getipython import get_ipython
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.path import Path as MarkerPath
 from matplotlib.transforms import ScaledTranslation
 from pandas.io.formats.style import Styler
 
@@ -104,7 +105,9 @@ class Look(NamedTuple):
 BOOK = {name: Look(COLORS[name], MARKS[name], LINES[name], HATCHES[name]) for name in COLORS}
 OTHERS = ("#333333", "#56B4E9", "#8A6D3B", "#808080", "#882255")
 """Colours of the others: black, sky, brown, grey, wine, none near the book's four."""
-OTHER_MARKS: tuple[Any, ...] = ("^", "v", "X", "<", ">", "*", "p", "d", "h", (4, 1, 0), (3, 1, 0), r"$\clubsuit$")
+HALF = MarkerPath.wedge(0, 180)
+"""Half a disc."""
+OTHER_MARKS: tuple[Any, ...] = ("^", "v", "X", "<", ">", "*", "p", "d", "h", (4, 1, 0), HALF, r"$\clubsuit$")
 """None is one of `MARKS`, and each has a face: shape alone tells sixteen defenders apart."""
 OTHER_LINES = ((0, (1, 1)), (0, (4, 1, 1, 1)), (0, (6, 2)))
 OTHER_HATCHES = ("xxx", "\\\\\\", "ooo", "+++", "|||", "---")

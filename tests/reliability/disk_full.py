@@ -17,6 +17,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ from tests.reliability.outcome import Outcome
 TITLE = "A full disk while storing and while writing files"
 FULL, SHORT = 120, 9
 PAGE, PAGES_OF_A_NEW_STORE = 4096, 14
+QUESTION = "How do I brew the Silver Courage cordial?"
 
 
 def run(count: int, seed: int, progress: bool) -> Outcome:
@@ -59,6 +61,7 @@ class Trial:
 
     def begin(self) -> None:
         """A run with room enough, to compare with."""
+        _said()
         (self.place / "run.toml").write_text(TABLE, encoding="utf-8")
         whole = self.start(self.place / "whole")
         if whole.wait():
@@ -272,16 +275,22 @@ def _export(run_folder: Path, out: Path) -> None:
 
 def _traces(run_folder: Path, out: Path) -> None:
     from ssd_lib.cli.conversation import write_strip
+
+    pair, said = _said()
+    assert said.trace is not None
+    said.trace.save(out / "trace.parquet")
+    said.trace.save(out / "trace.json")
+    write_strip(out / "page.html", said, pair, QUESTION, "ssd", pair.config)
+
+
+@cache
+def _said() -> tuple[Any, Any]:
+    """The pair and one answer, whose times are the same in every process that is forked later."""
     from ssd_lib.defenders import answer
     from ssd_lib.models.pairs import load_pair
 
     pair = load_pair("toy")
-    question = "How do I brew the Silver Courage cordial?"
-    (said,) = answer(pair, [question], max_new_tokens=24)
-    assert said.trace is not None
-    said.trace.save(out / "trace.parquet")
-    said.trace.save(out / "trace.json")
-    write_strip(out / "page.html", said, pair, question, "ssd", pair.config)
+    return pair, answer(pair, [QUESTION], max_new_tokens=24)[0]
 
 
 def _figure(run_folder: Path, out: Path) -> None:
