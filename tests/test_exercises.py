@@ -80,7 +80,7 @@ def test_hints_come_after_a_wrong_try_one_more_each_time(book, capsys):
         (False, 3),
         (True, 4),
     ]
-    assert list(recorded(book)[-1]) == ["kind", "name", "passed", "tries", "points", "of", "minutes", "message"]
+    assert list(recorded(book)[-1]) == ["name", "kind", "passed", "points", "of", "tries", "minutes", "message"]
 
 
 def test_a_readers_error_is_a_message_with_its_line(book, capsys, monkeypatch):
@@ -124,7 +124,7 @@ def test_an_unknown_exercise_names_those_there_are(book):
 
 def test_a_prediction_is_committed_once_and_its_answer_is_not_shown_before(book, capsys):
     entry = book.quizzes("77")["77.p1"]
-    result = exercises.Result("prediction", "77.p1")
+    result = exercises.Result("77.p1", "prediction")
     quiz = Quiz(result, entry)
     bundle = quiz._repr_mimebundle_()
     assert "application/vnd.jupyter.widget-view+json" in bundle

@@ -22,6 +22,8 @@ from typing import Any
 
 import numpy as np
 
+from ssd_lib.show.scores import Result
+
 LEVELS = ("easy", "real", "open", "find the bug", "break it")
 LONGEST = 200
 """Characters of a value that is shown."""
@@ -53,20 +55,6 @@ class Exercise:
 
 EXERCISES: dict[str, Exercise] = {}
 """By name, such as "05.2"; a chapter's stand here once its module is imported."""
-
-
-@dataclass
-class Result:
-    """How far a reader is with an exercise, a prediction or a question."""
-
-    kind: str
-    name: str
-    passed: bool = False
-    tries: int = 0
-    points: float = 0
-    of: float = 1
-    minutes: int = 0
-    message: str = ""
 
 
 def exercise(name: str, level: str, minutes: int, *hints: str, of: float = 1) -> Callable[..., Any]:
@@ -157,7 +145,7 @@ class Book:
         if name not in asked:
             raise KeyError(f"no exercise {name!r}: this chapter has {', '.join(asked) or 'none'}")
         exercise = asked[name]
-        result = self.results.setdefault(name, Result("exercise", name, of=exercise.of, minutes=exercise.minutes))
+        result = self.results.setdefault(name, Result(name, "exercise", of=exercise.of, minutes=exercise.minutes))
         mark, shown = self._judge(exercise, answers, result)
         record(result)
         if not result.passed and os.environ.get("SSD_STRICT_CHECKS") == "1":
@@ -225,7 +213,7 @@ class Book:
         asked = self.quizzes(name.partition(".")[0])
         if name not in asked or name.partition(".")[2][0] != kind[0]:
             raise KeyError(f"no {kind} {name!r}: this chapter has {', '.join(asked) or 'none'}")
-        result = self.results.setdefault(name, Result(kind, name))
+        result = self.results.setdefault(name, Result(name, kind))
         quiz = Quiz(result, asked[name])
         if answer is not None:
             quiz.commit(answer)
@@ -237,7 +225,7 @@ class Book:
         for name in self.quizzes(chapter):
             asked["prediction" if name.partition(".")[2].startswith("p") else "question"].append(name)
         for kind, word in (("exercise", "solved"), ("prediction", "right"), ("question", "right")):
-            found = {name: self.results.get(name, Result(kind, name)) for name in asked[kind]}
+            found = {name: self.results.get(name, Result(name, kind)) for name in asked[kind]}
             right = sum(result.passed for result in found.values())
             left = [
                 name for name, result in found.items() if not (result.passed or (result.tries and kind != "exercise"))

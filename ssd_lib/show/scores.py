@@ -34,8 +34,8 @@ class Call:
 
 
 @dataclass
-class Row:
-    """One exercise, prediction or question of a student."""
+class Result:
+    """How far a reader is with an exercise, a prediction or a question."""
 
     name: str
     kind: str
@@ -45,6 +45,12 @@ class Row:
     tries: int = 0
     minutes: int = 0
     message: str = ""
+
+
+@dataclass
+class Row(Result):
+    """The same in a student's notebook."""
+
     answered: bool = False
     """The grader's check has judged it."""
 
