@@ -15,6 +15,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -173,13 +174,15 @@ class Trial:
             if choice < 0.5:
                 self.struck(start, self.rng.uniform(0.1, 1.0) * self.lasts[way], way, out)
                 continue
-            time.sleep(self.rng.uniform(0.3, 0.9) * self.lasts[way])
             what, name = ("an actor", ACTOR) if choice < 0.85 else ("the node", NODE)
-            hit = below(start.pid, name)
+            while not (hit := below(start.pid, name)) and start.poll() is None:
+                time.sleep(0.05)
+            time.sleep(self.rng.uniform(0, LIVES))
             if hit and start.poll() is None:
-                os.kill(self.rng.choice(hit), signal.SIGKILL)
-                self.count(way, f"{what} of a Ray run")
-            if hit and what == "the node":  # the only one: the driver ends, too
+                with suppress(ProcessLookupError):  # it has just ended by itself
+                    os.kill(self.rng.choice(hit), signal.SIGKILL)
+                    self.count(way, f"{what} of a Ray run")
+            if what == "the node":  # the only one: the driver ends, too
                 start.wait()
                 if "Traceback" in start.said:
                     raise Fault(f"a traceback: {start.said.strip()[-300:]}")
@@ -278,6 +281,8 @@ def moment(out: Path) -> str:
     return "while judging" if verdicts else "while generating"
 
 
+LIVES = 4.0
+"""Seconds within which an actor or a machine is killed after it came up: it loads models and answers for about as long."""
 ACTOR, NODE = "ray::Worker", "raylet"
 """How command lines of an actor and of a machine of a Ray run begin: programs by their name."""
 
