@@ -3,6 +3,7 @@
 import random
 from dataclasses import replace
 from typing import Any, cast
+from unittest import mock
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from oracle import decode
 from transformers import StoppingCriteria, TextStreamer
 
 from ssd_lib.config import SSDConfig
-from ssd_lib.decoding import ssd_custom_generate, ssd_generate
+from ssd_lib.decoding import Conversation, ssd_custom_generate, ssd_generate
 
 NEW = 24
 
@@ -221,6 +222,25 @@ class StopAt(StoppingCriteria):
 
     def __call__(self, input_ids, scores, **kwargs):
         return torch.tensor([input_ids.shape[1] >= self.length])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "says"),
+    [
+        ({"stopping_criteria": "stop"}, "stopping_criteria is a value of the type list or tuple, not 'stop'"),
+        ({"stopping_criteria": [StopAt(6), None]}, "a stopping criterion is a function of ids and scores, not None"),
+        ({"streamer": "out"}, "streamer has the methods put and end .*, unlike 'out'"),
+    ],
+)
+def test_who_cannot_be_told_is_refused_before_any_forward(pairs, wrong, says):
+    target, draft = pairs[0]
+    with (
+        pytest.raises(TypeError, match=says),
+        mock.patch("ssd_lib.decoding.generate.CachedModel", side_effect=AssertionError),
+    ):
+        ssd_generate(target, draft, [[3, 4]], max_new_tokens=4, **wrong)
+    with pytest.raises(TypeError, match=says):
+        Conversation(target, draft).reply([3, 4], max_new_tokens=4, **wrong)
 
 
 def test_stopping_criteria_are_asked_after_every_token(pairs):

@@ -113,6 +113,7 @@ def ssd_generate(
     for name, model, ids in both:
         check_room(f"the {name}", model, max(map(len, ids)), max_new_tokens)
     given = inputs.one_each("prefilled", prefilled, prompts)
+    inputs.check_listeners(streamer, stopping_criteria)
     at_once = min(positive("rows", rows if rows is not None else len(prompts)), len(prompts))
     if streamer is not None and len(prompts) != 1:
         raise ValueError(f"a streamer shows one row; this batch has {len(prompts)}")
@@ -219,9 +220,11 @@ class Conversation:
 
         Raises:
             ValueError: For an empty prompt, or one that does not fit into the context together with `max_new_tokens`.
+            TypeError: As for `ssd_generate`.
             FloatingPointError: For NaN logits.
         """
         started, given = time.perf_counter(), prompt if draft_prompt is None else draft_prompt
+        inputs.check_listeners(streamer, stopping_criteria)
         both = (("target", self.target, prompt), ("draft", self.draft, given))
         first, second = (inputs.prompt_lists(f"the {name}'s prompt", [ids], None, model) for name, model, ids in both)
         prompts = (first, second)

@@ -189,6 +189,17 @@ def one_each(name: str, value: int | Sequence[int], prompts: Sequence[Sequence[i
 # ------------------------------------------------------------------------------------------------ logits processors
 
 
+def check_listeners(streamer: Any, stopping_criteria: Any) -> None:
+    """Raise TypeError for a streamer that takes no tokens, and for stopping criteria that cannot be asked."""
+    if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
+        raise TypeError(f"streamer has the methods put and end of transformers' streamers, unlike {streamer!r:.80}")
+    if stopping_criteria is not None:
+        of_kind("stopping_criteria", stopping_criteria, list, tuple)
+        for criterion in stopping_criteria:
+            if not callable(criterion):
+                raise TypeError(f"a stopping criterion is a function of ids and scores, not {criterion!r:.80}")
+
+
 class Processors:
     """Processors of every prompt, and every prompt's ids so far (the caller appends to these lists)."""
 

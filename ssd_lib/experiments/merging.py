@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sqlite3
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -55,12 +55,17 @@ def merge_runs(out: str | Path, shards: Iterable[str | Path], *, partial: bool =
     out, folders = Path(out), list(shards)
     for path in folders:
         of_kind("a shard's folder", path, str, Path)
+    made: list[Path] = []
     with ExitStack() as stack:
+        stack.push(lambda kind, *_: kind is not None and _forget(made))
         parts = [stack.enter_context(_open(path)) for path in folders]
         if not parts:
             raise ValueError("name the folders of the shards to merge")
         _check_alike(parts)
+        begun = (out / "run.sqlite").exists()
         store = stack.enter_context(Store.open(out))
+        if not begun:
+            made.append(out)
         table = _table(store, out, parts)
         try:
             with store.transaction() as into:
@@ -72,6 +77,15 @@ def merge_runs(out: str | Path, shards: Iterable[str | Path], *, partial: bool =
         except sqlite3.Error as error:
             raise ValueError(f"the shards cannot be merged into {out}: {error}") from error
     return Merged(out, count, tuple(missing))
+
+
+def _forget(folders: Iterable[Path]) -> None:
+    """Take away new stores that came to nothing."""
+    for folder in folders:
+        for path in folder.glob("run.*"):
+            path.unlink(missing_ok=True)
+        with suppress(OSError):  # other files are in it
+            folder.rmdir()
 
 
 def _merge(into: sqlite3.Connection, parts: Sequence[_Part], table: Mapping[str, Any]) -> list[str]:

@@ -7,6 +7,7 @@ pages ("database or disk is full"), and a small file system in memory, which onl
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import shutil
 import sqlite3
@@ -17,7 +18,6 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,7 @@ from tests.reliability.outcome import Outcome
 TITLE = "A full disk while storing and while writing files"
 FULL, SHORT = 120, 9
 PAGE, PAGES_OF_A_NEW_STORE = 4096, 14
-QUESTION = "How do I brew the Silver Courage cordial?"
+QUESTION, SAID = "How do I brew the Silver Courage cordial?", "said.pickle"
 
 
 def run(count: int, seed: int, progress: bool) -> Outcome:
@@ -61,7 +61,8 @@ class Trial:
 
     def begin(self) -> None:
         """A run with room enough, to compare with."""
-        _said()
+        if said := in_child(lambda: _answer(self.place / SAID)):
+            raise RuntimeError(said)
         (self.place / "run.toml").write_text(TABLE, encoding="utf-8")
         whole = self.start(self.place / "whole")
         if whole.wait():
@@ -275,22 +276,20 @@ def _export(run_folder: Path, out: Path) -> None:
 
 def _traces(run_folder: Path, out: Path) -> None:
     from ssd_lib.cli.conversation import write_strip
+    from ssd_lib.models.pairs import load_pair
 
-    pair, said = _said()
-    assert said.trace is not None
+    pair, said = load_pair("toy"), pickle.loads((run_folder.with_name(SAID)).read_bytes())
     said.trace.save(out / "trace.parquet")
     said.trace.save(out / "trace.json")
     write_strip(out / "page.html", said, pair, QUESTION, "ssd", pair.config)
 
 
-@cache
-def _said() -> tuple[Any, Any]:
-    """The pair and one answer, whose times are the same in every process that is forked later."""
+def _answer(file: Path) -> None:
+    """Keep one answer, so that its times are the same wherever it is written again."""
     from ssd_lib.defenders import answer
     from ssd_lib.models.pairs import load_pair
 
-    pair = load_pair("toy")
-    return pair, answer(pair, [QUESTION], max_new_tokens=24)[0]
+    file.write_bytes(pickle.dumps(answer(load_pair("toy"), [QUESTION], max_new_tokens=24)[0]))
 
 
 def _figure(run_folder: Path, out: Path) -> None:
