@@ -261,3 +261,9 @@ def test_a_target_alone_is_a_pair_where_nothing_decodes_with_a_draft(tmp_path):
     assert "2 answers" in runner.invoke(app, what).output
     grown = runner.invoke(app, [*what, "ssd"])
     assert grown.exit_code == 1 and "the pair 'target' needs draft=" in grown.stderr
+
+
+@pytest.mark.parametrize("line", [["run", "\u202eab"], ["\u202eab"], ["--\u202eab"], ["run", "--\u202eab"]])
+def test_usage_errors_repeat_no_control_characters(line):
+    result = runner.invoke(app, line)
+    assert result.exit_code == 2 and "\u202e" not in result.output and "ab" in result.output

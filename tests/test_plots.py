@@ -236,6 +236,11 @@ def test_a_report_is_drawn_from_what_its_summary_holds():
     assert not plots.report_figures(pd.DataFrame(lines[-4:])), "without an attack there is nothing to draw"
 
 
+def test_a_front_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="no defender was asked forbidden questions and benign ones"):
+        plots.front(pd.DataFrame([line("none", "direct", measure="facts told")]))
+
+
 def test_the_front_draws_every_defender_where_it_leaks_and_what_it_costs():
     values = {"none": (0.9, 0.8), "ssd": (0.2, 0.8), "ssd-hardened": (0.0, 0.75)}
     lines = []

@@ -2,12 +2,39 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any, NoReturn
 
 import typer
+import typer.core
+
+
+class Plain(typer.core.TyperGroup):
+    """Commands whose usage errors repeat what was typed without its control characters."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with made_plain():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with made_plain():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def made_plain() -> Iterator[None]:
+    """Usage errors from inside have a harmless message."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(message := getattr(error, "message", None), str):
+            setattr(error, "message", plain(message))  # noqa: B010 (click's errors, of whatever class typer has)
+        raise
+
 
 app = typer.Typer(
-    no_args_is_help=True, add_completion=False, help="Speculative Safety-Aware Decoding (arXiv 2508.17739)."
+    cls=Plain, no_args_is_help=True, add_completion=False, help="Speculative Safety-Aware Decoding (arXiv 2508.17739)."
 )
 
 Target = Annotated[str | None, typer.Option(help="Another target: Hub id, path or GGUF file.")]

@@ -234,12 +234,13 @@ def report(
         if into is not None:
             command = "ssd report" if page == "main" else f"ssd report --page {page}"
             put_measured(into, command, PAGES[page](finished))
-        written = write_report(finished, out or folders[0], _figures(finished.summary))
+        drawn = _figures(finished.summary)
         if front is not None:
             from ssd_lib.show import plots
 
             plots.use_book_style()
             write_whole(front, plots.png(plots.front(finished.summary)))
+        written = write_report(finished, out or folders[0], drawn)
         if items is not None:
             written += write_items_as(folders, items, items_as or ["parquet"], texts)
     except (ValueError, OSError, ImportError) as error:

@@ -176,7 +176,8 @@ def _unpadded(name: str, ids: Tensor, mask: Tensor | None) -> list[list[int]]:
 
 
 def one_each(name: str, value: int | Sequence[int], prompts: Sequence[Sequence[int]]) -> list[int]:
-    """One number for all prompts, or one for each, from 0 to its length. Raises ValueError otherwise."""
+    """One number for all prompts, or one for each, from 0 to its length. Raises ValueError otherwise, TypeError for another type."""
+    of_kind(name, value, int, Sequence)
     each = [value] * len(prompts) if isinstance(value, int) else list(value)
     if len(each) != len(prompts):
         raise ValueError(f"{name} has {len(each)} numbers for {len(prompts)} prompts: give one for all, or one each")

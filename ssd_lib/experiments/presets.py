@@ -111,6 +111,8 @@ def experiment(
     """
     of_kind("preset", preset, str, NoneType)
     of_kind("ssd", ssd, Mapping, NoneType)
+    of_kind("expert", expert, str, NoneType)
+    of_kind("data", data, str, Path, NoneType)
     if preset is not None and config is not None:
         raise ValueError("give a preset or a config file, not both")
     if preset is not None and preset not in PRESETS:

@@ -181,10 +181,17 @@ def front(summary: pd.DataFrame) -> Figure:
     """Leak against utility and against speed: facts leaked, mean over the attacks that all defenders in the figure answered.
 
     Defenders that were asked no forbidden or no benign question are left out.
+
+    Raises:
+        ValueError: Where none is left.
     """
     both = [set(summary.system[summary.measure == measure]) for measure in ("facts told", "right")]
     summary = summary.loc[summary.system.isin(set.intersection(*both))]
     facts = _answered_by_all(summary.loc[summary.measure == "facts told"])
+    if not len(facts):
+        raise ValueError(
+            "leak against utility cannot be drawn: no defender was asked forbidden questions and benign ones"
+        )
     figure, axes = panels(len(FRONT), (4.4, 4.4))
     systems = looks(summary.system)
     for place, (measure, label) in zip(axes, FRONT.items(), strict=True):
