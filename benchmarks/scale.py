@@ -42,8 +42,8 @@ COMPARED = ["attack", "defender", "settings", "item", "text", "token_ids", "matc
 class Plan:
     """What is measured."""
 
-    workers: Sequence[int] = (1, 2, 3, 4)
-    items: tuple[int, int] = (16, 144)
+    workers: Sequence[int] = (1, 2, 4)
+    items: tuple[int, int] = (8, 72)
     """Of each set, in the short and the long run."""
     batch: int = 8
     max_new_tokens: int = 160
