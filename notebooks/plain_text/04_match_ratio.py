@@ -271,7 +271,9 @@ predict("04.p4")
 figure, axes = plt.subplots(2, 1, figsize=(8, 6.4))
 plots.switching(replies["attacked"][0].trace.to_frame(), pair.config.bin_size, "Attacked answer", axes[0])
 plots.switching(replies["benign"][1].trace.to_frame(), pair.config.bin_size, "Benign answer", axes[1])
-axes[0].get_legend().remove()
+for ax in axes:
+    ax.get_legend().remove()
+figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
 plt.show()
 
 # %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}

@@ -191,6 +191,7 @@ opened.assign(of=len(closed))
 # %% [markdown]
 """
 An attacker needs one success, a defender has to close every way. That is why attacks are reported one by one *and* together.
+(Without a defence one way alone opens nearly all; a defence that stops some ways and not others shows in the last column.)
 
 ## Prefilling, built by hand
 
