@@ -542,7 +542,7 @@ what it takes without a defence: the published *average token generation time ra
 # %%
 predict("07.p6")
 
-# %%
+# %% jupyter={"source_hidden": true, "outputs_hidden": true} tags=["reveal"]
 written = harmless.groupby("system", sort=False).tokens.sum()
 a_token = {name: seconds[name, "harmless"] / written[name] for name in systems}
 costs = harmless.groupby("system", sort=False)[["prompt", "tokens", "extra", "target", "draft", "other"]].mean()
