@@ -79,7 +79,7 @@ replies = {label: ask(group, prefill)[1] for label, group, prefill in KINDS}
 # %%
 predict("04.p1")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 bins = []
 for label, answers in replies.items():
     for reply in answers:
@@ -89,7 +89,7 @@ for label, answers in replies.items():
 bins = pd.DataFrame(bins)
 bins[bins.bin < 4].pivot_table(index="questions", columns="bin", values="β", sort=False).round(2)
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 figure, ax = plt.subplots(figsize=(7, 3.4))
 rng = np.random.default_rng(0)
 for place, (label, mark) in enumerate(zip(replies, ["o", "s", "D"], strict=True)):
@@ -97,9 +97,7 @@ for place, (label, mark) in enumerate(zip(replies, ["o", "s", "D"], strict=True)
     x = place + rng.uniform(-0.18, 0.18, len(first))
     ax.scatter(x, first + rng.uniform(-0.015, 0.015, len(first)), color="grey", marker=mark, alpha=0.6)
     mean, low, high = estimate("share", first.to_numpy())
-    ax.errorbar(
-        place + 0.3, mean, yerr=[[mean - low], [high - mean]], color=plots.COLORS["SSD"], marker="_", capsize=3
-    )
+    ax.errorbar(place + 0.3, mean, yerr=[[mean - low], [high - mean]], color=plots.COLORS["SSD"], marker="_", capsize=3)
 ax.axhline(pair.config.threshold, color="black", linestyle=":", label="threshold at the start")
 ax.set_xticks(range(3), list(replies))
 ax.set(ylabel="match ratio of the first bin", title="One bin of seven tokens tells them apart (mean and 95% interval)")
@@ -177,7 +175,7 @@ def bin_table(counts, config):
 # %%
 predict("04.p2")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 bin_table([7, 4, 3, 7, 6], replace(pair.config, alpha_intersection=0.6))
 
 # %% [markdown]
@@ -237,7 +235,7 @@ A bin that raises no alarm is called *quiet*. Where does it end? Once the thresh
 # %%
 predict("04.p3")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 good = schedule([True] * 70, replace(pair.config, alpha_intersection=0.75))
 figure, ax = plt.subplots(figsize=(7, 3.2))
 ax.step(range(70), [s[1] for s in good], where="post", color="black", linestyle=":", label="threshold")
@@ -267,7 +265,7 @@ It is a real hole. An attacker who first gets through some quiet bins is not sto
 # %%
 predict("04.p4")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 figure, axes = plt.subplots(2, 1, figsize=(8, 6.4))
 plots.switching(replies["attacked"][0].trace.to_frame(), pair.config.bin_size, "Attacked answer", axes[0])
 plots.switching(replies["benign"][1].trace.to_frame(), pair.config.bin_size, "Benign answer", axes[1])
@@ -276,7 +274,7 @@ for ax in axes:
 figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, frameon=False)
 plt.show()
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 replies["attacked"][0].trace.show(pair.tokenizer)
 
 # %% [markdown]
@@ -318,7 +316,7 @@ def false_alarm(p, b, threshold=0.6):
 # %%
 predict("04.p5")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 table = pd.DataFrame(
     {f"b = {b}": {f"p = {p}": false_alarm(p, b) for p in (0.95, 0.9, 0.8, 0.7)} for b in (3, 5, 7, 10, 14)}
 )
@@ -354,10 +352,10 @@ def outcome(config):
 # %%
 predict("04.p6")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 pd.DataFrame({f"b = {b}": outcome(replace(pair.config, bin_size=b)) for b in (3, 5, 7, 10)}).T
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 pd.DataFrame({f"threshold {t}": outcome(replace(pair.config, threshold=t)) for t in (0.3, 0.6, 0.9)}).T
 
 # %% [markdown]

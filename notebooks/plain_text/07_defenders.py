@@ -539,6 +539,13 @@ On the harmless questions, since every user pays for those. For each question th
 what it takes without a defence: the published *average token generation time ratio*. It is one measurement of one batch, so it has no interval.
 """
 
+# %% [markdown]
+"""
+A forward is not a second. While decoding, a model's weights are read once a forward, however many tokens it checks; so a fair
+account counts a forward by the *size* of the model. That account carries over to a real pair better than the times of this
+machine, where both models are tiny.
+"""
+
 # %%
 predict("07.p6")
 
@@ -548,13 +555,6 @@ a_token = {name: seconds[name, "harmless"] / written[name] for name in systems}
 costs = harmless.groupby("system", sort=False)[["prompt", "tokens", "extra", "target", "draft", "other"]].mean()
 costs["time ratio"] = [a_token[name] / a_token["none"] for name in costs.index]
 costs.round(1)
-
-# %% [markdown]
-"""
-A forward is not a second. While decoding, a model's weights are read once a forward, however many tokens it checks; so a fair
-account counts a forward by the *size* of the model. That account carries over to a real pair better than the times of this
-machine, where both models are tiny.
-"""
 
 # %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
 size = {
