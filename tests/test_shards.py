@@ -214,6 +214,11 @@ def test_shards_come_one_by_one_and_missing_ones_are_named(made, cut, tmp_path, 
     ):
         merge_runs(out, [cut[1]])
     assert not out.exists(), "what is refused leaves nothing"
+    out.mkdir()
+    (out / "run.toml").touch()
+    with pytest.raises(ValueError, match="shard 1/3 is missing"):
+        merge_runs(out, [cut[1]])
+    assert [path.name for path in out.iterdir()] == ["run.toml"], "but what was there before"
     first = merge_runs(out, [cut[1]], partial=True)
     assert [line.split(":")[0] for line in first.missing] == ["shard 1/3 is missing", "shard 3/3 is missing"]
     assert first.answers == len(load_run(cut[1]))

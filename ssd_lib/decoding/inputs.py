@@ -187,9 +187,6 @@ def one_each(name: str, value: int | Sequence[int], prompts: Sequence[Sequence[i
     return each
 
 
-# ------------------------------------------------------------------------------------------------ logits processors
-
-
 def check_listeners(streamer: Any, stopping_criteria: Any) -> None:
     """Raise TypeError for a streamer that takes no tokens, and for stopping criteria that cannot be asked."""
     if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
@@ -199,6 +196,9 @@ def check_listeners(streamer: Any, stopping_criteria: Any) -> None:
         for criterion in stopping_criteria:
             if not callable(criterion):
                 raise TypeError(f"a stopping criterion is a function of ids and scores, not {criterion!r:.80}")
+
+
+# ------------------------------------------------------------------------------------------------ logits processors
 
 
 class Processors:

@@ -82,7 +82,7 @@ def merge_runs(out: str | Path, shards: Iterable[str | Path], *, partial: bool =
 def _forget(folders: Iterable[Path]) -> None:
     """Take away new stores that came to nothing."""
     for folder in folders:
-        for path in folder.glob("run.*"):
+        for path in (*folder.glob("run.sqlite*"), folder / "run.lock"):
             path.unlink(missing_ok=True)
         with suppress(OSError):  # other files are in it
             folder.rmdir()
