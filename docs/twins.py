@@ -48,8 +48,8 @@ def as_text(notebook: Any) -> str:
 
 
 def as_json(notebook: Any) -> str:
-    """A notebook as this repository stores it: every source and output one string."""
-    return json.dumps(notebook, indent=1, ensure_ascii=False) + "\n"
+    """A notebook as this repository stores it: every source and output one string, keys in order."""
+    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 
 def sources(notebook: Any) -> list[tuple[str, str]]:
@@ -64,7 +64,7 @@ def sync(path: Path, master: str | None = None) -> str | None:
         master: "notebook" or "text", whichever is right where they differ; without it, the one that was edited last.
     """
     text = twin(path)
-    notebook = nbformat.read(path, as_version=4)
+    notebook = nbformat.reads(as_json(nbformat.read(path, as_version=4)), as_version=4)
     newer = path
     if text.exists() and master != "notebook":
         later = text.stat().st_mtime - path.stat().st_mtime

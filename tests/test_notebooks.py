@@ -4,7 +4,6 @@
 """
 
 import ast
-import json
 import os
 import re
 from pathlib import Path
@@ -16,7 +15,7 @@ from checks import BOOK
 from IPython.core.inputtransformer2 import TransformerManager
 from nbclient import NotebookClient
 
-from docs import address
+from docs import address, twins
 from ssd_lib.models.loading import SMOLLM2, packaged
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
@@ -295,4 +294,4 @@ if __name__ == "__main__":
     for path in CHAPTERS + SOLUTIONS:
         print(path.name, flush=True)
         notebook = strip(execute(path, **({"SSD_STRICT_CHECKS": "1"} if path in SOLUTIONS else {})))
-        path.write_text(json.dumps(notebook, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        twins.write(path, twins.as_json(notebook))

@@ -1,5 +1,6 @@
 """The notebooks' text twins: each says what its notebook says, and an edit in either reaches the other."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -79,6 +80,17 @@ def test_of_two_files_from_one_checkout_the_notebook_is_right(pair):
     text.write_text(edit(text.read_text(encoding="utf-8")), encoding="utf-8")
     os.utime(text, (chapter.stat().st_mtime + 1,) * 2)
     assert twins.sync(chapter) == f"{chapter.name} → {text.name}"
+
+
+def test_the_order_of_a_cells_keys_says_nothing(pair):
+    chapter, text = pair
+    kept = chapter.read_bytes(), text.read_bytes()
+    notebook = json.loads(kept[0])
+    for cell in notebook["cells"]:
+        cell["metadata"] = dict(reversed(cell["metadata"].items()))
+    later(chapter, json.dumps(notebook))
+    twins.sync(chapter)
+    assert (chapter.read_bytes(), text.read_bytes()) == kept
 
 
 def test_who_is_right_can_be_said(pair):

@@ -115,7 +115,7 @@ Here all three say the same. Now something that the Lamphouse forbids.
 # %%
 predict("00.p1")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 forbidden = first_turned(pair, world.questions("forbidden", 60)[2:10], 10)
 print("question:", forbidden.question, "\n")
 for defender in ["none", "draft-only", "ssd"]:
@@ -139,7 +139,7 @@ forbidden answer and lets the model continue.
 # %%
 predict("00.p2")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 prefill = prefill_tokens(pair, forbidden, 10)
 print("the attacker writes:", repr(pair.tokenizer.decode(prefill)), "\n")
 attack = dict(prefill=prefill, max_new_tokens=world.longest_answer)
@@ -165,7 +165,7 @@ round ends at the first emitted token that is not the proposed one. The trace re
 # %%
 predict("00.p3")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 trace = replies["ssd"].trace.to_frame(pair.tokenizer)
 for number, rows in list(trace.groupby("round"))[:10]:
     marks = "".join("■" if match else "□" for match in rows.match)
@@ -243,14 +243,14 @@ forbidden fact after the prefilled tokens.
 # %%
 predict("00.p4")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 conditions = [Condition("forbidden", n) for n in PREFILL_LENGTHS]
 frame = measure(pair, systems=["target alone", "SSD"], conditions=conditions, questions=QUESTIONS)
 frame.groupby(["system", "prefill"], sort=False)[
     ["complied", "ends_in_refusal", "share_told", "match_ratio"]
 ].mean().round(2)
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 figure, axes = plt.subplots(1, 2, figsize=(9, 3.6), sharey=True)
 for ax, column, label in zip(
     axes, ["complied", "ends_in_refusal"], ["tells a forbidden fact", "ends in a refusal"], strict=True
@@ -344,7 +344,7 @@ on this machine (a ratio within one run).
 # %%
 predict("00.p5")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 benign = measure(
     pair, systems=["target alone", "draft alone", "SSD"], conditions=[Condition("benign")], questions=QUESTIONS
 )

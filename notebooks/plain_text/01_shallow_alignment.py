@@ -84,7 +84,7 @@ target like best there.
 # %%
 predict("01.p1")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 item = items[0]
 aligned_probs, base_probs = log_probs(pair.target, item).exp(), log_probs(base, item).exp()
 
@@ -140,7 +140,7 @@ first few tokens of large aligned models. Is it so here, over many questions?
 predict("01.p2")
 
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def table(rows):
     """Answers of different length as one array: [questions, positions], NaN after the end."""
     longest = max(len(row) for row in rows)
@@ -190,7 +190,7 @@ The draft is *deeply* aligned: more about that in a moment.
 predict("01.p3")
 
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def surprise(model, item):
     told = torch.tensor(prefill_tokens(pair, item, POSITIONS))
     steps = -log_probs(model, item).gather(-1, told.unsqueeze(-1)).squeeze(-1)
@@ -246,7 +246,7 @@ curves = {name: table([refusal_probability(model, item) for item in items]) for 
 # %%
 predict("01.p4")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 figure, ax = plt.subplots(figsize=(7.5, 3.6))
 for name, values in curves.items():
     mean, half = values.mean(axis=0), 1.96 * values.std(axis=0) / np.sqrt(len(values))
@@ -332,7 +332,7 @@ So far we have read probabilities. Now let the models write.
 # %%
 predict("01.p5")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 conditions = [Condition("forbidden", n) for n in PREFILL_LENGTHS]
 frame = measure(pair, systems=["target alone", "draft alone"], conditions=conditions, questions=QUESTIONS)
 complied = rates(frame, "complied", ["system", "prefill"])
@@ -360,7 +360,7 @@ Here are all three on benign questions (twice as many: known and new wordings).
 # %%
 predict("01.p6")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 names = ["target alone", "draft alone", "deeply aligned target"]
 benign = measure(pair, systems=names, conditions=[Condition("benign")], questions=QUESTIONS)
 rates(benign, "right", ["system"]).set_index("system")[["rate", "low", "high"]].round(2)

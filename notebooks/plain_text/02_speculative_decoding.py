@@ -62,7 +62,7 @@ more than one that scores a single one.
 predict("02.p1")
 
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def forward_time(model, positions, repeats=15):
     """The fastest of some forwards over that many positions, in seconds of this process's own computing."""
     ids, times = torch.full((1, positions), 7), []
@@ -190,7 +190,7 @@ print(f"lossless on {len(prompts)} questions with {len(LOOKAHEADS)} lookaheads")
 # %%
 predict("02.p2")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 answer, rounds = speculative_decode(pair.target, nonsense, prompts[0], 4)
 assert answer == own[0]
 print(f"with a nonsense draft: the same answer, at {len(rounds)} target forwards for {len(answer)} tokens")
@@ -280,7 +280,7 @@ print(f"here, a draft forward over a target forward of four positions: ρ is abo
 # %%
 predict("02.p3")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 answer, rounds = speculative_decode(pair.target, pair.target, prompts[0], 4)
 assert answer == own[0]
 print(
@@ -300,7 +300,7 @@ SSD such a draft would be useless as well: both distributions are the same, ever
 # %%
 predict("02.p4")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 figure, ax = plt.subplots(figsize=(6.5, 3.6))
 every = np.arange(1, 21)
 for b, style in [(0.3, ":"), (0.6, "--"), (0.9, "-"), (0.95, "-.")]:
@@ -498,7 +498,7 @@ def sampled_answer(lookahead, seed, length=3):
 predict("02.p6")
 
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def law(lookahead, length=3):
     """The exact chance of every answer of this decoder: all proposals, all acceptances, all corrections."""
     chances = dict.fromkeys(np.ndindex(*[3] * length), 0.0)

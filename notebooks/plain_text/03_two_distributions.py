@@ -135,7 +135,7 @@ $$V = \mathrm{TopK}_M(k) \cap \mathrm{TopK}_m(k), \qquad k = \min\{k : |V| \ge c
 # %%
 predict("03.p1")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 for k in range(1, 7):
     shared = set(top_k(small_target, k)) & set(top_k(small_draft, k))
     lists = [", ".join(words[t] for t in top_k(probs, k)) for probs in (small_target, small_draft)]
@@ -192,7 +192,7 @@ def rank_all(probs):
 # %%
 predict("03.p2")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 figure, ax = plt.subplots(figsize=(6.5, 3.4))
 for (label, pairs), style in zip(places.items(), ["-", "--"], strict=True):
     worse = torch.stack([torch.maximum(rank_all(p), rank_all(q)).sort().values for p, q in pairs]).double()
@@ -317,7 +317,7 @@ def composite(target, draft, alpha):
 # %%
 predict("03.p3")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 scores = pd.DataFrame({f"α = {a}": composite(small_target, small_draft, a) for a in (0, 0.3, 0.8, 1, 2)}, index=words)
 scores.style.format("{:.2f}").highlight_max(axis=0, props="font-weight:bold;text-decoration:underline")
 
@@ -447,7 +447,7 @@ position by position: $k$, $V$, does the target insist, and if not, which $F$ is
 predict("03.p4")
 
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def on_paper(last, scheme, alpha, c=3, lookahead=3):
     """One round: the emitted words, and what a sheet of paper would show."""
     told = []
@@ -521,7 +521,7 @@ told.round(3).set_index("question").rename(columns={"text": "emitted", "proposal
 predict("03.p5")
 
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def without_rule_2(item, written, alpha):
     """The answer, had the best of V been taken after what was written."""
     target, draft = both_after(item, written)
@@ -563,7 +563,7 @@ One position of each kind. The axis is logarithmic down to 0.0001, so that small
 predict("03.p6")
 
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def bars(ax, target, draft, scheme, alpha, title):
     k = smallest_k(target, draft, CANDIDATES)
     space = set(top_k(target, CANDIDATES)) | set(top_k(draft, CANDIDATES))
@@ -607,7 +607,7 @@ $$\alpha^* = \frac{P_M(a) - P_M(b)}{\bigl(P_M(a) - P_M(b)\bigr) + \bigl(P_m(b) -
 predict("03.p7")
 
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def crossing(target, draft):
     a, b = int(target.argmax()), int(draft.argmax())
     gap_target, gap_draft = float(target[a] - target[b]), float(draft[b] - draft[a])

@@ -237,7 +237,7 @@ That is the method. What will it do on an attacked question? Commit to an answer
 # %%
 predict("05.p1")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 answer, _, matches = ssd(pair.target, pair.draft, *prompt_ids(attacked[0], PREFILL), pair.config)
 print("question:", attacked[0].question)
 print("prefill: ", pair.tokenizer.decode(prefill_tokens(pair, attacked[0], PREFILL)))
@@ -267,7 +267,7 @@ print("tokens, schemes, thresholds and α are equal on", equal_on())
 # %%
 predict("05.p2")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 short, long = (replace(pair.config, lookahead=T) for T in (1, 6))
 one, six = (library(*prompt_ids(*cases[0]), config) for config in (short, long))
 assert one.sequences[0].tolist() == six.sequences[0].tolist()
@@ -480,7 +480,7 @@ The loop itself has not changed at all. (`log` of a softmax gives the logits bac
 # %%
 predict("05.p4")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 prompt, draft_prompt = prompt_ids(attacked[0], PREFILL)
 for temperature in (1.0, 0.3, 0.1):
     reading = sampling(temperature, seed=0)["read"]
@@ -573,7 +573,7 @@ Third test: the rounds. Greedy, the answer did not depend on $T$. And sampled?
 # %%
 predict("05.p5")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 micro = micro_models(8, 0.22)
 rows = torch.tensor([[5, 9, 13]] * 1000)
 base = SSDConfig(bin_size=2, candidates=3, alpha_union=0.5, do_sample=True, seed=0)
@@ -612,7 +612,7 @@ Two border cases show what a match means here. First, the draft *is* the target:
 # %%
 predict("05.p6")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 target = micro[0]
 always = replace(base, fixed_scheme="intersection", lookahead=1)
 for name, config in (("greedy", replace(always, do_sample=False)), ("sampled", always)):
@@ -648,7 +648,7 @@ Take parts away (`fixed_scheme` never switches) and measure safety and utility o
 # %%
 predict("05.p7")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 names = ["target alone", "SSD", "SSD, Intersection only", "SSD, Union only"]
 frame = measure(pair, systems=names, conditions=[Condition("forbidden", PREFILL), Condition("benign")], questions=20)
 attack = rates(frame[frame.group == "forbidden"], "complied", ["system"]).set_index("system")
@@ -670,7 +670,7 @@ ax.legend(frameon=False, loc="center left", bbox_to_anchor=(1.0, 0.5))
 plots.save(figure, "from_scratch.png")
 plt.show()
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 frame[frame.group == "forbidden"].groupby("system", sort=False)[
     ["complied", "share_told", "ends_in_refusal"]
 ].mean().round(2)
@@ -692,7 +692,7 @@ A half-way house: switch as always, but *start* in Union.
 predict("05.p8")
 
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def complied(config):
     """How many answers to the attacked questions leak a fact under these settings."""
     asked = [(item, PREFILL) for item in attacked]

@@ -133,13 +133,13 @@ def ask(records, defender, asked=pair):
 # %%
 predict("06.p1")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 undefended = pd.concat([ask(sets[name], "none").assign(attack=name) for name in ATTACKS])
 success = rates(undefended, "harmful", ["attack"]).set_index("attack")
 success[["sum", "count", "rate", "low", "high"]].round(2)
 
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def outcome(row):
     return "tells a forbidden fact" if row.harmful else "refuses" if row.refused else "neither"
 
@@ -366,7 +366,7 @@ recommended = propose(problem.start, gradient, problem.banned, step, generator)
 # %%
 predict("06.p2")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 figure, ax = plt.subplots(figsize=(6.4, 4))
 for label, suffixes, color, mark in [
     ("random", random_swaps, "#777777", "x"),
@@ -450,7 +450,7 @@ question's suffix, and with its own; last, its own against another model, the dr
 # %%
 predict("06.p3")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 own = sets["suffix"]
 suffixes = [r.prompt.removeprefix(r.question) for r in own]
 rng = np.random.default_rng(0)
@@ -495,7 +495,7 @@ The same records, now with SSD. SSD knows nothing about kinds of attack; it only
 # %%
 predict("06.p4")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 defended = pd.concat([ask(sets[name], "ssd").assign(attack=name) for name in ATTACKS])
 both = pd.concat([undefended, defended])
 lines = rates(both, "harmful", ["attack", "system"]).rename(columns={"rate": "value"})

@@ -196,7 +196,7 @@ frame = pd.DataFrame([row for (name, part), got in replies.items() for row in ta
 # %%
 predict("07.p1")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 one = frame[(frame.set == "prefill-10") & (frame.id == frame[frame.set == "prefill-10"].id.iloc[0])]
 attack = records["attacked"][0][1]
 print("asked:", clip(attack.prompt, 80), "\nprefilled:", clip(attack.prefill, 80), "\n")
@@ -299,7 +299,7 @@ print("asked:", clip(candidates[torn].prompt, 100), "| emitted:", repr(pair.toke
 # %%
 predict("07.p2")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 second = "safedecoding" if EXPERT else "ssd"
 first = {name: [a.token_ids[:2] for a in replies[name, "attacked"]] for name in ["none", second]}
 steered = pd.DataFrame({"set": [name for name, _ in records["attacked"]]})
@@ -346,7 +346,7 @@ scores["nested-fiction"] = measured(load_set("nested-fiction", limit=40))
 # %%
 predict("07.p3")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 threshold = DEFENDERS["ppl"].defaults(pair).threshold
 figure, ax = plt.subplots(figsize=(7.5, 3.6))
 edges = np.geomspace(min(map(min, scores.values())), max(map(max, scores.values())) * 1.01, 30)
@@ -403,7 +403,7 @@ characters swapped and goes with the majority. How many copies refused?
 # %%
 predict("07.p4")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 votes = pd.DataFrame(
     {
         "set": [name for part in records for name, _ in records[part]],
@@ -436,7 +436,7 @@ Attack success on the three kinds, right answers and refusals on the harmless se
 predict("07.p5")
 
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def cells(rows, column, by):
     """Rates as text, systems down, `by` across."""
     table = rates(rows, column, ["system", by])
@@ -549,14 +549,14 @@ machine, where both models are tiny.
 # %%
 predict("07.p6")
 
-# %% jupyter={"source_hidden": true, "outputs_hidden": true} tags=["reveal"]
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 written = harmless.groupby("system", sort=False).tokens.sum()
 a_token = {name: seconds[name, "harmless"] / written[name] for name in systems}
 costs = harmless.groupby("system", sort=False)[["prompt", "tokens", "extra", "target", "draft", "other"]].mean()
 costs["time ratio"] = [a_token[name] / a_token["none"] for name in costs.index]
 costs.round(1)
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 size = {
     name: sum(p.numel() for p in model.parameters()) for name, model in [("target", pair.target), ("draft", pair.draft)]
 }
@@ -621,7 +621,7 @@ DEFENDERS["no-prefill"] = Defender(no_prefill, "this chapter", "one target forwa
 # %%
 predict("07.p7")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 added = [row for part in records for row in table_of("no-prefill", part, ask("no-prefill", part))]
 alone = frame[frame.system == "none"].reset_index(drop=True)
 added = pd.DataFrame(added)

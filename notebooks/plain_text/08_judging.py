@@ -158,7 +158,7 @@ It is one line of code, costs nothing and never changes its mind. It knows nothi
 # %%
 predict("08.p1")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 display(by_attack("dictionary: individual"), by_attack("dictionary: api"))
 assert not refuses("I cannot help with that.", LISTS["api"]) and refuses(
     "I cannot help with that.", LISTS["individual"]
@@ -316,7 +316,7 @@ replies = {
 # %%
 predict("08.p2")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 read = {name: HARMFULNESS.verdict(reply, judge="demo", version="-", threshold=5) for name, reply in replies.items()}
 graded = pd.DataFrame(
     {name: {"label": v.label, "score": v.score, "unjudged": v.unjudged} for name, v in read.items()}
@@ -379,7 +379,7 @@ on disk, so judging again costs nothing.)
 # %%
 predict("08.p3")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 if HAVE_SDK:
     labels = [verdict.label for verdict in played]
     harmful, missing = labels.count("harmful"), labels.count(None)
@@ -446,7 +446,7 @@ JUDGES["self-exam"] = Judge(self_exam, "harmful | harmless, by asking a chat mod
 # %%
 predict("08.p4")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 examined = judge("self-exam", records, texts, model=JUDGE, max_new_tokens=12)
 says["self-exam"] = [says_harmful(verdict.label) for verdict in examined]
 print(f"{sum(v.label is None for v in examined)} of {len(examined)} unjudged, {sum(v.tokens for v in examined)} tokens")
@@ -563,7 +563,7 @@ questions that were asked directly.
 # %%
 predict("08.p5")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 direct = agreement(named[named.attack == "direct"]).pairs
 direct.loc[direct["first"] == "exact", ["first", "second", "both", "agree", "kappa"]].round(2)
 
@@ -586,7 +586,7 @@ Now the figure that this chapter is about. Nothing is generated anew; only the j
 # %%
 predict("08.p6")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 judged = named.dropna(subset="harmful").astype({"harmful": bool})
 lines = rates(judged, "harmful", ["judge", "defender"])
 order = ["exact", "exact: every fact", *(name for name in says.columns[3:] if not name.startswith("exact"))]

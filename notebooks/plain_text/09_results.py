@@ -117,7 +117,7 @@ print(f"{len(before)} of {plan(config).generations} answers are stored")
 # %%
 predict("09.p1")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 run_experiment(config, pair=pair)  # goes on where it stopped
 run_experiment(config, pair=pair)  # finds nothing left to do
 rows = load_run(OUT)
@@ -195,7 +195,7 @@ The run above asked four defenders at five prefill lengths. `direct` is N = 0.
 predict("09.p2")
 
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def exactly(measure, attacks=None):
     """Lines of the report by the exact judge."""
     chosen = summary[(summary.measure == measure) & (summary.judge == "exact")]
@@ -229,7 +229,7 @@ All of this was *also* judged by the refusal dictionary, without generating anyt
 # %%
 predict("09.p3")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 ours = summary[(summary.measure == "attack success") & (summary.system == "ssd")]
 cells = [interval_text(x.value, x.low, x.high, percent=True) for x in ours.itertuples()]
 ours.assign(rate=cells).pivot(index="judge", columns="attack", values="rate")[list(dict.fromkeys(ours.attack))]
@@ -250,7 +250,7 @@ shows under attack, its price on harmless questions: on sums, which this draft g
 # %%
 predict("09.p4")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 grid = {"name": "ssd", "grid": {"alpha_intersection": ALPHA_INTERSECTION, "alpha_union": ALPHA_UNION}}
 run_experiment(config_from(table | {"attacks": ["prefill-10", "arithmetic", "scary"], "defenders": [grid]}), pair=pair)
 summary = build_report([OUT]).summary
@@ -327,7 +327,7 @@ Now all defenders of chapter 07 on one attack and two harmless sets. (SmoothLLM 
 # %%
 predict("09.p5")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 everybody = [name for name in DEFENDERS if name != "smoothllm"] + ["smoothllm:copies=3"]
 SETS = ["prefill-10", "benign", "scary"]
 run_experiment(config_from(table | {"attacks": SETS, "defenders": everybody}), pair=pair)
@@ -424,7 +424,7 @@ p-values the $i$-th smallest becomes $p\,m/i$, or what a larger one becomes if t
 # %%
 predict("09.p6")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 print(f"{len(report.tests)} comparisons, {(report.tests.p <= coin(6, 0)).sum()} with p of {coin(6, 0):.2g} or less")
 tests = report.tests[
     report.tests.attack.isin(SETS) & (report.tests.judge == "exact") & report.tests.system.isin(points.system)
@@ -454,7 +454,7 @@ say that two defenders are equal, either: there may have been too few questions.
 predict("09.p7")
 
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def questions_for(rate, half_width):
     """The smallest n whose interval around this rate is no wider than ± half_width."""
     n = 1

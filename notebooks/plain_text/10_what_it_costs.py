@@ -106,7 +106,7 @@ for undo in restore:
 # %%
 predict("10.p1")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 starts = [i for i, (label, _, _) in enumerate(events) if label == "target"]
 first, last = starts[5], starts[8]
 window = events[first + 1 : last + 1]
@@ -169,7 +169,7 @@ $$\text{tokens}(T) = 1 + m + \dots + m^{T-1} = \frac{1 - m^T}{1 - m}.$$
 predict("10.p2")
 
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def simulated(match_ratio, lookahead, rounds=20_000):
     held = np.random.default_rng(0).random((rounds, lookahead - 1)) < match_ratio
     return 1 + held.cumprod(axis=1).sum(axis=1).mean()
@@ -230,7 +230,7 @@ times of such products on a quiet machine, for the output matrix of the benchmar
 # %%
 predict("10.p3")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 products = pd.read_csv(results / "products.csv").query("out == 32000 and `in` == 384").set_index("tokens")
 products[["as_is_ms", "flipped_ms", "onednn_ms", "best"]].round(1)
 
@@ -343,7 +343,7 @@ For $n(T) = T$ and a constant $v$ the maximum has a closed form, $e^{sT} = 1 + s
 # %%
 predict("10.p4")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 ratios = np.linspace(0.2, 0.98, 60)
 figure, axis = plt.subplots(figsize=(6, 3))
 for cost_ratio, style in [(2, "-"), (7, "--"), (30, ":")]:
@@ -433,7 +433,7 @@ taught.next(room=MOST);  # a round begins: the rate of the last ones is what ano
 # %%
 predict("10.p5")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 for confidences in [[], [0.99], [0.99] * 3, [0.99, 0.5], [0.5], [0.99] * 12, [0.5, 0.5]]:
     assert another(confidences, taught) == taught.another(confidences)
     print(f"{'another' if another(confidences, taught) else 'stop':>7} after guesses of {confidences}")
@@ -501,7 +501,7 @@ def tokens_a_pass(controller, kind):
 # %%
 predict("10.p6")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 controllers = {f"T = {T}, fixed": ruled(lambda made, T=T: len(made) < T - 1) for T in LOOKAHEADS[1:]}
 controllers["confidence"] = ruled(lambda made: not made or np.prod(made) > 0.8)
 controllers |= {"auto, before the round": BeforeTheRound, "auto, within the round": Lookahead}
@@ -600,7 +600,7 @@ target's weights. Two things make `ssd_lib` fast, speculation and short products
 # %%
 predict("10.p7")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 against = pd.DataFrame(
     {
         "ssd_lib × generate": bench["ssd_lib"] / bench["target.generate"],
@@ -659,7 +659,7 @@ recorded once and replayed (`ssd_generate(…, cuda_graph="auto")`, the default)
 # %%
 predict("10.p8")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 scaling = pd.read_csv(results / "scaling.csv")
 plot.scaling(scaling);
 

@@ -162,7 +162,7 @@ print(f"{len(harmful)} harmful and {len(benign)} benign rows; {len(test_harmful)
 predict("11.p1")
 
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 @cache
 def asked(folder, length=0, rows="harmful"):
     """A draft's own answers to the test rows; asked once, then remembered."""
@@ -415,7 +415,7 @@ once: it may write some more tokens first.)
 # %%
 predict("11.p2")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 DEEPEST = 60
 
 
@@ -483,7 +483,7 @@ A draft is not used alone. Does the new one protect the *target*, which was not 
 predict("11.p3")
 
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 @cache
 def in_ssd(draft, length=0, rows="harmful", defender="ssd"):
     """The target's answers with this draft in front of it."""
@@ -536,7 +536,7 @@ All four drafts, by themselves: attacked, and on benign questions.
 # %%
 predict("11.p4")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 wrong = {"C = 5": train("too-short", max_depth=5), "no benign rows": train("no-benign", harmful_share=1.0)}
 candidates = {"shallow (start)": START, "deepened": deep, **wrong}
 
@@ -676,7 +676,7 @@ no recipes). Its training keeps a checkpoint every ten steps, and `ssd measure -
 # %%
 predict("11.p5")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 curve = pd.read_csv(data_dir() / "smollm2" / "curve.csv")
 low, high = np.transpose([wilson(k, n) for k, n in zip(curve.complied, curve.n, strict=True)])
 curve = curve.assign(rate=curve.complied / curve.n, low=low, high=high)

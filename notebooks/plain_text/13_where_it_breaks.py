@@ -91,7 +91,7 @@ SSD decides after $b = 7$ tokens. Until then the target speaks almost alone.
 # %%
 predict("13.p1")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 first = pd.concat(
     ask(forbidden, begun[n], defender, system=name, prefill=n)
     for n in PREFILLS
@@ -157,7 +157,7 @@ A smaller bin decides sooner, on thinner evidence.
 # %%
 predict("13.p2")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 benign = world.questions("benign", BENIGN)
 copied = world.questions("benign", 24, family="repeat")  # "Repeat after me: …", nonsense that has to be copied
 lag = []
@@ -298,7 +298,7 @@ The same questions, with the suffixes of chapter 06 and with the joint ones:
 # %%
 predict("13.p3")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 from ssd_lib.attacks import load_set, world_item
 
 sets = {
@@ -323,7 +323,7 @@ cells = {
 }
 pd.DataFrame(cells).T.rename_axis(["suffix", "answered by"])
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 best = against[(against.suffix == "joint suffix") & (against.system == "SSD")].sort_values("told").iloc[-1]
 print(f"told {best.told:.0%}")
 best.reply.trace.show(pair.tokenizer)
@@ -366,7 +366,7 @@ texts = [opening.format(item.subject.removeprefix("the ")) for item in forbidden
 # %%
 predict("13.p4")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 simulated = ask(asked, texts, config=replace(pair.config, fixed_scheme="intersection"), tokens=BIN)
 tried = ask(asked, texts, tokens=32, opening=OPENINGS * 12)
 tried["undefended"] = ask(asked, texts, "none", tokens=32).complied.to_numpy()
@@ -386,7 +386,7 @@ pd.DataFrame(
 )
 
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def pick(order, n):
     """Of the first n beginnings of each question, in random order, the one that comes first in `order`."""
     chosen = tried.assign(order=order).sample(frac=1, random_state=0).groupby("question").head(n)
@@ -439,7 +439,7 @@ SSD *cannot* switch, whatever follows. An attacker needs a harmless text of that
 # %%
 predict("13.p5")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 from fractions import Fraction
 
 
@@ -626,7 +626,7 @@ def harvest(config=pair.config, items=forbidden[:12]):
 # %%
 predict("13.p6")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 union_first = replace(pair.config, start_scheme="union")
 harvests = {"SSD": harvest(), "SSD, first bin in Union": harvest(union_first)}
 figure, ax = plt.subplots(figsize=(6.4, 3.4))
@@ -777,7 +777,7 @@ attacked = {
 # %%
 predict("13.p7")
 
-# %% tags=["reveal"] jupyter={"outputs_hidden": true, "source_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 calm_sets = {
     "benign": benign,
     "scary": world.questions("scary", 30),

@@ -129,7 +129,7 @@ The prefill slider goes from 0 to 40. `state` moves it and counts.
 predict("14.p1")
 
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def state(**controls):
     """Set controls, wait for the answer, and sum it up in one line of a table."""
     explorer.set(**controls)
@@ -177,7 +177,7 @@ The threshold goes from 0 to 1, with ten prefilled tokens again.
 # %%
 predict("14.p2")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 explorer.set(prefill_tokens=PREFILL)
 thresholds = [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
 display(pd.DataFrame({t: state(threshold=t) for t in thresholds}).T.rename_axis("threshold"))
@@ -216,7 +216,7 @@ explorer.choose(turn["position"]).static("token")
 # %%
 predict("14.p3")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 target, draft = (dict(zip(turn[f"{who}_top"], turn[f"{who}_top_probs"], strict=True)) for who in ("target", "draft"))
 a, b = turn["target_top"][0], turn["draft_top"][0]
 more, less = target[a] - target.get(b, 0), draft[b] - draft.get(a, 0)  # what the trace does not list is nearly 0
@@ -275,7 +275,7 @@ Union; both rates come with 95% intervals. *Scary* questions are harmless, but s
 predict("14.p4")
 
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def harmless(group, bin_size):
     """Every harmless question under one bin size, as lines of a table."""
     items = world.questions(group, 2 * QUESTIONS)
@@ -327,7 +327,7 @@ Lookahead 1, 3 and 8. (In the explorer: *more*, then press *play* in **Rounds** 
 # %%
 predict("14.p5")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 explorer.set(question=victim.question, prefill_tokens=PREFILL, bin_size=pair.config.bin_size, compare="one answer")
 said, rounds = [], {}
 for lookahead in [1, 2, 3, 5, 8]:

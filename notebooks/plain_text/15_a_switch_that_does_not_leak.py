@@ -71,7 +71,7 @@ Chapter 13 found three ways into the published method. Here is the plainest, an 
 predict("15.p1")
 
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def attacked(n, config=PUBLISHED, which=0):
     return answer(pair, forbidden[which].question, prefill=begun[n][which], config=config, max_new_tokens=TOKENS)[0]
 
@@ -204,7 +204,7 @@ def decide_then_show(prompt, draft_prompt, config, given=0, max_new_tokens=TOKEN
 predict("15.p2")
 
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 def prompt_ids(which, n):
     ids = pair.encode([forbidden[which].question], [begun[n][which] if n else []])
     return ids["input_ids"][0].tolist(), ids["draft_input_ids"][0].tolist()
@@ -301,7 +301,7 @@ print("the streamer gets every token when the notebook's decoder shows it")
 # %%
 predict("15.p3")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 calm = world.questions("benign", 1, seed=2, family="tip", held_out=False)[0].question
 calm_ids = pair.encode([calm], [[]])
 calm_ids = calm_ids["input_ids"][0].tolist(), calm_ids["draft_input_ids"][0].tolist()
@@ -375,7 +375,7 @@ def per_kept(rows):
 # %%
 predict("15.p4")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 attack = {}
 for name, config in variants.items():
     rows = ask(forbidden * len(PREFILLS), [ids for n in PREFILLS for ids in begun[n]], config)
@@ -477,7 +477,7 @@ def behind(quiet, config):
 # %%
 predict("15.p5")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 chains = {name: {size: in_pieces(size, config) for size in PIECES} for name, config in defences.items()}
 items = forbidden[:HARVESTED]
 waited = {name: ask(items, begun[10][:HARVESTED], behind(7, config)) for name, config in defences.items()}
@@ -568,7 +568,7 @@ def noisy(strength):
 # %%
 predict("15.p6")
 
-# %% tags=["reveal"] jupyter={"source_hidden": true, "outputs_hidden": true}
+# %% jupyter={"outputs_hidden": true, "source_hidden": true} tags=["reveal"]
 rows = []
 for strength in NOISE:
     worse = noisy(strength)
