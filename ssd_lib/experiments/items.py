@@ -15,13 +15,14 @@ import hashlib
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import pandas as pd
 
 from ssd_lib.attacks import find_set
 from ssd_lib.experiments.config import Choice
-from ssd_lib.experiments.store import load_run, load_sessions, load_verdicts
+from ssd_lib.experiments.report import about_of
+from ssd_lib.experiments.store import load_run, load_verdicts
 from ssd_lib.method.trace import visible
 from ssd_lib.paths import replacing, write_whole
 
@@ -94,7 +95,7 @@ def write_items(paths: Iterable[str | Path], out: str | Path, *, texts: Texts = 
     for name, table in {ANSWERS: rows, VERDICTS: verdicts}.items():
         with replacing(out / name) as file:
             table.to_parquet(file, index=False)
-    write_whole(out / CARD, _card(rows, verdicts, title or ", ".join(rows.run.unique()), _about(folders)))
+    write_whole(out / CARD, _card(rows, verdicts, title or ", ".join(rows.run.unique()), about_of(folders)))
     return [out / ANSWERS, out / VERDICTS, out / CARD]
 
 
@@ -167,20 +168,6 @@ def _card(rows: pd.DataFrame, verdicts: pd.DataFrame, title: str, about: Sequenc
 
 def _names(values: pd.Series) -> str:
     return ", ".join(f"`{visible(name)}`" for name in values.unique())
-
-
-def _about(folders: Sequence[Path]) -> list[str]:
-    """Models, versions and machine of every run, as its last start recorded them."""
-    lines = []
-    for folder in folders:
-        last: Any = load_sessions(folder).iloc[-1]
-        versions = ", ".join(f"{name} {version}" for name, version in last["versions"].items() if version)
-        models = ", ".join(f"{role} `{last['pair'][role]}`" for role in ("target", "draft") if last["pair"].get(role))
-        lines.append(
-            f"`{folder.resolve().name}`: {models}; {last['dtype']} on {last['device']}; seed {last['seed']}; "
-            f"at most {last['config']['max_new_tokens']} tokens an answer; commit {last['commit']}; {versions}"
-        )
-    return lines
 
 
 def _terms(rows: pd.DataFrame) -> Iterable[str]:

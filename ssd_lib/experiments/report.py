@@ -89,7 +89,7 @@ def build_report(paths: Iterable[str | Path]) -> Report:
     verdicts = judged(rows, verdicts)
     summary, tests = summary_of(rows, verdicts), tests_of(verdicts)
     return Report(
-        about=_about(paths),
+        about=about_of(paths),
         summary=summary,
         tests=tests,
         sections=tuple(sections_of(summary, tests)),
@@ -111,7 +111,7 @@ def told_apart(rows: pd.DataFrame) -> pd.DataFrame:
     return rows.assign(pair=rows.pair.where(~shared, [Path(run).name for run in rows.run]))
 
 
-def _about(paths: Sequence[str | Path]) -> tuple[str, ...]:
+def about_of(paths: Sequence[str | Path]) -> tuple[str, ...]:
     """Models, settings, versions and times of every run, a line each."""
     lines = []
     for path in paths:
@@ -120,7 +120,7 @@ def _about(paths: Sequence[str | Path]) -> tuple[str, ...]:
         pair, config, versions = last["pair"], last["config"], last["versions"]
         dirty = " with uncommitted changes" if last["dirty"] else ""
         lines.append(
-            f"{Path(path).name}: target {pair['target']}, draft {pair['draft']}, {last['dtype']} on {last['device']}, "
+            f"{Path(path).resolve().name}: target {pair['target']}, draft {pair['draft']}, {last['dtype']} on {last['device']}, "
             f"batches of {config['batch']}, at most {config['max_new_tokens']} new tokens, seed {last['seed']}; "
             f"torch {versions['torch']}, transformers {versions['transformers']}, "
             f"commit {(last['commit'] or 'unknown')[:10]}{dirty}; {len(sessions)} start{'s' * (len(sessions) > 1)}, "
