@@ -49,7 +49,10 @@ def reference(pair, item, prefill, settings, tokens):
     return out
 
 
-@pytest.mark.parametrize("settings", [{}, {"alpha": 2.0, "decay": 0.3}, {"likely": 0.3, "words": ("Sure", "cannot")}])
+OTHERS = [{"alpha": 2.0, "decay": 0.3}, {"likely": 0.3, "words": ("Sure", "cannot")}]
+
+
+@pytest.mark.parametrize("settings", [{}, *(pytest.param(each, marks=pytest.mark.slow) for each in OTHERS)])
 @torch.inference_mode()
 def test_a_batch_is_the_published_loop_row_by_row(pair, asked, settings):
     items, prefills = asked

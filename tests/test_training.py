@@ -107,7 +107,9 @@ def micro_stage(steps, optimizer="adamw", presto=0.0):
     return Stage("micro", steps=steps, learning_rate=1e-3, batch_size=4, warmup_steps=1, save_every=2, **chosen)
 
 
-@pytest.mark.parametrize("chosen", [("adamw",), ("muon",), ("adamw", 1.0)])
+@pytest.mark.parametrize(
+    "chosen", [("adamw",), *(pytest.param(each, marks=pytest.mark.slow) for each in [("muon",), ("adamw", 1.0)])]
+)
 def test_an_interrupted_stage_resumes_to_the_same_weights(corpus, tmp_path, chosen):
     examples = corpus.examples("deep", 24, seed=0)
 
@@ -354,7 +356,10 @@ def test_a_cpu_trains_in_half_precision_only_where_it_has_units_for_it(monkeypat
     assert (arguments.bf16, arguments.fp16) == (bool(units), False)
 
 
-@pytest.mark.parametrize(("build", "chat_format"), [(llama2_tokenizer, "llama2"), (llama3_tokenizer, None)])
+@pytest.mark.parametrize(
+    ("build", "chat_format"),
+    [(llama2_tokenizer, "llama2"), pytest.param(llama3_tokenizer, None, marks=pytest.mark.slow)],
+)
 def test_an_expert_of_a_model_in_a_real_format_is_an_adapter_that_safedecoding_takes(
     conversations: Conversations, tmp_path, build, chat_format
 ):

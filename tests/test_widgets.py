@@ -550,7 +550,9 @@ def test_the_explorer_is_a_widget_with_handles_for_tests(fresh):
 # ------------------------------------------------------------------------------------------------ decoding and stopping
 
 
-@pytest.mark.parametrize("defender", ["ssd", "none", "safedecoding", "smoothllm", "draft-only"])
+@pytest.mark.parametrize(
+    "defender", ["ssd", "none", "safedecoding", pytest.param("smoothllm", marks=pytest.mark.slow), "draft-only"]
+)
 def test_every_defence_can_be_stopped_and_leaves_the_models_alone(pair, defender):
     settings = Settings(FORBIDDEN.question, pair.config, FORBIDDEN.answer, 10, defender, 30)
     asked = []
