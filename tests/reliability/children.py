@@ -39,8 +39,15 @@ def ready() -> None:
 
 
 def alone() -> None:
-    """In a forked process: progress bars take a lock of its own, since a process that is killed never gives back a shared one."""
+    """In a forked process, before it has threads: locks and pools of its own.
+
+    A process that is killed never gives back the shared lock of progress bars. torch renews its thread pool at the first use
+    after a fork, without a lock: two threads that come at once may find none ("Invalid thread pool!").
+    """
+    import torch
+
     tqdm.set_lock(threading.RLock())
+    torch.set_num_threads(1)
 
 
 class Started:
