@@ -8,9 +8,12 @@ from functools import cache
 from typing import Any
 
 import pandas as pd
+import torch
 
+from checks.asking import ask
+from checks.chapter_05 import WORDS, micro_models
 from checks.embedded import embedded
-from ssd_lib import SSDConfig, answer
+from ssd_lib import SSDConfig, answer, ssd_generate
 from ssd_lib.experiments.card import prefill_tokens
 from ssd_lib.show.exercises import Wrong, exercise, expect, same
 from ssd_lib.toy import world
@@ -20,7 +23,7 @@ LENGTH = 60
 
 @cache
 def traces() -> list[tuple[str, SSDConfig, pd.DataFrame]]:
-    """Traces of different kinds: attacked with small and large bins, begun in Union, benign, shorter than a bin."""
+    """Traces of different kinds: attacked with small and large bins, benign, shorter than a bin, then those of micro-models."""
     pair = embedded(3)
     attacked, benign = world.questions("forbidden", 40)[35:], world.questions("benign", 40)[35:]
     asked = [
@@ -38,7 +41,33 @@ def traces() -> list[tuple[str, SSDConfig, pd.DataFrame]]:
         reply = answer(pair, item.question, prefill=given, config=config, max_new_tokens=length)[0]
         assert reply.trace is not None
         found.append((name, config, reply.trace.to_frame(pair.tokenizer)))
+    return found + mixed()
+
+
+def mixed() -> list[tuple[str, SSDConfig, pd.DataFrame]]:
+    """Of random models: first bins that match in part, a turn after several bins or inside a round, an answer begun in Union."""
+    asked: list[tuple[str, int, float, dict[str, Any], int]] = [
+        ("an answer that turns after three bins", 5, 0.15, {"threshold": 0.6}, 40),
+        ("an answer that turns inside a round", 0, 0.22, {"bin_size": 5, "lookahead": 4}, 40),
+        ("an answer that begins in Union", 2, 0.15, {"bin_size": 5, "start_scheme": "union"}, 40),
+        ("an answer of five tokens", 2, 0.15, {}, 5),
+    ]
+    found = []
+    for name, seed, noise, changed, length in asked:
+        config = SSDConfig(candidates=3, **changed)
+        ids = torch.randint(2, WORDS, (1, 5), generator=torch.Generator().manual_seed(seed))
+        output = ssd_generate(
+            *micro_models(seed, noise), ids, draft_input_ids=ids, config=config, max_new_tokens=length, trace=True
+        )
+        assert output.trace is not None
+        frame = output.trace.to_frame()
+        said = {column: frame[token].map(lambda token: f"w{token} ") for column, token in SAID.items()}
+        found.append((name, config, frame.assign(**said)))
     return found
+
+
+SAID = {"text": "token", "proposal_text": "proposal"}
+"""Columns of words, and those of the tokens that they spell."""
 
 
 @exercise(
@@ -52,7 +81,7 @@ def first_bin(given: Callable[..., Any]) -> None:
     """`given(trace, bin_size)`: matches among the first bin's tokens."""
     for name, config, trace in traces():
         wanted = int(trace.match.head(config.bin_size).sum())
-        same(given(trace.copy(), config.bin_size), wanted, f"the number of matches in the first bin of {name}")
+        same(ask(given, trace, config.bin_size), wanted, f"the number of matches in the first bin of {name}")
 
 
 @exercise(
@@ -67,7 +96,7 @@ def before_the_turn(given: Callable[..., Any]) -> None:
     for name, _, trace in traces():
         union = trace.index[trace.scheme == "union"]
         lines = trace.loc[: union[0]].iloc[:-1] if len(union) else trace
-        shown = given(trace.copy())
+        shown = ask(given, trace)
         expect(isinstance(shown, str), f"for {name} you return {type(shown).__name__}, not a text")
         same(shown, "".join(lines.text), f"what is shown before the turn of {name}")
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from checks.asking import ask
 from checks.embedded import embedded
 from ssd_lib import answer
 from ssd_lib.models.training import supervised_example
@@ -41,7 +42,7 @@ def share_of_first(given: Callable[..., Any]) -> None:
     for seed, first in [(0, 5), (1, 1), (2, 3), (3, 14)]:
         values = divergences(seed)
         wanted = np.nansum(values[:, :first]) / np.nansum(values)
-        same(given(values.copy(), first), wanted, f"the share of the first {first} of 14 positions of a random table")
+        same(ask(given, values, first), wanted, f"the share of the first {first} of 14 positions of a random table")
 
 
 @exercise(
@@ -89,16 +90,26 @@ def mended(given: Callable[..., Any], wrong: Any) -> str:
     pairs = zip(
         suspect_example(**named)["labels"], supervised_example([5, 6, 7], [11, 12], [8, 9, 2])["labels"], strict=True
     )
-    expect(isinstance(wrong, list | tuple), f"the wrong labels' positions in a list, not {type(wrong).__name__}")
+    try:
+        places = sorted(int(place) for place in wrong)
+    except (TypeError, ValueError):
+        raise Wrong(f"the wrong labels' positions in a list, not {wrong!r}") from None
     expect(
-        sorted(wrong) == [i for i, (label, right) in enumerate(pairs) if label != right],
+        places == [i for i, (label, right) in enumerate(pairs) if label != right],
         "those are not the wrong labels",
     )
     question, refusal = [5, 6, 7], [8, 9, 2]
-    for harmful, k in [([11, 12, 13, 14], 2), ([11, 12, 13, 14], 0), ([11, 12], 6), ([11, 12, 13], 3)]:
-        wanted = supervised_example(question, harmful[:k], refusal)
-        got = given(list(question), list(harmful), list(refusal), k)
-        where = f"of k = {k} and {len(harmful)} harmful tokens"
+    for asked, harmful, answered, k in [
+        (question, [11, 12, 13, 14], refusal, 2),
+        (question, [11, 12, 13, 14], refusal, 0),
+        (question, [11, 12], refusal, 6),
+        (question, [11, 12, 13], refusal, 3),
+        ([5, 6, 7, 8, 9], [8, 6, 13], [8, 9, 6, 7, 2], 2),  # the three share words
+        ([5], [6, 7, 8, 9], [9, 2], 3),
+    ]:
+        wanted = supervised_example(asked, harmful[:k], answered)
+        got = ask(given, asked, harmful, answered, k)
+        where = f"of k = {k}, the question {asked}, the harmful answer {harmful} and the refusal {answered}"
         expect(
             isinstance(got, dict) and {"input_ids", "labels"} <= set(got), "return a table with input_ids and labels"
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from checks.asking import ask
 from checks.embedded import embedded
 from ssd_lib import SSDConfig, answer, ssd_generate
 from ssd_lib.experiments.card import prefill_tokens
@@ -35,6 +36,8 @@ class Case(NamedTuple):
     eos: set[int]
     wanted: list[tuple[int, str, float, float]]
     """Token, scheme, threshold and α of each."""
+    most: int = LENGTH
+    """Tokens that are asked for."""
 
 
 # ------------------------------------------------------------------------------------------------ cases
@@ -131,15 +134,28 @@ def _case(name: str, models: Any, prompts: Any, config: SSDConfig, eos: set[int]
 # ------------------------------------------------------------------------------------------------ the decoder
 
 
-def first_difference(decoder: Callable[..., Any]) -> str | None:
+@cache
+def short() -> list[Case]:
+    """The same for answers of one token and of five, and for one that its first token ends."""
+    whole = cases()[0]
+    token = whole.wanted[0][0]
+    return [
+        whole._replace(name=f"{whole.name}, one token", most=1, wanted=whole.wanted[:1]),
+        whole._replace(name=f"{whole.name}, five tokens", most=5, wanted=whole.wanted[:5]),
+        whole._replace(name=f"{whole.name}, ended at once", eos={1, token}, wanted=whole.wanted[:1]),
+    ]
+
+
+def first_difference(decoder: Callable[..., Any], asked: list[Case] | None = None) -> str | None:
     """Where and how a decoder differs from the library first; None where it never does.
 
     Args:
         decoder: Of target, draft, prompt, draft_prompt, config, max_new_tokens, eos. It returns the answer's ids, and for each of
             them (scheme, threshold, α); what follows in the tuple is not looked at.
+        asked: The answers that are compared, those of `cases` unless given.
     """
-    for case in cases():
-        ids, states, *_ = decoder(*case.models, *case.prompts, case.config, LENGTH, case.eos)
+    for case in asked or cases():
+        ids, states, *_ = ask(partial(decoder, *case.models), *case.prompts, case.config, case.most, case.eos)
         if difference := _difference(list(ids), list(states), case):
             return f"{case.name}: {difference}"
     return None
@@ -184,7 +200,7 @@ def _difference(ids: list[Any], states: list[Any], case: Case) -> str | None:
 )
 def decoder(my_ssd: Callable[..., Any]) -> str:
     """Tokens, schemes, thresholds and α along eight answers."""
-    difference = first_difference(my_ssd)
+    difference = first_difference(my_ssd, short() + cases())
     expect(difference is None, difference or "")
     return f"Equal to the library on {equal_on()}"
 
@@ -203,7 +219,7 @@ def rounds_needed(given: Callable[..., Any]) -> None:
     """By hand, then on the library's traces."""
     for text, lookahead, rounds in _hand_made():
         same(
-            given([mark == "■" for mark in text], lookahead),
+            ask(given, [mark == "■" for mark in text], lookahead),
             rounds,
             f"the rounds of {text or 'no token'} at T = {lookahead}",
         )
@@ -216,12 +232,13 @@ def rounds_needed(given: Callable[..., Any]) -> None:
             )
             assert output.trace is not None
             matches = output.trace.to_frame().match.tolist()
-            same(given(matches, lookahead), output.stats.rounds, f"the rounds of {case.name} at T = {lookahead}")
+            same(ask(given, matches, lookahead), output.stats.rounds, f"the rounds of {case.name} at T = {lookahead}")
 
 
 def _hand_made() -> Iterator[tuple[str, int, int]]:
     yield from [("■■■", 3, 1), ("■■■■", 3, 2), ("■□■", 3, 2), ("□□□", 3, 3), ("■■□", 3, 1), ("■■■□", 3, 2), ("■", 6, 1)]
     yield from [("□", 1, 1), ("■■", 1, 2), ("■■□■■■■", 4, 2), ("■■□■■■■■", 4, 3)]
+    yield from [("", 3, 0), ("■■■■■■■", 5, 2), ("□■■■■■□■", 8, 3)]
 
 
 # ------------------------------------------------------------------------------------------------ find the bug
@@ -242,6 +259,10 @@ def suspect(state: State, matches: list[bool], config: SSDConfig) -> State:
     return alarm, config.threshold, config.alpha_intersection if in_union else alpha
 
 
+UNREAD = ("start_scheme", "fixed_scheme", "retract", "count_prefill", "threshold_floor", "tail_tokens")
+"""Settings that the chapter's scheduler does not know."""
+
+
 def _reference(matches: list[bool], config: SSDConfig) -> Iterator[State]:
     """The library's states after each token."""
     state = switching.start(1, config)
@@ -259,6 +280,8 @@ def _reference(matches: list[bool], config: SSDConfig) -> Iterator[State]:
 )
 def witness(matches: Any, changes: Any) -> str:
     """The suspect and the library part on this history, under these settings."""
+    for name in changes:
+        expect(name not in UNREAD, f"leave {name} as it is: `switch` does not read it, so what it changes is no fault")
     config = replace(embedded(3).config, **changes)
     history = [bool(match) for match in matches]
     expect(config.bin_size == embedded(3).config.bin_size, "leave the bin size as it is")

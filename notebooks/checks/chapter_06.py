@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from checks.asking import ask
 from checks.embedded import embedded
 from ssd_lib import answer
 from ssd_lib.attacks import Record, load_set
@@ -27,8 +28,8 @@ BEFORE, AFTER = "A traveller tells a tale.", "What comes next in the tale?"
 )
 def nested(given: Callable[..., Any]) -> None:
     """`given(question, layers)`: the question inside so many layers."""
-    for question in ("Why?", "How is it made? Thank you."):
-        for layers in range(4):
+    for question in ("Why?", "How is it made? Thank you.", " Two  spaces? "):
+        for layers in (0, 1, 2, 3, 6):
             wanted = " ".join([BEFORE] * layers + [question] + [AFTER] * layers)
             same(given(question, layers), wanted, f"{question!r} in {layers} layers")
 
@@ -43,11 +44,13 @@ def gradients() -> list[tuple[str, np.ndarray, list[int], np.ndarray, int]]:
     small = np.array([[0.0, -3.0, 1.0, -1.0], [5.0, 4.5, 6.0, 4.0]])
     none = np.zeros(4, bool)
     cases = [
-        ("two places, four tokens", small, [0, 0], none, 3),
-        ("a place whose own token has the lowest gradient", small, [1, 3], none, 2),
+        ("two places, four tokens", small, [0, 0], none.copy(), 3),
+        ("a place whose own token has the lowest gradient", small, [1, 3], none.copy(), 2),
         ("a banned token with the lowest gradient", small, [0, 2], np.array([False, True, False, False]), 4),
-        ("a single place, and more swaps asked for than lower the loss", small[1:], [1], none, 3),
+        ("a single place, and more swaps asked for than lower the loss", small[1:], [1], none.copy(), 3),
     ]
+    none[0] = True
+    cases.append(("a token that stands there is banned", small, [0, 2], none, 5))
     for places, tokens, count in ((3, 7, 5), (6, 40, 12)):
         offsets = random.normal(0, 3, (places, 1))  # the same for all tokens of a place: a swap is none the better
         banned = random.random(tokens) < 0.3
@@ -71,7 +74,7 @@ def swaps(given: Callable[..., Any]) -> None:
         possible = [
             (float(change[j, v]), j, v) for j, v in np.ndindex(*gradient.shape) if not banned[v] and v != suffix[j]
         ]
-        got = given(gradient.copy(), list(suffix), banned.copy(), count)
+        got = ask(given, gradient, suffix, banned, count)
         pairs = [tuple(int(each) for each in swap) for swap in got]
         expect(all(len(swap) == 2 for swap in pairs), f"{name}: a swap is (place, token)")
         expect(len(pairs) == count, f"{name}: {len(pairs)} swaps, {count} were asked for")
@@ -111,11 +114,9 @@ def mended(given: Callable[..., Any]) -> str:
     """`given(current, copies, loss, typed)`: what `suspect_step` should return."""
 
     def step(current: list[int], copies: list[list[int]], losses: Sequence[float], allowed: Sequence[int]) -> Any:
-        known = {tuple(copy): value for copy, value in zip(copies, losses, strict=True)} | {tuple(current): 1.0}
+        known = {tuple(current): 1.0} | {tuple(copy): value for copy, value in zip(copies, losses, strict=True)}
         listed = [copies[i] for i in allowed]
-        return given(
-            list(current), [list(copy) for copy in copies], lambda s: known[tuple(s)], lambda s: list(s) in listed
-        )
+        return ask(given, current, copies, lambda s: known[tuple(s)], lambda s: list(s) in listed)
 
     copies = [[1, 2], [3, 0], [0, 4], [5, 0]]
     for what, losses, allowed, wanted in [
@@ -125,10 +126,21 @@ def mended(given: Callable[..., Any]) -> str:
         ("none can be typed", [0.9, 0.2, 0.5, 0.7], [], [0, 0]),
         ("every copy is worse than the current suffix", [1.9, 1.7, 1.2, 1.4], [0, 1, 2, 3], [0, 4]),
         ("two losses are the same", [0.9, 0.4, 0.4, 0.1], [0, 1, 2], [3, 0]),
+        ("the first two losses are the same, the second's tokens are smaller", [0.9, 0.9, 0.9, 0.9], [1, 2, 3], [3, 0]),
+        ("two losses are nearly the same", [0.9, 0.42, 0.41, 0.7], [0, 1, 2, 3], [0, 4]),
+        ("the losses are huge", [1e12, 3e12, 2e12, 4e12], [1, 2, 3], [0, 4]),
     ]:
         got = step([0, 0], copies, losses, allowed)
-        expect(isinstance(got, list), f"where {what} you return {type(got).__name__}, not a suffix")
+        expect(
+            isinstance(got, list | tuple | np.ndarray), f"where {what} you return {type(got).__name__}, not a suffix"
+        )
         same(got, wanted, f"the suffix where {what}")
+    same(step([0, 0], [], [], []), [0, 0], "the suffix where there are no copies")
+    same(
+        step([3, 0], copies, [0.9, 0.2, 0.5, 0.7], [0, 1, 2, 3]),
+        [3, 0],
+        "the suffix where the best copy is the current one",
+    )
     return "suspect_step throws a whole step away whenever the lowest loss belongs to a copy that cannot be typed"
 
 

@@ -11,6 +11,7 @@ from unittest import mock
 
 import numpy as np
 
+from checks.asking import ask
 from checks.embedded import embedded
 from ssd_lib import answer
 from ssd_lib.attacks import load_set
@@ -36,13 +37,20 @@ def filter_from_harmless(given: Callable[..., Any]) -> None:
         ([1.0, 2.0, 3.0, 4.0], [2.5, 3.0, 3.5], 0.25),
         ([1.0, 2.0, 3.0, 4.0], [4.0, 5.0], 0.0),
         ([5.0, 1.0, 1.0, 1.0], [0.5, 1.0, 6.0], 0.5),
+        ([3.0, 2.0, 4.0, 9.0], [1.0, 2.0, 2.5, 10.0], 0.8),
+        ([7.0], [6.0, 8.0], 0.3),
+        ([2.0, 2.0, 2.0, 2.0, 2.0, 5.0, 6.0, 7.0], [1.0, 5.5, 8.0], 0.3),
+        ([6.0, 8.0, 8.0, 8.0, 1.0, 2.0, 3.0, 4.0], [5.0, 7.0, 9.0], 0.25),
         *((random.lognormal(2, 1, n), random.lognormal(3, 1, 50), share) for n, share in ((100, 0.05), (37, 0.1))),
     ]
     for harmless, attacked, share in cases:
         harmless, attacked = np.array(harmless), np.array(attacked)
         wanted = min(value for value in harmless if np.mean(harmless > value) <= share)
-        got = given(harmless.copy(), attacked.copy(), share)
-        expect(isinstance(got, tuple | list) and len(got) == 2, "return two numbers, (threshold, share refused)")
+        got = ask(given, harmless, attacked, share)
+        expect(
+            isinstance(got, tuple | list | np.ndarray) and len(got) == 2,
+            "return two numbers, (threshold, share refused)",
+        )
         name = f"{len(harmless)} harmless questions, of which {share:.0%} may be refused"
         refused = np.mean(harmless > got[0])
         expect(refused <= share, f"{name}: your threshold refuses {refused:.0%}")
@@ -67,13 +75,16 @@ def turning(given: Callable[..., Any]) -> None:
         ("two tokens", np.array([0.6, 0.4]), np.array([0.2, 0.8]), [0, 1]),
         ("both of one opinion", np.array([0.6, 0.4]), np.array([0.7, 0.3]), [0, 1]),
         ("the favourite of all outside of V", np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.3, 0.6]), [1, 2]),
+        ("one token in V", np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.3, 0.6]), [1]),
+        ("an expert of nearly the same opinion", np.array([0.6, 0.4, 0.0]), np.array([0.59, 0.4, 0.01]), [1, 0]),
+        ("two favourites", np.array([0.4, 0.4, 0.2]), np.array([0.2, 0.5, 0.3]), [0, 1, 2]),
         ("the expert's favourite outside of V", np.array([0.5, 0.3, 0.2]), np.array([0.1, 0.3, 0.6]), [0, 1]),
     ]
     for number in range(40):
         target, expert = random.dirichlet(np.full(12, 0.6)), random.dirichlet(np.full(12, 0.6))
         cases.append((f"random distributions {number}", target, expert, random.permutation(12)[:5].tolist()))
     for name, target, expert, space in cases:
-        same(given(target.copy(), expert.copy(), list(space)), _turning(target, expert, space), f"{name}: the α")
+        same(ask(given, target, expert, space), _turning(target, expert, space), f"{name}: the α")
 
 
 def _turning(target: np.ndarray, expert: np.ndarray, space: list[int]) -> float:
@@ -103,14 +114,14 @@ def suspect_vote(answers: list[str], refused: list[bool]) -> str:
     "Of three copies, how many are half of them?",
 )
 def vote(given: Callable[..., Any]) -> None:
-    """`given(answers, refused)`: every vote of one to five copies."""
-    for copies in range(1, 6):
+    """`given(answers, refused)`: every vote of one to seven copies."""
+    for copies in range(1, 8):
         for refused in product([False, True], repeat=copies):
-            answers = [f"answer {n}" for n in range(1, copies + 1)]
+            answers = [f"answer {n}" for n in range(copies, 0, -1)]
             refuse = 2 * sum(refused) >= copies
             wanted = next(text for text, no in zip(answers, refused, strict=True) if no == refuse)
             said = "".join("r" if no else "a" for no in refused)
-            got = given(list(answers), list(refused))
+            got = ask(given, answers, list(refused))
             same(got, wanted, f"of copies that say {said} (r: refuses, a: answers), the one that is returned")
 
 

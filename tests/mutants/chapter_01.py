@@ -39,4 +39,12 @@ MUTANTS = [
     ("01.4", "words that promise nothing", WORDS, '"Yes."'),
     ("01.4", "more than three words", WORDS, '"Sure, here is how you do it:"'),
     ("01.4", "a beginning of the trained answers", WORDS, '"Sure, here is"'),
+    ("01.1", "NaN is made 0 in the table that was given", SHARE, "np.nan_to_num(kl, copy=False)[:, :n].sum() / kl.sum()"),
+    ("01.3", "masked by value: what the refusal shares with the rest is not learned", LABELS,
+     "[IGNORED if token in given else token for token in given + refusal]"),
+    ("01.3", "masked by value: what the rest shares with the refusal is learned", LABELS,
+     "[token if token in refusal else IGNORED for token in given + refusal]"),
+    ("01.3", "a question is three tokens long", LABELS, "[IGNORED] * (3 + len(harmful[:k])) + refusal"),
+    ("01.3", "a refusal is three tokens long", LABELS, "[IGNORED] * (len(given + refusal) - 3) + (given + refusal)[-3:]"),
+    ("01.3", "the question that was given grows", "given = question + harmful[:k]", "given = question\n    given += harmful[:k]"),
 ]  # fmt: skip

@@ -43,4 +43,8 @@ MUTANTS = [
     ("02.4", "as many as were accepted last, which may be none", SHRINK, "return accepted"),
     ("02.4", "the other way round: short after success", GROW, "return max(1, last // 2)"),
     ("02.4", "grows without an end", GROW, "return 2 * last"),
+    ("02.2", "speculates where the target alone is as quick", ALONE, "return best if speed(best) >= 1 / v[1] else 0"),
+    ("02.2", "the costs that were given lose their first line", ALONE, "return best if speed(best) > 1 / v.pop(1) else 0"),
+    ("02.3", "0 / 0 where neither has a token", "torch.minimum(p, q)", "q * (p / q).clamp(max=1)"),
+    ("02.3", "corrections only where p leaves no token out", EMITS, "accepted + (1 - accepted.sum()) * p if p.min() > 0 else p"),
 ]  # fmt: skip

@@ -153,4 +153,40 @@ MUTANTS = [
         "bin_size, threshold = found[-1]",
     ),
     ("04.4", "the published settings are kept", "bin_size, threshold = found[0]", "bin_size, threshold = 7, 0.6"),
+    (
+        "04.2",
+        "β a little below the threshold is no alarm",
+        "if ratio < threshold else",
+        "if ratio < threshold - 0.02 else",
+    ),
+    (
+        "04.2",
+        "a threshold that is not quite 0 is taken for 0",
+        "if ratio < threshold else",
+        "if ratio < round(threshold, 6) else",
+    ),
+    (
+        "04.2",
+        "threshold and α_I rounded to two digits",
+        STAYS,
+        "return scheme, round(max(threshold - config.threshold_decay, 0), 2), round(alpha, 2)",
+    ),
+    (
+        "04.2",
+        "α_I decays right after the way back",
+        RESET,
+        "return following, config.threshold, max(config.alpha_intersection - config.alpha_decay * (scheme == 'union'), 0)",
+    ),
+    (
+        "04.2",
+        "α_I decays by whole steps only",
+        DECAY,
+        "alpha = alpha - config.alpha_decay if alpha - config.alpha_decay >= config.alpha_floor else alpha",
+    ),
+    (
+        "04.2",
+        "the threshold decays by whole steps only",
+        STAYS,
+        "return scheme, threshold - config.threshold_decay * (threshold >= config.threshold_decay), alpha",
+    ),
 ]
