@@ -111,13 +111,17 @@ def _make_stop_strings(model: PreTrainedModel, options: dict[str, Any]) -> None:
     Raises ValueError where there is none.
     """
     tokenizer, own = options.pop("tokenizer", None), options.get("generation_config") or model.generation_config
-    asked = options.pop("stop_strings", None) or getattr(own, "stop_strings", None)
+    given = options.pop("stop_strings", None)
+    given = getattr(own, "stop_strings", None) if given is None else given
+    if given is None:
+        return
+    options["generation_config"] = copy.deepcopy(own)
+    options["generation_config"].stop_strings = None
+    asked = [each for each in ([given] if isinstance(given, str) else given) if each != ""]
     if not asked:
         return
     if tokenizer is None:
         raise ValueError(f"stop_strings={asked!r} are found in text: pass tokenizer=, too")
-    options["generation_config"] = copy.deepcopy(own)
-    options["generation_config"].stop_strings = None
     criterion: Any = StopStringCriteria(tokenizer, asked)
     options["stopping_criteria"] = StoppingCriteriaList([*(options.get("stopping_criteria") or ()), criterion])
 
