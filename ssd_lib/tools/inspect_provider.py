@@ -166,7 +166,8 @@ def read_config(config: GenerateConfig) -> tuple[int, tuple[str, ...], tuple[tup
     if asked:
         raise ValueError(f"SSD cannot honour {asked[0]}={getattr(config, asked[0])!r}: leave it out")
     sampling = sampled(config.temperature, config.top_p, config.top_k, config.seed)
-    return config.max_tokens or MAX_TOKENS, tuple(config.stop_seqs or ()), tuple(sorted(sampling.items()))
+    tokens = MAX_TOKENS if config.max_tokens is None else config.max_tokens
+    return tokens, tuple(config.stop_seqs or ()), tuple(sorted(sampling.items()))
 
 
 def _text(message: ChatMessage) -> str:
