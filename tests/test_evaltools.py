@@ -265,6 +265,15 @@ def test_the_log_says_how_an_answer_ended(rows, of_ssd_run, folder):
     assert short.output.stop_reason == "max_tokens" and short.output.usage.output_tokens == 5
 
 
+def test_inspect_s_cache_keeps_settings_apart(rows, of_ssd_run, folder, monkeypatch):
+    monkeypatch.setenv("INSPECT_CACHE_DIR", str(folder / "cache"))
+    row = next(row for row in rows if of_ssd_run["ssd"][row["id"]] != of_ssd_run["ssd-hardened"][row["id"]])
+    for _ in range(2):
+        for hardened, name in ((False, "ssd"), (True, "ssd-hardened")):
+            (sample,) = with_inspect(folder, [row], {"hardened": hardened}, cache=True).samples
+            assert sample.output.completion == of_ssd_run[name][row["id"]]
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [

@@ -78,11 +78,13 @@ class SSDAPI(ModelAPI):
         batch: int = 8,
         **options: Any,
     ):
-        super().__init__(model_name, base_url, api_key, [], config)
+        settings = json.dumps(options, sort_keys=True, default=str)
+        # inspect's cache tells models apart by name and address alone: settings are part of ours
+        super().__init__(model_name, f"ssd:{settings}" if options else base_url, api_key, [], config)
         try:
             if type(batch) is not int or batch < 1:
                 raise ValueError(f"batch={batch!r}: give the number of questions answered together, 1 or more")
-            self.ssd = _loaded(None if model_name == "own" else model_name, json.dumps(options, sort_keys=True))
+            self.ssd = _loaded(None if model_name == "own" else model_name, settings)
         except (ValueError, OSError, ImportError) as error:
             raise PrerequisiteError(escape(str(error))) from error
         self.batch = batch
