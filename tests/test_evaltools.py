@@ -211,6 +211,9 @@ def test_without_a_chat_template_both_models_read_the_text_as_it_stands(pair, ro
         ({"pair": "toy", "pretrained": "gpt2"}, {}, "takes no pretrained="),
         ({"pair": "toy", "alpha_onion": 1}, {}, "no setting alpha_onion"),
         ({"pair": "tory"}, {}, "unknown pair 'tory'"),
+        ({"pair": 3}, {}, "the pair's name is a value of the type str"),
+        ({"pair": "toy", "device": "gpu"}, {}, "device='gpu' is none"),
+        ({"pair": "toy"}, {"max_gen_toks": "few"}, "generation_kwargs .* cannot be read"),
         ({"pair": "toy"}, {"num_beams": 2}, "num_beams=2, which SSD does not know"),
         ({"pair": "toy"}, {"max_gen_toks": 510}, "question 0 of 12: the target's prompt"),
         ({"pair": "toy"}, {"batch_size": "auto"}, "batch_size='auto'"),
@@ -262,12 +265,22 @@ def test_the_log_says_how_an_answer_ended(rows, of_ssd_run, folder):
     assert short.output.stop_reason == "max_tokens" and short.output.usage.output_tokens == 5
 
 
+def test_inspect_s_cache_keeps_settings_apart(rows, of_ssd_run, folder, monkeypatch):
+    monkeypatch.setenv("INSPECT_CACHE_DIR", str(folder / "cache"))
+    row = next(row for row in rows if of_ssd_run["ssd"][row["id"]] != of_ssd_run["ssd-hardened"][row["id"]])
+    for _ in range(2):
+        for hardened, name in ((False, "ssd"), (True, "ssd-hardened")):
+            (sample,) = with_inspect(folder, [row], {"hardened": hardened}, cache=True).samples
+            assert sample.output.completion == of_ssd_run[name][row["id"]]
+
+
 @pytest.mark.parametrize(
     ("config", "said"),
     [
         ({"logprobs": True}, "logprobs=True"),
         ({"num_choices": 2}, "num_choices=2"),
         ({"max_tokens": 510}, "the target's prompt"),
+        ({"max_tokens": 0}, "max_new_tokens must be at least 1"),
     ],
 )
 def test_inspect_is_told_what_ssd_cannot_do(config, said, rows, folder):

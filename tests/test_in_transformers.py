@@ -149,6 +149,12 @@ def test_stop_strings_end_an_answer(toy):
     for given in (dict(stop_strings=" lamp"), dict(generation_config=GenerationConfig(stop_strings=[" lamp"]))):
         said = toy.tokenizer.decode(toy.target.generate(**options, **given, tokenizer=toy.tokenizer)[0])
         assert said == whole.partition(" lamp")[0] + " lamp"
+    for nothing in (
+        dict(stop_strings=[]),
+        dict(stop_strings=[""]),
+        dict(generation_config=GenerationConfig(stop_strings=[])),
+    ):
+        assert toy.tokenizer.decode(toy.target.generate(**options, **nothing, tokenizer=toy.tokenizer)[0]) == whole
     with pytest.raises(ValueError, match="pass tokenizer="):
         toy.target.generate(**options, stop_strings="lamp")
 
@@ -380,5 +386,7 @@ def test_the_command_writes_a_folder_and_says_how_to_serve_it(tmp_path):
     assert done.exit_code == 0 and f"transformers serve {out} --trust-remote-code" in done.stdout
     assert json.loads((out / "config.json").read_text())["target"]["ssd"]["config"]["retract"] is True
     assert json.loads((out / "generation_config.json").read_text())["temperature"] == 0.5
+    spaced = CliRunner().invoke(app, ["export", "--pair", "toy", "--out", str(tmp_path / "my toy")])
+    assert f"serve '{tmp_path / 'my toy'}' --trust" in spaced.stdout
     again = CliRunner().invoke(app, ["export", "--pair", "toy", "--out", str(out)])
     assert again.exit_code == 1 and "is there already" in again.stderr

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -52,5 +53,5 @@ def export(
     except (ValueError, OSError, ImportError) as error:
         fail(error)
     typer.echo(
-        f"transformers serve {plain(str(folder))} --trust-remote-code    (never with --continuous-batching: it goes round SSD)"
+        f"transformers serve {plain(shlex.quote(str(folder)))} --trust-remote-code    (never with --continuous-batching: it goes round SSD)"
     )

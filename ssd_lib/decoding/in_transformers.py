@@ -14,17 +14,20 @@ import functools
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from types import NoneType
 from typing import Any
 
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, StoppingCriteriaList, StopStringCriteria
 
 from ssd_lib.config import SSDConfig
+from ssd_lib.decoding.asked import ends_of
 from ssd_lib.decoding.generate import ssd_custom_generate
 from ssd_lib.decoding.inputs import prompt_lists
 from ssd_lib.models.exported import Exported, beside, exported
 from ssd_lib.models.inference import check_room, context_of
 from ssd_lib.models.rereading import Rereader
+from ssd_lib.settings import of_kind
 
 REFUSED = {
     "assistant_model": "pass the draft as draft=",
@@ -58,6 +61,7 @@ def generate(
     Raises:
         ValueError, TypeError: for what SSD cannot honour, naming it; as `ssd_custom_generate` and `ssd_generate` do.
     """
+    of_kind("generation_config", options.get("generation_config"), GenerationConfig, NoneType)
     folder = exported(model)
     near = beside(model, folder) if folder is not None and draft is None else None
     try:
@@ -107,13 +111,17 @@ def _make_stop_strings(model: PreTrainedModel, options: dict[str, Any]) -> None:
     Raises ValueError where there is none.
     """
     tokenizer, own = options.pop("tokenizer", None), options.get("generation_config") or model.generation_config
-    asked = options.pop("stop_strings", None) or getattr(own, "stop_strings", None)
+    given = options.pop("stop_strings", None)
+    given = getattr(own, "stop_strings", None) if given is None else given
+    if given is None:
+        return
+    options["generation_config"] = copy.deepcopy(own)
+    options["generation_config"].stop_strings = None
+    asked = [each for each in ([given] if isinstance(given, str) else given) if each != ""]
     if not asked:
         return
     if tokenizer is None:
         raise ValueError(f"stop_strings={asked!r} are found in text: pass tokenizer=, too")
-    options["generation_config"] = copy.deepcopy(own)
-    options["generation_config"].stop_strings = None
     criterion: Any = StopStringCriteria(tokenizer, asked)
     options["stopping_criteria"] = StoppingCriteriaList([*(options.get("stopping_criteria") or ()), criterion])
 
@@ -139,7 +147,9 @@ def _in_context(folder: Exported, reread: Rereader | None, prefilled: int | Sequ
         mask = given.get("draft_attention_mask")
         theirs = prompts if draft_input_ids is None else prompt_lists("draft_input_ids", draft_input_ids, mask, draft)
         room = min(_room("the target", model, prompts), _room("the draft", draft, theirs))
-        generation_config.max_length = min(generation_config.max_length, input_ids.shape[1] + room)
+        ends = ends_of(generation_config, given.pop("stopping_criteria", None))
+        generation_config.max_length = min(ends.length, input_ids.shape[1] + room)
+        generation_config.eos_token_id = ends.eos_token_id
         return ssd_custom_generate(
             model,
             input_ids,
@@ -147,6 +157,7 @@ def _in_context(folder: Exported, reread: Rereader | None, prefilled: int | Sequ
             generation_config=generation_config,
             draft_input_ids=draft_input_ids,
             prefilled=[folder.prefilled(prompt) for prompt in prompts] if prefilled is None else prefilled,
+            stopping_criteria=ends.criteria,
             **given,
         )
 

@@ -78,6 +78,8 @@ def _obstacles(model: PreTrainedModel) -> Iterator[str]:
     config, modules = model.config.get_text_config(decoder=True), list(model.modules())
     if model.config.is_encoder_decoder:
         yield "is an encoder-decoder"
+    if model.get_output_embeddings() is None:
+        yield "has no output layer: load it with AutoModelForCausalLM"
     if getattr(model, "_is_stateful", False):
         yield "keeps a state that is no key/value cache and cannot go back"
     arguments = inspect.signature(type(model).forward).parameters
@@ -187,15 +189,17 @@ def one_each(name: str, value: int | Sequence[int], prompts: Sequence[Sequence[i
     return each
 
 
-def check_listeners(streamer: Any, stopping_criteria: Any) -> None:
-    """Raise TypeError for a streamer that takes no tokens, and for stopping criteria that cannot be asked."""
+def check_listeners(streamer: Any, stopping_criteria: Any, logits_processor: Any = None) -> None:
+    """Raise TypeError for a streamer that takes no tokens, and for criteria and processors that cannot be asked."""
     if streamer is not None and not (hasattr(streamer, "put") and hasattr(streamer, "end")):
         raise TypeError(f"streamer has the methods put and end of transformers' streamers, unlike {streamer!r:.80}")
-    if stopping_criteria is not None:
-        of_kind("stopping_criteria", stopping_criteria, list, tuple)
-        for criterion in stopping_criteria:
-            if not callable(criterion):
-                raise TypeError(f"a stopping criterion is a function of ids and scores, not {criterion!r:.80}")
+    criteria = ("stopping_criteria", "a stopping criterion", stopping_criteria)
+    for name, one, given in (criteria, ("logits_processor", "a logits processor", logits_processor)):
+        if given is not None:
+            of_kind(name, given, list, tuple)
+        for each in given or ():
+            if not callable(each):
+                raise TypeError(f"{one} is a function of ids and scores, not {each!r:.80}")
 
 
 # ------------------------------------------------------------------------------------------------ logits processors
@@ -251,6 +255,16 @@ class Processors:
             for place in range(new):
                 ids = text + after[row][: len(after[row]) - new + 1 + place]
                 so_far, scores = torch.tensor([ids], device=logits.device), logits[row, place].unsqueeze(0)
-                # transformers' stub wants a LongTensor, which no tensor is an instance of
-                processed[row, place] = self.lists[index](so_far, scores)[0]  # pyright: ignore[reportArgumentType]
+                processed[row, place] = _applied(self.lists[index], so_far, scores)
         return processed
+
+
+def _applied(processors: LogitsProcessorList, ids: Tensor, scores: Tensor) -> Tensor:
+    """One place's scores after all processors. Raises ValueError where they are no scores any more."""
+    # transformers' stub wants a LongTensor, which no tensor is an instance of
+    after: Any = processors(ids, scores)  # pyright: ignore[reportArgumentType]
+    if not isinstance(after, Tensor) or after.shape != scores.shape:
+        got = list(after.shape) if isinstance(after, Tensor) else f"{after!r:.80}"
+        kinds = ", ".join(getattr(each, "__name__", type(each).__name__) for each in processors)
+        raise ValueError(f"logits processors ({kinds}) must return scores of the shape {list(scores.shape)}, not {got}")
+    return after[0]

@@ -67,7 +67,10 @@ class Answerer:
         loading = {key: value for key, value in options.items() if key in LOADING and value is not None}
         if isinstance(loading.get("dtype"), str):
             loading["dtype"] = _dtype(loading["dtype"])
-        pair = load_pair(name, **loading)
+        try:
+            pair = load_pair(name, **loading)
+        except TypeError as error:  # tools read pair=3 as a number
+            raise ValueError(str(error)) from error
         changed = {key: value for key, value in options.items() if key not in LOADING}
         return cls(pair, settings_for(pair, "ssd-hardened" if hardened else "ssd", changed))
 

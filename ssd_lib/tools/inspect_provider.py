@@ -78,11 +78,13 @@ class SSDAPI(ModelAPI):
         batch: int = 8,
         **options: Any,
     ):
-        super().__init__(model_name, base_url, api_key, [], config)
+        settings = json.dumps(options, sort_keys=True, default=str)
+        # inspect's cache tells models apart by name and address alone: settings are part of ours
+        super().__init__(model_name, f"ssd:{settings}" if options else base_url, api_key, [], config)
         try:
             if type(batch) is not int or batch < 1:
                 raise ValueError(f"batch={batch!r}: give the number of questions answered together, 1 or more")
-            self.ssd = _loaded(None if model_name == "own" else model_name, json.dumps(options, sort_keys=True))
+            self.ssd = _loaded(None if model_name == "own" else model_name, settings)
         except (ValueError, OSError, ImportError) as error:
             raise PrerequisiteError(escape(str(error))) from error
         self.batch = batch
@@ -166,7 +168,8 @@ def read_config(config: GenerateConfig) -> tuple[int, tuple[str, ...], tuple[tup
     if asked:
         raise ValueError(f"SSD cannot honour {asked[0]}={getattr(config, asked[0])!r}: leave it out")
     sampling = sampled(config.temperature, config.top_p, config.top_k, config.seed)
-    return config.max_tokens or MAX_TOKENS, tuple(config.stop_seqs or ()), tuple(sorted(sampling.items()))
+    tokens = MAX_TOKENS if config.max_tokens is None else config.max_tokens
+    return tokens, tuple(config.stop_seqs or ()), tuple(sorted(sampling.items()))
 
 
 def _text(message: ChatMessage) -> str:

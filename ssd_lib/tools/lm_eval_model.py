@@ -156,12 +156,21 @@ class SSDLM(OfHF):
 
 def _device(name: str | None) -> str | None:
     """lm-eval names cuda:0 where the user names nothing, on machines without a GPU too; "auto" spreads a pair over the GPUs."""
-    return None if name == "auto" or not torch.cuda.is_available() else name
+    if name in (None, "auto"):
+        return None
+    try:
+        kind = torch.device(name).type
+    except RuntimeError as error:
+        raise ValueError(f"device={name!r} is none: give cpu, cuda, cuda:1, … or auto") from error
+    return None if kind == "cuda" and not torch.cuda.is_available() else name
 
 
 def read_options(asked: Mapping[str, Any], max_gen_toks: int) -> tuple[int, list[str], dict[str, Any]]:
     """A task's generation_kwargs as max_new_tokens, stop strings and settings of SSD. ValueError for one without a meaning here."""
-    options: dict[str, Any] = dict(normalize_gen_kwargs(dict(asked), max_gen_toks))
+    try:
+        options: dict[str, Any] = dict(normalize_gen_kwargs(dict(asked), max_gen_toks))
+    except (ValueError, TypeError) as error:
+        raise ValueError(f"generation_kwargs {dict(asked)} cannot be read: {error}") from error
     tokens, until = options.pop("max_gen_toks"), options.pop("until")
     greedy = not options.pop("do_sample")
     sampling = {name: options.pop(name, None) for name in SAMPLING}
@@ -183,5 +192,5 @@ def main() -> None:
 
     try:
         cli_evaluate()
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, ImportError) as error:
         sys.exit(f"ssd-lm-eval: {error}")
