@@ -34,7 +34,7 @@ def grade(
         for student, path in found:
             try:
                 sheet = grade(path, student, against, Limits(cell_minutes, minutes))
-            except ValueError as error:
+            except Exception as error:  # whatever one notebook does, the others are graded
                 if len(found) == 1:
                     raise
                 sheet = Sheet(student, path.name, errors=[one_line(error)])
