@@ -153,7 +153,7 @@ def test_students_are_named_after_their_file_or_folder(tmp_path):
     found = [(student, path.relative_to(tmp_path).as_posix()) for student, path in scores.submissions([tmp_path])]
     assert found == [("ada", "ada.ipynb"), ("bob", "bob/04.ipynb"), ("bob", "bob/05.ipynb")]
     assert scores.submissions([tmp_path / "ada.ipynb"]) == [("ada", tmp_path / "ada.ipynb")]
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/folder.ipynb").mkdir(parents=True)
     for missing in ("empty", "nobody.ipynb"):
         with pytest.raises(FileNotFoundError, match=missing):
             scores.submissions([tmp_path / missing])
