@@ -114,7 +114,8 @@ def screenshots(index: Path, folder: Path) -> None:
             page.evaluate("document.activeElement.blur(), scrollTo(0, 0)")
             path = folder / f"live_{look}.png"
             page.screenshot(path=path, full_page=look == "narrow")
-            Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
+            full = Image.open(path).convert("RGB")
+            full.quantize(256, method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)  # rare colours are kept
             print(path.relative_to(ROOT))
 
 

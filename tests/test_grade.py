@@ -153,7 +153,7 @@ def test_students_are_named_after_their_file_or_folder(tmp_path):
     found = [(student, path.relative_to(tmp_path).as_posix()) for student, path in scores.submissions([tmp_path])]
     assert found == [("ada", "ada.ipynb"), ("bob", "bob/04.ipynb"), ("bob", "bob/05.ipynb")]
     assert scores.submissions([tmp_path / "ada.ipynb"]) == [("ada", tmp_path / "ada.ipynb")]
-    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty/folder.ipynb").mkdir(parents=True)
     for missing in ("empty", "nobody.ipynb"):
         with pytest.raises(FileNotFoundError, match=missing):
             scores.submissions([tmp_path / missing])
@@ -223,10 +223,10 @@ def test_the_library_as_it_is_counts_as_untouched_and_a_patch_is_found(monkeypat
     defined = {name: names for name, names in defined.items() if not hooked(name)}
     assert len([name for name in defined if name in sys.modules]) > 40
     monkeypatch.setattr(regrading, "DEFINED", defined)
-    assert json.loads(regrading.patched()) == []
+    assert regrading.patched() == []
     monkeypatch.setattr(loop.Loop, "output", lambda self: None)
     monkeypatch.setattr(stats, "wilson", lambda *_: (0, 1))
-    assert json.loads(regrading.patched()) == ["ssd_lib.decoding.loop.Loop.output", "ssd_lib.experiments.stats.wilson"]
+    assert regrading.patched() == ["ssd_lib.decoding.loop.Loop.output", "ssd_lib.experiments.stats.wilson"]
 
 
 def hooked(module):

@@ -13,6 +13,7 @@ let settings = firstSettings();
 let wantedToken = null; // the token that the address asks for
 let session = null;
 let newest = null; // the answer that was asked for last
+let decoding = null; // when it has been decoded
 let answer = null; // the answer that is drawn
 let shownConfig = null; // the settings that it was decoded with
 let steps = []; // what is still to be drawn of it
@@ -90,38 +91,43 @@ function wire() {
   at("stop").addEventListener("click", stop);
   at("reset").addEventListener("click", () => changed(ownSettings(settings.mode)));
   at("compare").addEventListener("click", compare);
-  at("link").addEventListener("click", () => copyText(location.href, at("link")));
-  at("python").addEventListener("click", () => {
-    at("lines").textContent = asPython(settings);
-    at("code").showModal();
-  });
-  at("copy").addEventListener("click", () => copyText(at("lines").textContent, at("copy")));
+  at("link").addEventListener("click", () => copyText(location.href, at("link"), "A link to this page"));
+  at("python").addEventListener("click", () => showText("These tokens, with ssd_lib", asPython(settings)));
+  at("copy").addEventListener("click", () =>
+    copyText(at("lines").textContent, at("copy"), at("code_title").textContent),
+  );
   at("theme").addEventListener("click", () => useTheme(savedTheme(otherTheme()) ?? otherTheme()));
   at("folder").addEventListener("change", ({ target }) => openPair(() => pairFrom(chosenFile(target.files))));
   addEventListener("hashchange", readAddress);
 }
 
+function showText(title, text) {
+  at("code_title").textContent = title;
+  at("lines").textContent = text;
+  if (!at("code").open) at("code").showModal();
+}
+
 /** Copy a text, and say so on the button. Where the browser forbids it, the text is shown to be copied by hand. */
-async function copyText(text, button) {
+async function copyText(text, button, title) {
   try {
     await navigator.clipboard.writeText(text);
   } catch {
-    at("lines").textContent = text;
-    if (!at("code").open) at("code").showModal();
+    showText(title, text);
     getSelection().selectAllChildren(at("lines"));
     return;
   }
-  const label = button.textContent;
-  button.textContent = "Copied";
-  setTimeout(() => (button.textContent = label), 1200);
+  button.dataset.label ??= button.textContent; // a second click finds "Copied" there
+  button.textContent = at("spoken").textContent = "Copied";
+  setTimeout(() => (button.textContent = button.dataset.label), 1200);
 }
 
 // ------------------------------------------------------------------------------------------------ the address
 
-let written = null; // the address that this page wrote itself
+let written = null; // the address that this page has read or written last
 
 function readAddress() {
   if (location.hash === written) return;
+  written = location.hash;
   const found = fromHash(location.hash, range);
   settings = found.settings;
   wantedToken = found.token;
@@ -130,6 +136,7 @@ function readAddress() {
 }
 
 function writeAddress(token) {
+  if (location.hash !== written) return; // the reader has gone elsewhere, and the event that says so is on its way
   written = toHash(settings, token);
   try {
     history.replaceState(null, "", written);
@@ -143,7 +150,8 @@ function writeAddress(token) {
 
 async function decode() {
   clearTimeout(resting);
-  if (!session) return;
+  resting = 0;
+  if (!session) return at("missing").hidden || finish();
   const asked = settings,
     now = new Answer(session, session.written(asked));
   let first = true,
@@ -156,12 +164,13 @@ async function decode() {
   at("answering").setAttribute("aria-busy", "true");
   at("stop").disabled = false;
   try {
-    outcome = await session.decode(asked, (round) => {
+    decoding = session.decode(asked, (round) => {
       if (newest !== now) return; // late news of an older answer
       if (first) begin(now, asked, round.prefill);
       else takeIn(round);
       first = false;
     });
+    outcome = await decoding;
   } catch (error) {
     if (newest === now) failed(error);
     return;
@@ -219,10 +228,10 @@ function stopDrawing() {
   drawing = 0;
 }
 
-/** Draw soon what came: with every frame all of it, in slow motion a token at a time. With less motion, at the end at once. */
+/** Draw soon what came: with every frame all of it, in slow motion a token at a time. Else, with less motion, at the end at once. */
 function draw() {
-  if (drawing || !steps.length || (still.matches && !steps.at(-1).outcome)) return;
-  const slow = at("slow").checked && !still.matches;
+  const slow = at("slow").checked;
+  if (drawing || !steps.length || (still.matches && !slow && !steps.at(-1).outcome)) return;
   const paint = () => {
     drawing = 0;
     for (const step of steps.splice(0, slow ? 1 : steps.length)) drawStep(step);
@@ -273,10 +282,15 @@ function choose(number, named = true) {
 
 // ------------------------------------------------------------------------------------------------ each model alone
 
+/** What each model says alone, after the answer that is being decoded; a newer answer ends it. */
 async function compare() {
   at("compare").disabled = true;
+  if (resting) decode();
+  const now = newest;
   try {
+    await decoding;
     for (const role of ROLES) {
+      if (newest !== now) return;
       const said = new Answer(session, session.written(settings)),
         box = at(`${role}_alone`);
       const prefix = element("bdi", {
@@ -285,10 +299,11 @@ async function compare() {
       });
       const own = element("bdi");
       box.replaceChildren(prefix, own);
-      await session.alone(role, settings, (token) => {
+      const { stopped } = await session.alone(role, settings, (token) => {
         said.tokens.push(token);
         own.textContent = visible(said.text);
       });
+      if (stopped) return;
     }
     at("spoken").textContent = ROLES.map((role) => `The ${role} alone says: ${at(`${role}_alone`).textContent}`).join(
       " ",
@@ -310,6 +325,7 @@ async function openPair(load) {
     const opened = new Session(await load());
     const { parameters } = await opened.ready;
     session = opened;
+    at("compare").disabled = false;
     const millions = (role) => (parameters[role] / 1e6).toFixed(1);
     at("about").textContent =
       `Speculative Safety-Aware Decoding in your browser · target ${millions("target")} M, draft ${millions("draft")} M parameters · an invented world · nothing is sent`;
@@ -324,6 +340,7 @@ function missing(error) {
   at("why_missing").textContent =
     `The pair’s weights are not here: ${error.message}. Write them into one folder with this page by “python -m docs.live” and open build/live/index.html; or`;
   at("missing").hidden = false;
+  finish();
 }
 
 async function begun() {

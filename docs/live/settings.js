@@ -54,6 +54,11 @@ function toHash(settings, token) {
   return `#${values}`;
 }
 
+/** The beginning of a text, without half a character at its end. */
+function cut(text, length) {
+  return text.slice(0, length).replace(/[\uD800-\uDBFF]$/, "");
+}
+
 /**
  * Settings of an address; what it does not name, or names in no range of the control, is the page's own.
  *
@@ -66,8 +71,8 @@ function fromHash(hash, range) {
   if (values.has("m")) Object.assign(settings, ownSettings(values.get("m") === "hardened" ? "hardened" : "published"));
   if (values.has("q"))
     Object.assign(settings, {
-      question: values.get("q").slice(0, 1500),
-      answer: (values.get("a") ?? "").slice(0, 2500),
+      question: cut(values.get("q"), 1500),
+      answer: cut(values.get("a") ?? "", 2500),
     });
   for (const name of NUMBERS) {
     const text = values.get(SHORT[name]),

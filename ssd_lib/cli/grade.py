@@ -34,13 +34,13 @@ def grade(
         for student, path in found:
             try:
                 sheet = grade(path, student, against, Limits(cell_minutes, minutes))
-            except ValueError as error:
+            except Exception as error:  # whatever one notebook does, the others are graded
                 if len(found) == 1:
                     raise
                 sheet = Sheet(student, path.name, errors=[one_line(error)])
             sheets.append(sheet)
             others = f", {sheet.answered} of {sheet.asked} others answered" if sheet.asked else ""
-            errors = f", {len(sheet.errors)} errors" if sheet.errors else ""
+            errors = f", {len(sheet.errors)} error{'s' * (len(sheet.errors) > 1)}" if sheet.errors else ""
             typer.echo(
                 plain(f"{student} ({path.name}): {sheet.points:g} of {sheet.of:g} points{others}{errors}"), err=True
             )

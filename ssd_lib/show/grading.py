@@ -29,6 +29,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ssd_lib.method.trace import visible
 from ssd_lib.paths import REPOSITORY
 from ssd_lib.show.scores import KINDS, Call, Row, Sheet, calls_in, chapter_of
 
@@ -67,6 +68,8 @@ class Run:
     repository: Path
     limits: Limits
     started: float = field(default_factory=time.monotonic)
+    place: int = -1
+    """Of the cell that runs, or ran last."""
 
     def seconds(self) -> int:
         """How long the next cell may take."""
@@ -80,7 +83,7 @@ class Run:
         from nbclient.exceptions import DeadKernelError
 
         limit, started = self.seconds(), time.monotonic()
-        self.client.timeout = limit
+        self.client.timeout, self.place = limit, place
         try:
             self.client.execute_cell(cell, place)
         except (DeadKernelError, RuntimeError):
@@ -90,7 +93,7 @@ class Run:
             return f"cell {place}: stopped after {limit / 60:.2g} minutes"
         for output in cell.get("outputs", []):
             if output.output_type == "error":
-                return f"cell {place}: {output.ename}: {(output.evalue.splitlines() or [''])[0]}"[:300]
+                return one_line(f"cell {place}: {output.ename}: {(output.evalue.splitlines() or [''])[0]}")
         return None
 
     def evaluate(self, expression: str, seconds: float) -> Any:
@@ -113,7 +116,10 @@ class Run:
         )
         if value.get("status") != "ok":
             raise ValueError(f"{value['ename']}: {value['evalue']}")
-        return ast.literal_eval(value["data"]["text/plain"])
+        try:
+            return ast.literal_eval(value["data"]["text/plain"])
+        except (KeyError, SyntaxError, TypeError) as error:
+            raise ValueError(f"the kernel answers in another form ({error!r})") from None
 
     def _reply(self, sent: str, seconds: float) -> Any:
         from queue import Empty
@@ -124,7 +130,7 @@ class Run:
                 reply = wait(self.client.kc.get_shell_msg)(timeout=min(left, 1))
             except Empty:
                 if not wait(self.client.km.is_alive)():
-                    raise Stopped("the kernel has ended") from None
+                    raise Stopped(f"the kernel ended after cell {self.place}") from None
                 continue
             if reply["parent_header"].get("msg_id") == sent:
                 return reply
@@ -149,29 +155,32 @@ class Grader:
     """The grader's own checks inside a run's kernel."""
 
     def __init__(self, run: Run, chapter: str):
-        self.run, self.module = run, f"_{secrets.token_hex()}"
+        self.run, self.module, self.seal = run, f"_{secrets.token_hex()}", secrets.token_hex()
         source = Path(__file__).with_name("regrading.py").read_text(encoding="utf-8")
         self.at = f"__import__('sys').modules[{self.module!r}]"
         made = f"__import__('types').ModuleType({self.module!r})"
         run.evaluate(f"__import__('sys').modules.update({{{self.module!r}: {made}}})", 60)
         run.evaluate(f"exec({source!r}, {self.at}.__dict__)", 60)
         library = definitions(run.repository / "ssd_lib")
-        told = self._call(f"load({str(run.copy / 'notebooks')!r}, {chapter!r}, {library!r})", 300)
-        self.asked: dict[str, dict[str, Any]] = json.loads(told)
+        call = f"load({self.seal!r}, {str(run.copy / 'notebooks')!r}, {chapter!r}, {library!r})"
+        self.asked: dict[str, dict[str, Any]] = self._call(call, 300)
 
     def _call(self, call: str, seconds: float) -> Any:
-        return self.run.evaluate(f"{self.at}.{call}", seconds)
+        """What a function of `regrading` returns. Stops where somebody else answers."""
+        told = self.run.evaluate(f"{self.at}.sealed({self.at}.{call})", seconds)
+        if not str(told).startswith(f"({self.seal!r}, "):
+            raise Stopped("the notebook answers in place of the checks")
+        return ast.literal_eval(told)[1]
 
     def judge(self, call: Call) -> dict[str, Any]:
         """What the grader's check says: the fields of its line, or a `message` why there is none."""
         if path := self.run.changed():
             return {"message": f"not graded: the notebook changes {path}"}
         try:
-            if patched := json.loads(self._call("patched()", 60)):
+            if patched := self._call("patched()", 60):
                 return {"message": f"not graded: the notebook changes {patched[0]}"}
             word = next(word for word, kind in KINDS.items() if kind == call.kind)
-            asked = f"ask({word!r}, {call.name!r}, {call.arguments!r}, get_ipython().user_ns)"
-            told = json.loads(self._call(asked, self.run.seconds()))
+            told = self._call(f"ask({word!r}, {call.name!r}, {call.arguments!r})", self.run.seconds())
         except ValueError as error:
             return {"message": f"the check itself failed: {error}"}
         lines = [line for line in told["lines"] if line["name"] == call.name]
@@ -201,9 +210,9 @@ def grade(
 
     try:
         notebook = nbformat.read(path, as_version=4)
+        theirs = calls_in(notebook.cells)
     except Exception as error:  # nbformat raises whatever the broken JSON leads to
         raise ValueError(f"{path} is no notebook: {str(error).splitlines()[0] if str(error) else error!r}") from error
-    theirs = calls_in(notebook.cells)
     chapter = against or chapter_of(theirs, path.name)
     if chapter is None:
         raise ValueError(f"{path}: which chapter is this? Say --against NN")
@@ -234,11 +243,10 @@ def run_graded(run: Run, grader: Grader, cells: list[Any], asked: dict[int, list
             sheet.errors.append(error)
         for call in asked.get(place, []):
             told = unanswered(call) or grader.judge(call)
-            row = rows.get(call.name)
-            for name in ("passed", "points", "of", "tries", "minutes", "message") if row else ():
-                setattr(row, name, told.get(name, getattr(row, name)))
-            if row:
-                row.answered = "passed" in told
+            if row := rows.get(call.name):  # what it is worth was said before the student's first cell
+                row.answered, row.passed = "passed" in told, told.get("passed") is True
+                row.points, row.tries = min(max(told.get("points", 0), 0), row.of), told.get("tries", 0)
+                row.message = one_line(str(told.get("message", "")))
 
 
 def unanswered(call: Call) -> dict[str, Any] | None:
@@ -286,6 +294,11 @@ def chapter_calls(repository: Path, chapter: str) -> tuple[Path, dict[str, Call]
     return files[0], asked
 
 
+def one_line(text: str) -> str:
+    """A student's text as one line that is not too long, and in which nothing reaches a terminal."""
+    return visible(" ".join(text.split()))[:300]
+
+
 def own_tries(path: Path) -> dict[str, int]:
     """How often the notebook itself asked its checks: of use to a teacher, and worth no point."""
     tries: dict[str, int] = {}
@@ -324,9 +337,17 @@ def kernel(notebook: Any, name: str, repository: Path, limits: Limits) -> Iterat
             resources={"metadata": {"path": str(copy / "notebooks")}},
         )
         client.log.setLevel("CRITICAL")
+        keep_errors_alone(client)
         silent = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}  # what it writes there itself
         with client.setup_kernel(env=environment(copy, home), cleanup_kc=True, **silent):
             yield Run(client, copy, repository, limits)
+
+
+def keep_errors_alone(client: Any) -> None:
+    """Outputs are not kept: a cell that prints without an end must not fill the grader's memory."""
+    process = client.process_message
+    heard = ("status", "error")
+    client.process_message = lambda msg, *rest: process(msg, *rest) if msg["msg_type"] in heard else None
 
 
 def environment(copy: Path, home: Path) -> dict[str, str]:

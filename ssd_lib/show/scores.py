@@ -141,7 +141,7 @@ def submissions(paths: Iterable[Path]) -> list[tuple[str, Path]]:
     found = []
     for path in paths:
         if path.is_dir():
-            inside = [p for p in sorted(path.rglob("*.ipynb")) if ".ipynb_checkpoints" not in p.parts]
+            inside = [p for p in sorted(path.rglob("*.ipynb")) if p.is_file() and ".ipynb_checkpoints" not in p.parts]
             if not inside:
                 raise FileNotFoundError(f"no notebook (*.ipynb) in {path}")
             found += [(parts[0].removesuffix(".ipynb"), p) for p in inside for parts in [p.relative_to(path).parts]]
