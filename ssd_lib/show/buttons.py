@@ -27,6 +27,7 @@ SHEET = (
     "background-repeat:no-repeat;background-color:rgba(128,128,128,.13)}"
     ".ssd-explorer .ssd-strip{max-height:340px;overflow-y:auto}"
     ".ssd-explorer .ssd-given:disabled{opacity:1}"
+    ".ssd-explorer .ssd-tabs .widget-tab-contents{padding:2px 12px}"
     ".ssd-explorer .ssd-answer{transition:opacity .15s}"
     ".ssd-explorer.ssd-busy .ssd-answer{opacity:.35}"
 )

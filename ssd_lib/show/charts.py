@@ -35,6 +35,8 @@ BAR = 50
 CELL = "padding:0 4px;text-align:left;white-space:pre;line-height:1.3"
 NEARLY = 1e-3
 """Of an α nearer than this to 0 or to 1, a probability cannot be solved for."""
+ROUNDING = 2.0**-22
+"""Of a trace's numbers, which are float32: a difference smaller than this share of them says nothing."""
 
 
 class Candidate(NamedTuple):
@@ -80,12 +82,17 @@ def candidates(line: TraceLine, texts: Mapping[int, str], shown: int = SHOWN) ->
 
 
 def _solve(target: dict[int, float], draft: dict[int, float], space: Mapping[int, float], alpha: float) -> None:
-    """Of a token in V whose F is known and one of its probabilities, put in the other: F = (1 − α) P_M + α P_m."""
+    """Of a token in V whose F is known and one of its probabilities, put in the other: F = (1 − α) P_M + α P_m.
+
+    What is smaller than the rounding of F stays unknown: it would read 0, which it is not.
+    """
     for token, composite in space.items():
-        if token in target and token not in draft and alpha > NEARLY:
-            draft[token] = min(max((composite - (1 - alpha) * target[token]) / alpha, 0.0), 1.0)
-        elif token in draft and token not in target and abs(1 - alpha) > NEARLY:
-            target[token] = min(max((composite - alpha * draft[token]) / (1 - alpha), 0.0), 1.0)
+        for known, share, missing, weight in ((target, 1 - alpha, draft, alpha), (draft, alpha, target, 1 - alpha)):
+            if token in known and token not in missing and abs(weight) > NEARLY:
+                part = share * known[token]
+                found = (composite - part) / weight
+                if found > ROUNDING * max(abs(composite), abs(part)) / abs(weight):
+                    missing[token] = min(found, 1.0)
 
 
 def others(found: Sequence[Candidate]) -> tuple[float, float]:

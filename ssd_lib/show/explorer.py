@@ -103,7 +103,7 @@ class Explorer(ipywidgets.VBox):
         ipywidgets.link((self.play, "value"), (self.frame, "value"))
         self.keep = ipywidgets.Button(description="keep this answer", layout=Layout(width="auto"))
         self.code_area = ipywidgets.Textarea(layout=Layout(width="auto", height="170px"))
-        self.tabs = ipywidgets.Tab(self._pages(), layout=Layout(width="auto", margin="6px 0 0 0"))
+        self.tabs = ipywidgets.Tab(self._pages(), layout=Layout(width="auto", margin="2px 0 0 0"))
         for i, name in enumerate(("Token", "Rounds", "Compare", "Code")):
             self.tabs.set_title(i, name)
         for name in CLASSES:
