@@ -15,6 +15,7 @@ from __future__ import annotations
 import html
 import json
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from pathlib import Path
@@ -223,6 +224,13 @@ def visible(text: str) -> str:
     return "◌" + shown if shown and unicodedata.category(shown[0]).startswith("M") else shown
 
 
+def number(value: float) -> str:
+    """A probability or score in few letters: 0.998, 0.98, 0.003, 4e-6, 0."""
+    if abs(value) < 1e-4:
+        return re.sub("e-0*", "e-", f"{value:.0e}") if value else "0"
+    return f"{value:.{3 if 0.99 < abs(value) < 1 else 2}g}"
+
+
 def pieces(tokenizer: Decodes, ids: Sequence[int], before: int | None = None) -> list[str]:
     """The visible text of every token of a sequence, each after the one before it (`before`: what stands in front)."""
     earlier = [math.nan if before is None else before, *ids]
@@ -234,7 +242,7 @@ def _token_html(line: dict[str, Any]) -> str:
     style += ";" + RETRACTED if line["retracted"] else ""
     title = (
         f"{'taken back · ' if line['retracted'] else ''}#{line['position']} round {line['round']} · {kind(line)} · {line['scheme']}"
-        f" · draft proposed {line['proposal_text']!r} · P_M {line['target_prob']:.3f} P_m {line['draft_prob']:.3f} F {line['composite']:.3f}"
+        f" · draft proposed {line['proposal_text']!r} · P_M {number(line['target_prob'])} P_m {number(line['draft_prob'])} F {number(line['composite'])}"
         f" · k {line['k']} · α {line['alpha']:.2f} · match ratio {line['match_ratio']:.2f} / threshold {line['threshold']:.2f}"
     )
     marked = f' class="{TAKEN_BACK}"' if line["retracted"] else ""

@@ -13,7 +13,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from ssd_lib.method.trace import SIGNS
+from ssd_lib.method.trace import SIGNS, number
 from ssd_lib.show.strips import (
     FADED,
     SCROLLS,
@@ -26,7 +26,7 @@ from ssd_lib.show.strips import (
     isolated,
     tokens,
 )
-from ssd_lib.show.style import COLORS, SMALLEST, number
+from ssd_lib.show.style import COLORS, SMALLEST
 
 SHOWN = 10
 """Candidates in the table."""

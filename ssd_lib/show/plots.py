@@ -20,6 +20,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 from matplotlib.ticker import MaxNLocator
 
+from ssd_lib.method.trace import number
 from ssd_lib.show.method_map import method_map, scheduler_map
 from ssd_lib.show.report_figures import alpha_map, bars, by_prefill, front, report_figures, tradeoff, tradeoff_points
 from ssd_lib.show.strips import tokens
@@ -34,7 +35,6 @@ from ssd_lib.show.style import (
     Look,
     looks,
     marks,
-    number,
     offsets,
     on_axes,
     png,

@@ -21,7 +21,7 @@ from difflib import SequenceMatcher
 from itertools import groupby
 from typing import Any, NamedTuple
 
-from ssd_lib.method.trace import RETRACTED, SIGNS, STYLES, UNION, kind, visible
+from ssd_lib.method.trace import RETRACTED, SIGNS, STYLES, UNION, kind, number, visible
 
 TraceLine = dict[str, Any]
 """A trace's line with its `text`; where nothing was recorded, position, token and text only."""
@@ -97,8 +97,8 @@ def details(line: TraceLine) -> str:
         return token
     return (
         f"{'taken back · ' if line['retracted'] else ''}{token} · round {line['round'] + 1} · {how(line)} · {line['scheme']} "
-        f"· draft proposed {line['proposal_text']!r} · P_M {line['target_prob']:.3f} P_m {line['draft_prob']:.3f} "
-        f"F {line['composite']:.3f} · α {line['alpha']:.2f} "
+        f"· draft proposed {line['proposal_text']!r} · P_M {number(line['target_prob'])} P_m {number(line['draft_prob'])} "
+        f"F {number(line['composite'])} · α {line['alpha']:.2f} "
         f"· match ratio {line['match_ratio']:.2f} / threshold {line['threshold']:.2f}"
     )
 

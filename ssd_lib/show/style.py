@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import os
-import re
 from collections.abc import Iterable, Mapping
 from itertools import cycle
 from pathlib import Path
@@ -74,13 +73,6 @@ def png(figure: Figure) -> bytes:
     figure.savefig(buffer, format="png", **FILE)
     plt.close(figure)
     return buffer.getvalue()
-
-
-def number(value: float) -> str:
-    """A probability or score in few letters: 0.998, 0.98, 0.003, 4e-6, 0."""
-    if abs(value) < SMALLEST:
-        return re.sub("e-0*", "e-", f"{value:.0e}") if value else "0"
-    return f"{value:.{3 if 0.99 < abs(value) < 1 else 2}g}"
 
 
 def role(system: str) -> str:
