@@ -177,10 +177,6 @@ def pairs() -> list[tuple[str, Pair, bool]]:
     shape = LlamaConfig(
         vocab_size=2040, hidden_size=16, intermediate_size=16, num_hidden_layers=1, num_attention_heads=2
     )
-    more_ends = copy.copy(other_end)
-    own = toy.draft.generation_config.eos_token_id
-    more_ends.generation_config = copy.deepcopy(other_end.generation_config)
-    more_ends.generation_config.eos_token_id = [*([own] if isinstance(own, int) else own), 5]
     narrow = LlamaForCausalLM(shape)
     narrow.generation_config = toy.draft.generation_config
     bare = replace(good, tokenizer=with_template(mine, None), draft_tokenizer=with_template(its, None))
