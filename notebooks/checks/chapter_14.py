@@ -12,6 +12,7 @@ import numpy as np
 from checks.asking import ask
 from checks.embedded import embedded
 from ssd_lib import SSDConfig, answer
+from ssd_lib.defenders import DEFENDERS
 from ssd_lib.experiments.card import prefill_tokens
 from ssd_lib.show.exercises import Wrong, exercise, expect, same
 from ssd_lib.show.session import Settings
@@ -161,6 +162,8 @@ def mended_key(given: Callable[..., Any]) -> None:
     expect(all(given(each) == given(bare) for each in others), "the defender none does not read the method's settings")
     exam = replace(base, defender="self-exam")
     expect(given(exam) != given(bare), "the defenders none and self-exam have the same key")
+    named = [given(replace(base, defender=name)) for name in DEFENDERS]
+    expect(len(set(named)) == len(named), "two defenders have the same key")
     empty = replace(base, prefill_tokens=0)
     expect(given(empty) == given(replace(empty, prefill="Sure")), "without a prefilled token its text does not matter")
 

@@ -64,4 +64,5 @@ MUTANTS = [
     ("14.3", "question and text run into each other", KEY, KEY.replace("settings.question, text", "settings.question + text")),
     ("14.3", "only the text's beginning counts", TEXT, "settings.prefill[:100] if settings.prefill_tokens else"),
     ("14.3", "the greatest length in tens", KEY, KEY.replace("settings.max_new_tokens", "(settings.max_new_tokens + 9) // 10")),
+    ("14.3", "defenders known by their first four letters", KEY, KEY.replace("settings.defender", "settings.defender[:4]")),
 ]  # fmt: skip
