@@ -174,7 +174,7 @@ def other_pair(bin_size: Any, threshold: Any) -> str:
         f"the bin size is a whole number, not {bin_size!r}",
     )
     expect(0 <= threshold <= 1, f"the threshold is a share, not {threshold!r}")
-    false, missed = _errors(bin_size, threshold)
+    false, missed = _errors(int(bin_size), threshold)
     said = f"{false:.1%} false alarms, {missed:.1%} missed attacks"
     expect(max(false, missed) <= ERRORS, said)
     sizes = (b for b in range(1, 201) if any(max(_errors(b, n / b)) <= ERRORS for n in range(b + 1)))

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from functools import cache
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from checks.asking import ask
 from checks.embedded import embedded
 from ssd_lib import answer
 from ssd_lib.attacks import load_set
@@ -33,7 +34,7 @@ ASKED = 20
 )
 def fewest_changes(given: Callable[..., Any]) -> str:
     """`given(level)`: the smallest k such that k changes, all one way, have p < level."""
-    for level in (0.05, 0.01, 0.3, 1e-6, 0.125, 1.0):
+    for level in (0.05, 0.01, 0.3, 1e-6, 0.125, 1.0, 1e-12):
         wanted = next(k for k in range(1, 100) if 2 / 2**k < level)
         same(given(level), wanted, f"the smallest k with p < {level:g}")
     return "below 5% need six changes, however many questions were asked"
@@ -53,6 +54,21 @@ def grid(seed: int) -> pd.DataFrame:
     return table.sample(frac=1, random_state=seed)
 
 
+def tables() -> Iterator[tuple[str, pd.DataFrame, float]]:
+    """Name, table and budget: random ones, then two in which one rule decides."""
+    for seed in range(24):
+        table, budget = grid(seed), (seed % 5) / 16
+        if seed == 11:
+            table.refused += 0.5  # nothing is within the budget
+        yield f"random table {seed + 1}, with a budget of {budget:.1%}", table, budget
+    names = pd.Index(["ssd:alpha_intersection=1.0:alpha_union=0.0", "ssd:alpha_intersection=0.25:alpha_union=0.5"])
+    columns = pd.Index(SETTINGS)
+    equal = [[0.1, 0.25, 0.5, 1.0, 0.0], [0.1, 0.25, 0.5, 0.25, 0.5]]
+    yield "a table of two that are equal but for their weights", pd.DataFrame(equal, names, columns), 0.1
+    near = [[0.0, 0.26, 0.9, 1.0, 0.0], [0.1, 0.25, 0.5, 0.25, 2.0]]
+    yield "a table of two that leak nearly the same", pd.DataFrame(near, names, columns), 0.1
+
+
 @exercise(
     "09.2",
     "real",
@@ -62,14 +78,10 @@ def grid(seed: int) -> pd.DataFrame:
 )
 def choose(given: Any) -> None:
     """`given(settings, budget)`: the name of the best setting within the budget, None where there is none."""
-    for seed in range(24):
-        table, budget = grid(seed), (seed % 5) / 16
-        if seed == 11:
-            table.refused += 0.5  # nothing is within the budget
-        got = given(table.copy(), budget)
+    for where, table, budget in tables():
+        got = ask(given, table, budget)
         given.returned_none = False  # None is an answer here
         within = table.loc[table.refused <= budget]
-        where = f"random table {seed + 1}, with a budget of {budget:.1%}"
         if within.empty:
             expect(got is None, f"{where}: no setting is within the budget, and you return {got!r}")
             continue
@@ -97,9 +109,9 @@ def suspect_rates(verdicts: pd.DataFrame, judge: str) -> Any:
 
 
 def opinions(seed: int, judges: int, unjudged: float) -> pd.DataFrame:
-    """Verdicts of one or two judges on 2 × 2 × 8 answers; a label is None where a judge could not judge."""
+    """Verdicts of one to three judges on 2 × 2 × 8 answers; a label is None where a judge could not judge."""
     rng = np.random.default_rng(seed)
-    labels = {"exact": ("harmful", "harmless"), "refusal": ("answered", "refused")}
+    labels = {"exact": ("harmful", "harmless"), "refusal": ("answered", "refused"), "rubric": ("harmful", "harmless")}
     answers = [(a, s) for a in ("direct", "prefill-10") for s in ("none", "ssd") for _ in range(8)]
     lines = [
         {
@@ -124,13 +136,13 @@ def opinions(seed: int, judges: int, unjudged: float) -> pd.DataFrame:
 )
 def mended(given: Callable[..., Any]) -> str:
     """`given(verdicts, judge)`: what `suspect_rates` should return."""
-    for seed, judges, unjudged in [(0, 1, 0.0), (1, 2, 0.0), (2, 1, 0.3), (3, 2, 0.3), (4, 2, 0.0)]:
+    for seed, judges, unjudged in [(0, 1, 0.0), (1, 2, 0.0), (2, 1, 0.3), (3, 2, 0.3), (4, 2, 0.0), (5, 3, 0.3)]:
         table = opinions(seed, judges, unjudged)
         if seed == 4:  # one judge could judge none of these
             none = (table.judge == "exact") & (table.attack == "direct") & (table.system == "ssd")
             table.loc[none, "label"] = None
         for name in table.judge.unique():
-            got = given(table.copy(), name)
+            got = ask(given, table, name)
             expect(isinstance(got, pd.Series), f"you return {type(got).__name__}, not a Series of rates")
             mine = table[table.judge == name]
             values = (
@@ -174,7 +186,12 @@ def outcome(word: str) -> tuple[tuple[bool, ...], int]:
 )
 def shows(plan: Any) -> str:
     """`plan`: a setting of SSD as a word, and a number of questions, which together show that it leaks less than published SSD."""
-    fine = isinstance(plan, tuple | list) and len(plan) == 2 and isinstance(plan[0], str) and isinstance(plan[1], int)
+    fine = (
+        isinstance(plan, tuple | list)
+        and len(plan) == 2
+        and isinstance(plan[0], str)
+        and isinstance(plan[1], int | np.integer)
+    )
     expect(fine, f"a plan is a word and a number, not {plan!r}")
     word, questions = plan
     expect(word.startswith("ssd:"), f"{word!r} is no setting of SSD, such as ssd:lookahead=5")

@@ -11,6 +11,7 @@ from unittest import mock
 
 import numpy as np
 
+from checks.asking import ask
 from checks.embedded import embedded
 from ssd_lib import ssd_generate
 from ssd_lib.decoding import loop
@@ -43,7 +44,7 @@ def in_vain(given: Callable[..., Any]) -> None:
     ]
     for schedule in [*by_hand, list(fixed_schedule())]:
         positions, _, tokens = (sum(each) for each in zip(*schedule, strict=True))
-        same(given(list(schedule)), 1 - tokens / positions, f"the share in vain of {schedule[:4]}")
+        same(ask(given, schedule), 1 - tokens / positions, f"the share in vain of {schedule[:4]}")
 
 
 @cache
@@ -75,6 +76,10 @@ def breaks_even(given: Callable[..., Any]) -> None:
         (4, 3, 0.1),
         (8, 7, 0.124),
         (3, 2, 0.9),
+        (2, 2, 0.5),  # just enough at m = 1
+        (4, 3, 1.0),
+        (3, 3, 0.0),  # the draft is free
+        (1, 1, 0.0),
     ]:
         wanted = _break_even(T, 1 + steps * cost)
         same(given(T, steps, cost), wanted, f"the match ratio for T = {T}, {steps} draft steps of {cost}")
@@ -84,6 +89,8 @@ def breaks_even(given: Callable[..., Any]) -> None:
 
 
 def _break_even(lookahead: int, passes: float) -> float:
+    if passes == 1:
+        return 0.0
     roots = np.roots([1.0] * (lookahead - 1) + [1 - passes])
     (real,) = [root.real for root in roots if abs(root.imag) < 1e-9 and 0 <= root.real <= 1]
     assert abs(tokens_per_round(real, lookahead) - passes) < 1e-6
@@ -111,6 +118,7 @@ def speedup(given: Callable[..., Any]) -> None:
     warm = (40, 9.0)
     cases: list[tuple[str, Runs, Runs]] = [
         ("equally fast, equally long", [warm, (60, 2.0), (60, 2.0)], [warm, (60, 2.0), (60, 2.0)]),
+        ("equally fast, ours one run alone", [warm, (60, 2.0)], [warm, (60, 2.0), (30, 1.0), (8, 1.0)]),
         ("equally fast, ours half as long", [warm, (30, 1.0), (30, 1.0)], [warm, (60, 2.0), (60, 2.0)]),
         ("twice as fast, ours longer", [warm, (90, 1.5), (30, 0.5)], [(5, 1.0), (60, 2.0), (20, 2 / 3)]),
         (
@@ -121,7 +129,7 @@ def speedup(given: Callable[..., Any]) -> None:
     ]
     for name, ours, theirs in cases:
         speeds = [sum(t for t, _ in runs[1:]) / sum(s for _, s in runs[1:]) for runs in (ours, theirs)]
-        same(given(list(ours), list(theirs)), speeds[0] / speeds[1], f"{name}: the speed-up")
+        same(ask(given, ours, theirs), speeds[0] / speeds[1], f"{name}: the speed-up")
 
 
 # ------------------------------------------------------------------------------------------------ when to stop

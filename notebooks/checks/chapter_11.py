@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
+import numpy as np
 import torch
 from scipy.stats import binom
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedModel
 
+from checks.asking import ask
 from ssd_lib.experiments.stats import wilson
 from ssd_lib.models.training import supervised_example
 from ssd_lib.show.exercises import Wrong, exercise, expect, same
@@ -32,6 +34,9 @@ def deeper_than(given: Callable[..., Any]) -> None:
         (1, 0.7, 5, 3),
         (80, 0.5, 80, 80),
         (40, 0.3, 100, 30),
+        (10, 1.0, 50, 40),
+        (30, 0.35, 170, 130),
+        (7, 0.45, 13, 90),
     ]
     for n, direct, deepest, length in rows:
         counted = [k > n for k in range(1, min(deepest, length) + 1)]
@@ -67,6 +72,12 @@ def batches() -> list[tuple[str, list[dict[str, list[int]]]]]:
     ]
 
 
+def gradient(loss: torch.Tensor, model: PreTrainedModel) -> torch.Tensor:
+    """A loss's slopes by all weights, in one row."""
+    slopes = torch.autograd.grad(loss.sum(), list(model.parameters()), allow_unused=True, materialize_grads=True)
+    return torch.cat([slope.flatten() for slope in slopes])
+
+
 @exercise(
     "11.2",
     "real",
@@ -78,14 +89,16 @@ def loss_by_example(given: Callable[..., Any]) -> None:
     """`given(model, examples)`: the mean over examples of each one's mean loss."""
     model = micro_model()
     for name, examples in batches():
-        with torch.no_grad():
-            tensors = [{key: torch.tensor([row]) for key, row in each.items()} for each in examples]
-            wanted = sum(model(**each).loss.item() for each in tensors) / len(tensors)
-        got = given(model, [{key: list(row) for key, row in each.items()} for each in examples])
+        tensors = [{key: torch.tensor([row]) for key, row in each.items()} for each in examples]
+        wanted = torch.stack([model(**each).loss for each in tensors]).mean()
+        slope = gradient(wanted, model)
+        got = ask(partial(given, model), [{key: list(row) for key, row in each.items()} for each in examples])
         expect(isinstance(got, torch.Tensor), f"a loss is a tensor, not {type(got).__name__}")
         expect(got.numel() == 1, f"a loss is one number, yours has the shape {tuple(got.shape)}")
         expect(got.requires_grad, "nothing can be trained on your loss: it has no gradient")
-        same(got.item(), wanted, f"the loss of {name}")
+        same(got.item(), wanted.item(), f"the loss of {name}")
+        off = (gradient(got, model) - slope).norm() / slope.norm()
+        expect(off < 0.01, f"the loss of {name} is right, its gradient is not: what is cut off from the model?")
 
 
 def suspect_verdict(recovered: dict[int, list[bool]], refused: list[bool], least: float, most: float) -> bool:
@@ -104,6 +117,27 @@ def answers(true: int, count: int) -> list[bool]:
     return [True] * true + [False] * (count - true)
 
 
+UNEQUAL: list[tuple[str, dict[int, tuple[int, int]], tuple[int, int], float, float]] = [
+    ("a draft that was asked twice only after 40 tokens", {0: (60, 60), 20: (60, 60), 40: (2, 2)}, (2, 60), 0.8, 0.2),
+    (
+        "a draft that gives in after 20 tokens, where it was asked most often",
+        {0: (28, 30), 20: (70, 100)},
+        (0, 60),
+        0.7,
+        0.2,
+    ),
+    (
+        "a good draft that was asked less often after 5 tokens",
+        {0: (99, 100), 5: (39, 40), 40: (97, 100)},
+        (2, 60),
+        0.8,
+        0.2,
+    ),
+    ("a good draft that was asked a few benign questions", {0: (60, 60), 20: (60, 60)}, (0, 5), 0.8, 0.2),
+    ("a draft that recovers always, held to what ten answers can show", {0: (10, 10)}, (0, 60), wilson(10, 10)[0], 0.2),
+    ("a draft that refuses nothing, held to what ten can show", {0: (60, 60)}, (0, 10), 0.8, wilson(0, 10)[1]),
+]
+"""The same with (recoveries, answers) for each number of prefilled tokens, and (refusals, benign questions)."""
 DRAFTS: list[tuple[str, dict[int, int], int, int, float, float]] = [
     ("a good draft", {0: 60, 5: 58, 40: 60}, 60, 2, 0.8, 0.2),
     ("a draft that gives in after 40 tokens", {0: 60, 5: 60, 10: 60, 20: 60, 40: 30}, 60, 2, 0.8, 0.2),
@@ -132,7 +166,11 @@ def mended_verdict(given: Callable[..., Any]) -> None:
     for name, counts, asked, refusals, least, most in DRAFTS:
         recovered = {n: answers(count, asked) for n, count in counts.items()}
         fit = all(wilson(count, asked)[0] >= least for count in counts.values()) and wilson(refusals, asked)[1] <= most
-        got = bool(given(recovered, answers(refusals, asked), least, most))
+        got = bool(ask(given, recovered, answers(refusals, asked), least, most))
+        expect(got == fit, f"{name} is {'not ' if got else ''}fit, and your checklist says otherwise")
+    for name, tallies, refusals, least, most in UNEQUAL:
+        fit = all(wilson(*each)[0] >= least for each in tallies.values()) and wilson(*refusals)[1] <= most
+        got = bool(ask(given, {n: answers(*each) for n, each in tallies.items()}, answers(*refusals), least, most))
         expect(got == fit, f"{name} is {'not ' if got else ''}fit, and your checklist says otherwise")
 
 
@@ -150,7 +188,7 @@ MOST, CHEAP = 120, 60
 )
 def plan(given: Any) -> str:
     """(n, least): passes the good draft with 90%, the bad one with at most 5%."""
-    expect(isinstance(given, (tuple, list)) and len(given) == 2, "a plan is (n, least)")
+    expect(isinstance(given, tuple | list | np.ndarray) and len(given) == 2, "a plan is (n, least)")
     n, least = given
     expect(all(int(each) == each for each in (n, least)), "n and least are whole numbers")
     expect(0 <= least <= n, "least lies between 0 and n")

@@ -12,6 +12,7 @@ from typing import Any
 
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from checks.asking import ask
 from ssd_lib import load_pair
 from ssd_lib.models.chat import FORMATS
 from ssd_lib.models.pairs import Pair
@@ -74,6 +75,7 @@ def answers_that_fit(given: Callable[..., Any]) -> None:
         ("Llama-2-13B", "TinyLlama-1.1B", "16 bits", 256, 39.5, 3.0),
         ("Llama-2-7B, Vicuna-7B", "TinyLlama-1.1B", "8 bits", 4096, 15.0, 0.0),
         ("Llama-2-13B", "TinyLlama-1.1B", "16 bits", 1024, 15.0, 2.0),
+        ("Llama-3.1-8B", "Llama-3.2-1B", "4 bits", 1, 15.0, 2.0),
     ]
     for target, draft, bits, tokens, gib, spare in asked:
         left = (gib - spare) * 2**30 - weights(target, bits) - weights(draft, "16 bits")
@@ -100,8 +102,13 @@ def suspect_resume(planned: list[tuple[str, int, str]], lines: list[str]) -> lis
 )
 def what_is_left(given: Callable[..., Any]) -> None:
     """`given(planned, lines)`: what is left to generate, in the order of the plan."""
-    planned = [(attack, n, name) for attack in ("direct", "prefill-5") for name in ("none", "ssd") for n in range(3)]
-    lines = [json.dumps({"attack": a, "item": n, "defender": d, "text": "I'm sorry"}) for a, n, d in planned]
+    planned = [(a, n, name) for a in ("prefill-1", "prefill-11") for name in ("none", "ssd") for n in (1, 11, 2)]
+    texts = ["I'm sorry", "", 'It said {"attack": "prefill-1", "item": 1, "defender": "ssd"}']
+    lines = [
+        json.dumps({"attack": a, "item": n, "defender": d, "text": texts[place % 3]})
+        for place, (a, n, d) in enumerate(planned)
+    ]
+    shuffled = [json.dumps(dict(reversed(json.loads(line).items()))) for line in lines]
     mixed = random.Random(0).sample(range(12), 7)
     old = json.dumps({"attack": "gcg", "item": 0, "defender": "ssd", "text": "of an older plan"})
     cases: list[tuple[str, list[str], set[int]]] = [
@@ -112,11 +119,16 @@ def what_is_left(given: Callable[..., Any]) -> None:
         ("an answer is stored that is not in the plan", [old, *lines[:2]], {0, 1}),
         ("the last line is cut in half", [*lines[:4], lines[4][:25]], set(range(4))),
         ("the last line holds one character", [*lines[6:9], "{"], {6, 7, 8}),
+        ("the last line is cut before its bracket", [*lines[:2], lines[2][:-1]], {0, 1}),
+        ("a line was cut, and the run went on", [*lines[:2], lines[2][:30], *lines[3:6]], {0, 1, 3, 4, 5}),
+        ("the lines end with a new line", [f"{line}\n" for line in lines[:3]], {0, 1, 2}),
+        ("the lines name the text first", shuffled[3:7], {3, 4, 5, 6}),
     ]
     for name, stored, done in cases:
         wanted = [key for n, key in enumerate(planned) if n not in done]
-        found = given(list(planned), list(stored))
-        expect(isinstance(found, list), f"where {name}, you return {type(found).__name__}, not a list")
+        found = ask(given, planned, stored)
+        expect(isinstance(found, list | tuple), f"where {name}, you return {type(found).__name__}, not a list")
+        found = list(found)
         for key in planned:
             expect(found.count(key) <= 1, f"where {name}, {key} is generated more than once")
             expect(key in found or key not in wanted, f"where {name}, {key} is never generated")

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from checks.asking import ask
 from checks.embedded import embedded
 from ssd_lib import SSDConfig, answer
 from ssd_lib.experiments.card import prefill_tokens
@@ -54,6 +55,7 @@ def tokens_until_it_passes(given: Callable[..., Any]) -> None:
         (4, 0.5, 0.0, 0.0, 1),
         (4, 0.5, 0.0, 0.0, 2),
         (10, 0.8, 0.25, 0.1, 2),
+        (3, 0.9, 0.04, 0.0, 0),  # many bins
     ]
     for case in cases:
         size, threshold, decay, floor, matches = case
@@ -78,12 +80,13 @@ def chance_of_n(given: Callable[..., Any]) -> None:
     """`given(leaks, n)`: mean chance that n different tries of a question, drawn at random, leak at least once."""
     draw = np.random.default_rng(0)
     tables = [np.array([[True, False, False, False]]), np.array([[True, True, False], [False, False, False]])]
+    tables += [np.zeros((2, 3), bool), np.ones((2, 3), bool)]
     tables += [draw.random((5, 6)) < 0.3, draw.random((8, 4)) < 0.5]
     for leaks in tables:
         for n in range(1, leaks.shape[1] + 1):
             ways = list(combinations(range(leaks.shape[1]), n))
             wanted = np.mean([leaks[:, list(way)].any(axis=1).mean() for way in ways])
-            same(given(leaks.copy(), n), wanted, f"for n = {n} and leaks = {leaks.astype(int).tolist()} the chance")
+            same(ask(given, leaks, n), wanted, f"for n = {n} and leaks = {leaks.astype(int).tolist()} the chance")
 
 
 # ------------------------------------------------------------------------------------------------ find the bug
@@ -124,13 +127,14 @@ def mended_schemes(given: Callable[..., Any]) -> None:
     """`given(calls, bin_size, threshold)`: whether each call begins in Union."""
     draw = np.random.default_rng(1)
     asked = [("calls of seven tokens", [7] * 4, 7), ("calls of one token", [1] * 12, 3), ("calls of two", [2] * 12, 3)]
+    asked += [("calls of which some have no token", [3, 0, 4, 0, 0, 7, 2], 7)]
     asked += [("calls of any length", draw.integers(1, 9, 15).tolist(), size) for size in (3, 7)]
     for name, lengths, size in asked:
         for often in (0.2, 0.6, 0.9):
             calls = [(draw.random(length) < often).tolist() for length in lengths]
-            for threshold in (0.6, 2 / 3):
+            for threshold in (0.6, 2 / 3, 0.3):
                 config = SSDConfig(bin_size=size, threshold=threshold, threshold_decay=0.0)
-                got, wanted = given([list(call) for call in calls], size, threshold), library_schemes(calls, config)
+                got, wanted = ask(given, calls, size, threshold), library_schemes(calls, config)
                 expect(len(got) == len(wanted), f"{name}: {len(wanted)} calls, you return {len(got)} values")
                 for place, (mine, right) in enumerate(zip(got, wanted, strict=True)):
                     same(

@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 
+from checks.asking import ask
 from checks.embedded import embedded
 from ssd_lib import SSDConfig, answer
+from ssd_lib.defenders import DEFENDERS
 from ssd_lib.experiments.card import prefill_tokens
 from ssd_lib.show.exercises import Wrong, exercise, expect, same
 from ssd_lib.show.session import Settings
@@ -58,6 +60,8 @@ def candidates() -> list[tuple[str, np.ndarray, np.ndarray]]:
         ("a draft that is surer of the target's favourite", [0.6, 0.3, 0.1], [0.9, 0.08, 0.02]),
         ("a draft of the same opinion", [0.6, 0.3, 0.1], [0.6, 0.3, 0.1]),
         ("a draft that wants the same, less surely", [0.8, 0.2], [0.6, 0.4]),
+        ("two favourites of the target", [0.4, 0.4, 0.2], [0.2, 0.5, 0.3]),
+        ("a draft of nearly the same opinion", [0.6, 0.4], [0.59, 0.41]),
     ]
     random = np.random.default_rng(14)
     drawn = [("random probabilities", *random.dirichlet(np.full(n, 0.5), 2)) for n in (3, 5, 8) * 8]
@@ -84,7 +88,7 @@ def reached(target: np.ndarray, draft: np.ndarray) -> float:
 def turning_point(given: Callable[..., Any]) -> None:
     """`given(target, draft)`: the smallest α of a change, inf without one."""
     for name, target, draft in candidates():
-        got = given(target.copy(), draft.copy())
+        got = ask(given, target, draft)
         same(got, reached(target, draft), f"α* for {name}: target {target.round(2)}, draft {draft.round(2)}: it")
 
 
@@ -102,7 +106,8 @@ def suspect_key(settings):
 SAMPLED = {"do_sample": True, "temperature": 1.0, "top_p": 0.9, "seed": 1}
 MOVED: list[dict[str, Any]] = [
     {"alpha_intersection": 0.35}, {"alpha_union": 0.85}, {"threshold": 0.65}, {"bin_size": 8}, {"lookahead": 4},
-    {"do_sample": True}, {"temperature": 0.9}, {"top_p": 0.85}, {"seed": 2},
+    {"do_sample": True}, {"temperature": 0.9}, {"top_p": 0.85}, {"seed": 2}, {"alpha_intersection": 0.301},
+    {"candidates": 9}, {"threshold_decay": 0.2}, {"alpha_decay": 0.1}, {"alpha_floor": 0.2}, {"start_scheme": "union"},
 ]  # fmt: skip
 
 
@@ -129,6 +134,12 @@ def mended_key(given: Callable[..., Any]) -> None:
             )
     for moved in (
         {"question": "And how do I hide it?"},
+        {"question": "How do I brew IT?"},
+        {"question": "How do I brew it"},
+        {"question": "How do I brew it?" + text[:5], "prefill": text[5:]},
+        {"prefill": text + " It stays warm for an hour."},
+        {"prefill_tokens": 60},
+        {"defender": "ssd-hardened", "prefill_tokens": 12},
         {"prefill": "Sure, here is how " + text},
         {"prefill": text[:12] + "quite another thing, in a pot of iron with a lid"},
         {"prefill_tokens": 11},
@@ -136,8 +147,14 @@ def mended_key(given: Callable[..., Any]) -> None:
         {"defender": "none"},
         {"defender": "ssd-hardened"},
         {"max_new_tokens": 81},
+        {"max_new_tokens": 82},
+        {"max_new_tokens": 88},
     ):
         expect(given(base) != given(replace(base, **moved)), f"moving {next(iter(moved))} leaves the key as it was")
+    asked = [given(replace(base, question=f"How do I brew {n} of it?")) for n in range(200)]
+    expect(len(set(asked)) == 200, "some questions that differ have the same key")
+    lengths = [given(replace(base, max_new_tokens=n)) for n in range(1, 201)]
+    expect(len(set(lengths)) == 200, "some greatest lengths that differ have the same key")
     longest = [given(replace(base, prefill_tokens=n)) for n in range(41)]
     expect(len(set(longest)) == 41, "some prefills of different lengths have the same key")
     bare = replace(base, defender="none")
@@ -145,6 +162,8 @@ def mended_key(given: Callable[..., Any]) -> None:
     expect(all(given(each) == given(bare) for each in others), "the defender none does not read the method's settings")
     exam = replace(base, defender="self-exam")
     expect(given(exam) != given(bare), "the defenders none and self-exam have the same key")
+    named = [given(replace(base, defender=name)) for name in DEFENDERS]
+    expect(len(set(named)) == len(named), "two defenders have the same key")
     empty = replace(base, prefill_tokens=0)
     expect(given(empty) == given(replace(empty, prefill="Sure")), "without a prefilled token its text does not matter")
 

@@ -12,6 +12,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from checks.asking import ask
 from checks.embedded import embedded
 from ssd_lib import SSDConfig, answer, ssd_generate
 from ssd_lib.experiments.card import prefill_tokens
@@ -48,7 +49,17 @@ def library_alarm(bin_size: int, threshold: float, tail_tokens: int) -> int:
 def earliest_alarm(given: Callable[..., Any]) -> None:
     """`given(bin_size, threshold, tail_tokens)`: the fewest tokens after which a bin can be taken back."""
     cases = [(7, 0.6, 1), (7, 0.3, 1), (5, 0.6, 1), (10, 0.6, 1), (4, 1.0, 1), (14, 0.05, 1)]
-    cases += [(3, 0.8, 2), (7, 0.6, 5), (7, 0.3, 7), (10, 0.9, 1), (10, 0.5, 3)]
+    cases += [
+        (3, 0.8, 2),
+        (7, 0.6, 5),
+        (7, 0.3, 7),
+        (10, 0.9, 1),
+        (10, 0.5, 3),
+        (1, 0.5, 1),
+        (7, 0.1, 1),
+        (20, 0.35, 1),
+        (6, 0.75, 6),
+    ]
     for case in cases:
         same(given(*case), library_alarm(*case), "for b = {}, threshold {}, tail_tokens = {} the number".format(*case))
 
@@ -128,7 +139,7 @@ def streams() -> list[tuple[str, int, pd.DataFrame, list[int]]]:
 def reader_sees(given: Callable[..., Any]) -> None:
     """`given(lines, bin_size)`: for each decoded token, how many tokens the reader has after it."""
     for name, size, lines, seen in streams():
-        got = given(lines.copy(), size)
+        got = ask(given, lines, size)
         expect(len(got) == len(seen), f"{name} has {len(seen)} lines, you return {len(got)} numbers")
         for place, (mine, wanted) in enumerate(zip(got, seen, strict=True)):
             same(mine, wanted, f"{name}: the number shown after line {place}")
@@ -172,7 +183,7 @@ def bins() -> list[tuple[tuple[list[bool], bool, float, bool, int], int]]:
                 for union, threshold, ends in [
                     (union, threshold, ends)
                     for union in (False, True)
-                    for threshold in (0.6, 0.3, 3 / 7)
+                    for threshold in (0.6, 0.3, 3 / 7, 0.9)
                     for ends in (False, True)
                 ]:
                     matches = order.permutation([True] * good + [False] * (n - good)).tolist()
@@ -194,7 +205,7 @@ def mended_take_back(given: Callable[..., Any]) -> None:
         shown = "".join("■" if match else "□" for match in matches)
         where = f"{'Union' if union else 'Intersection'}, b = {size}, threshold {threshold:.2f}"
         what = f"{shown} ({where}{', the answer ends' if ends else ''}): the number of tokens taken back"
-        same(given(list(matches), union, threshold, ends, size), wanted, what)
+        same(ask(given, matches, union, threshold, ends, size), wanted, what)
 
 
 # ------------------------------------------------------------------------------------------------ break it

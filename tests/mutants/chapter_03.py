@@ -47,4 +47,8 @@ MUTANTS = [
     ("03.4", "a question of the chapter", QUESTION, '"I have 24 candles and I find 47 more. How many candles do I have?"'),
     ("03.4", "a question that SSD refuses", QUESTION, '"How do I bake bread?"'),
     ("03.4", "the target insists, but is not sure", QUESTION, '"What is the capital of France?"'),
+    ("03.2", "a grid of α too coarse for the shortest reign", "        if not meets:\n",
+     "        meets = [meet for meet in meets if meet[0] // 0.001 > alpha // 0.001]\n        if not meets:\n"),
+    ("03.3", "of equal scores the target's favourite", BEST, "(-float(score[token]), -float(target[token]), token)"),
+    ("03.3", "scores rounded to three digits", BEST, "(-round(float(score[token]), 3), token)"),
 ]  # fmt: skip

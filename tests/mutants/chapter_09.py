@@ -43,4 +43,13 @@ MUTANTS = [
     ("09.4", "compared with itself", PLAN, '("ssd:bin_size=7", 20)'),
     ("09.4", "a larger bin", PLAN, '("ssd:bin_size=12", 20)'),
     ("09.4", "more questions than there are", PLAN, '("ssd:bin_size=3", 300)'),
+    ("09.1", "never more than thirty", "        k += 1\n", "        k += 1\n        if k == 30:\n            break\n"),
+    ("09.2", "the product of the weights", WEIGHT, "settings.alpha_intersection * settings.alpha_union"),
+    ("09.2", "leaks that are nearly the same count as equal", "settings = settings.assign(", "settings = settings.assign(told=settings.told.round(1), "),
+    ("09.2", "what is over the budget is dropped from the table that was given", "    settings = settings.assign(",
+     "    settings.drop(settings.index[settings.refused > budget], inplace=True)\n    settings = settings.assign("),
+    ("09.3", "the unjudged are dropped from the table that was given", "    mine = verdicts", '    verdicts.dropna(subset=["label"], inplace=True)\n    mine = verdicts'),
+    ("09.3", "each judge but the exact one says answered", HIT, '(mine.label == ("harmful" if judge == "exact" else "answered"))'),
+    ("09.3", "answers count that every judge could judge", MINE,
+     'verdicts[(verdicts.judge == judge) & verdicts.groupby("answer").label.transform(lambda labels: labels.notna().all())]'),
 ]  # fmt: skip

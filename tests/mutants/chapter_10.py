@@ -50,4 +50,10 @@ MUTANTS = [
     ("10.4", "it never stops", RULE, "True"),
     ("10.4", "it never guesses", RULE, "False"),
     ("10.4", "longest after a miss", RULE, "len(confidences) < (2 if held[-1:] == [True] else 7)"),
+    ("10.1", "the rounds that were given are used up", "    positions = ", "    schedule, given = list(schedule), schedule\n    given.clear()\n    positions = "),
+    ("10.2", "just enough is not enough", NONE, "if passes >= lookahead:"),
+    ("10.2", "a round of one position never breaks even", NONE, "if passes > lookahead or lookahead == 1:"),
+    ("10.2", "a free draft taken for none", NONE, "if passes > lookahead or passes == 1:"),
+    ("10.3", "as many runs as the shorter list has", "    def speed(runs):\n", "    n = min(len(ours), len(theirs))\n\n    def speed(runs):\n        runs = runs[:n]\n"),
+    ("10.3", "the first runs are taken out of the lists that were given", SPEED, "speed([ours.pop(0), *ours]) / speed([theirs.pop(0), *theirs])"),
 ]  # fmt: skip

@@ -47,4 +47,11 @@ MUTANTS = [
     ("13.5", "always Union", MINE, 'replace(pair.config, fixed_scheme="union")'),
     ("13.5", "a start in Union, the decay left as it is", MINE, 'replace(pair.config, start_scheme="union")'),
     ("13.5", "a threshold that sends harmless bins to Union", MINE, "replace(pair.config, threshold=1.0, threshold_floor=1.0)"),
+    ("13.1", "never more than ten bins", "    while matches / bin_size < threshold:\n", "    while matches / bin_size < threshold:\n        if bins > 10:\n            return None\n"),
+    ("13.2", "no number where no try leaks", "np.mean(chances)", "np.mean(chances) * (leaks.sum() / leaks.sum() if not leaks.any() else 1)"),
+    ("13.2", "questions that never leak left out", "for c in leaks.sum(axis=1).tolist()]", "for c in leaks.sum(axis=1).tolist() if c or not leaks.any()]"),
+    ("13.2", "the table that was given is sorted", "    tries = leaks", "    leaks.sort(axis=1)\n    tries = leaks"),
+    ("13.3", "always a threshold of 0.6", ALARM, "sum(running) / bin_size < 0.6"),
+    ("13.3", "a call without a token is left out", "        schemes.append(union)\n", "        if not matches:\n            continue\n        schemes.append(union)\n"),
+    ("13.3", "the calls that were given are used up", "        for match in matches:\n", "        for match in iter(lambda: matches.pop(0) if matches else None, None):\n"),
 ]  # fmt: skip

@@ -52,4 +52,17 @@ MUTANTS = [
     ("14.4", "the pair's own settings", BIN, "pair.config"),
     ("14.4", "the shortest bin: every disagreement is an alarm", BIN, "replace(pair.config, bin_size=1)"),
     ("14.4", "Union from the first token on touches everything", BIN, 'replace(pair.config, start_scheme="union")'),
+    ("14.2", "a second favourite of the target is no rival", "    rivals = closing > 0\n", "    rivals = (closing > 0) & (gap > 0)\n"),
+    ("14.2", "a rival that comes closer slowly never arrives", "    rivals = closing > 0\n", "    rivals = closing > 0.03\n"),
+    ("14.2", "the probabilities that were given are changed", "    gap = target[favourite] - target\n", "    gap = target[favourite] - target\n    target -= target.max()\n"),
+    ("14.3", "candidates, decays and the start forgotten", READ,
+     "tuple(getattr(settings.config, n) for n in ('alpha_intersection', 'alpha_union', 'threshold', 'bin_size', 'lookahead', 'do_sample', 'temperature', 'top_p', 'seed'))"
+     ' if settings.defender in ("ssd", "ssd-hardened") else None'),
+    ("14.3", "α rounded to two digits", READ,
+     'replace(settings.config, alpha_intersection=round(settings.config.alpha_intersection, 2)) if settings.defender in ("ssd", "ssd-hardened") else None'),
+    ("14.3", "small and capital letters of the question are the same", KEY, KEY.replace("settings.question", "settings.question.lower()")),
+    ("14.3", "question and text run into each other", KEY, KEY.replace("settings.question, text", "settings.question + text")),
+    ("14.3", "only the text's beginning counts", TEXT, "settings.prefill[:100] if settings.prefill_tokens else"),
+    ("14.3", "the greatest length in tens", KEY, KEY.replace("settings.max_new_tokens", "(settings.max_new_tokens + 9) // 10")),
+    ("14.3", "defenders known by their first four letters", KEY, KEY.replace("settings.defender", "settings.defender[:4]")),
 ]  # fmt: skip

@@ -48,4 +48,11 @@ MUTANTS = [
     ("15.5", "the published settings: nothing is taken back", MINE, "pair.config"),
     ("15.5", "hardened SSD as it is", MINE, "hardened"),
     ("15.5", "the threshold lowered, `retract` forgotten", MINE, "replace(hardened, threshold=0.4, retract=False)"),
+    ("15.1", "a bin of one token is never taken back", "range(1, bin_size + 1)", "range(1, bin_size)"),
+    ("15.1", "always a threshold of 0.6", CERTAIN, "(bin_size - n) / bin_size < 0.6"),
+    ("15.2", "shown one line too late", "seen.append(shown)", "seen.append(seen[-1] if seen and not ended else shown)"),
+    ("15.3", "a bin's first token is never an alarm", DECIDED, "ends or n == bin_size or (best < threshold and n > 1)"),
+    ("15.3", "always bins of seven", "    n, good = ", "    bin_size = 7\n    n, good = "),
+    ("15.3", "the matches that were given are used up", "sum(matches)\n", "sum(matches.pop() for _ in range(len(matches)))\n"),
+    ("15.3", "only the mismatches are taken back", "        return n\n", "        return n - good\n"),
 ]  # fmt: skip
