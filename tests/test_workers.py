@@ -191,6 +191,9 @@ def test_stopped_and_killed_the_same_command_goes_on_at_any_number_of_workers(wh
     assert code not in (0, -signal.SIGKILL) and "Traceback" not in said
     stopped = rows_of(tmp_path)
     assert 2 <= stopped < 20 and load_sessions(tmp_path).ended.tolist() == ["KeyboardInterrupt"]
+    code, said = interrupted(tmp_path, 2, stopped + 1, lambda pid: os.kill(pid, signal.SIGTERM))  # as a queue does
+    assert code > 0 and "SIGTERM" not in said and load_sessions(tmp_path).ended.iloc[-1] == "SystemExit"
+    stopped = rows_of(tmp_path)
     code, _ = interrupted(tmp_path, 3, stopped + 3, lambda pid: os.kill(pid, signal.SIGKILL))
     assert code == -signal.SIGKILL and stopped + 3 <= rows_of(tmp_path) < 20
     run_experiment(config_from(TABLE | {"out": tmp_path}), progress=False)

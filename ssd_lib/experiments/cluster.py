@@ -14,9 +14,11 @@ import contextlib
 import logging
 import math
 import os
+import signal
+import threading
 from importlib import import_module
 from types import NoneType
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -84,8 +86,11 @@ class Cluster:
         check_gpus(gpus)
         check_device(device, gpus)
         self.own = not self.ray.is_initialized()
+        self.on_sigterm: Any = None
         if self.own:
+            before = signal.getsignal(signal.SIGTERM)
             self._connect(workers)
+            self._take_sigterm(before)
         try:
             self.needs = {"CPU": 1.0, "GPU": self._gpus(0 if device == "cpu" else gpus)}
             self._check_room()
@@ -112,6 +117,12 @@ class Cluster:
                     where = os.environ.get("RAY_ADDRESS", "") if address == "auto" else address
                     raise ValueError(f"no Ray cluster answers at {where}: {_first_line(error)}") from error
         self._start(here | quiet)
+
+    def _take_sigterm(self, before: Any) -> None:
+        """End as on Ctrl-C: Ray's own handler aborts with a dump of its stack. Put back by `close`."""
+        if threading.current_thread() is threading.main_thread():
+            self.on_sigterm = before if before is not None else signal.SIG_DFL
+            signal.signal(signal.SIGTERM, _leave if self.on_sigterm == signal.SIG_DFL else self.on_sigterm)
 
     def _start(self, options: dict[str, Any]) -> None:
         """A Ray on this machine. It allows itself 30 s, which a busy machine may need more than once."""
@@ -202,6 +213,13 @@ class Cluster:
         """Let go of the cluster; a Ray of our own ends."""
         if self.own and self.ray.is_initialized():
             self.ray.shutdown()
+        if self.on_sigterm is not None:
+            signal.signal(signal.SIGTERM, self.on_sigterm)
+            self.on_sigterm = None
+
+
+def _leave(number: int, _frame: Any) -> NoReturn:
+    raise SystemExit(128 + number)
 
 
 def _first_line(error: BaseException) -> str:
