@@ -100,6 +100,14 @@ def test_what_is_missing_is_said(script, lacks, cluster):
 
 
 @needs_bash
+@pytest.mark.parametrize("shards", ["1", "0", "many", "2-4"])
+def test_slurm_is_not_asked_for_a_cut_that_is_none(shards, cluster):
+    done = start(INTEGRATIONS / "slurm" / "submit.sh", cluster | {"SHARDS": shards}, *OPTIONS.split())
+    assert done.returncode == 1 and f"SHARDS={shards}: give the number of parts, 2 or more" in done.stderr
+    assert not list(Path(cluster["FAKE_SLURM"]).iterdir()), "nothing was submitted"
+
+
+@needs_bash
 @pytest.mark.slow
 def test_slurm_cuts_a_run_merges_it_and_reports(cluster, tmp_path):
     out = Path(cluster["OUT"])

@@ -49,7 +49,7 @@ def rows_of(out):
     try:
         with sqlite3.connect(f"file:{out}/run.sqlite?mode=ro", uri=True) as connection:
             return connection.execute("SELECT count(*) FROM answers").fetchone()[0]
-    except sqlite3.OperationalError:  # not there yet
+    except sqlite3.DatabaseError:  # not there yet, or its writer is just opening it
         return 0
 
 

@@ -6,6 +6,7 @@ set -euo pipefail
 
 : "${OUT:?the folder of the whole run, which all nodes can reach: OUT=runs/NAME}"
 : "${SHARDS:?how many parts: SHARDS=8}"
+[[ $SHARDS =~ ^[1-9][0-9]*$ && $SHARDS -ge 2 ]] || { echo "SHARDS=$SHARDS: give the number of parts, 2 or more" >&2; exit 1; }
 export OUT
 here=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -140,7 +141,8 @@ def run(
     except (ValueError, OSError, ImportError, RuntimeError) as error:
         fail(error)
     failed = frame.error.dropna()
-    following = f"ssd report {folder}" if part is None else f"ssd merge {folder.parent} {folder.parent}/shard-*"
+    place = shlex.quote(str(folder if part is None else folder.parent))
+    following = f"ssd report {place}" if part is None else f"ssd merge {place} {place}/shard-*"
     typer.echo(f"{len(frame) - len(failed)} answers in {folder}; next: {following}")
     if len(failed):
         typer.echo(f"{len(failed)} rows failed, the first: {plain(failed.iloc[0])}; try them again with --retry-errors")
@@ -161,7 +163,11 @@ def merge(
         merged = merge_runs(out, shards, partial=partial)
     except (ValueError, OSError) as error:
         fail(error)
-    typer.echo(plain("\n".join([*merged.missing, f"{merged.answers} answers in {out}; next: ssd report {out}"])))
+    typer.echo(
+        plain(
+            "\n".join([*merged.missing, f"{merged.answers} answers in {out}; next: ssd report {shlex.quote(str(out))}"])
+        )
+    )
 
 
 @app.command(cls=ListCommand)
