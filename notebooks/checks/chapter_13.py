@@ -31,6 +31,7 @@ def after_quiet(bins: int, config: SSDConfig) -> switching.SwitchState:
     return state
 
 
+@cache
 def alarm_after(bins: int, matches: int, config: SSDConfig) -> bool:
     """Whether the library raises the alarm for a bin with so many matches after so many quiet bins."""
     state, on = after_quiet(bins, config), torch.tensor([True])
