@@ -2,12 +2,15 @@
 
 import errno
 import sqlite3
+import subprocess
+import sys
 
 import pytest
 
 from ssd_lib.attacks import Record
 from ssd_lib.experiments.config import Choice
-from ssd_lib.experiments.store import Row, Store, load_run
+from ssd_lib.experiments.damage import examine, reading
+from ssd_lib.experiments.store import FORMAT, Row, Store, load_run
 from ssd_lib.paths import replacing, write_whole
 
 SSD = Choice("ssd", ())
@@ -70,6 +73,32 @@ def test_rows_that_change_as_they_may_are_whole(run):
         connection.execute("DELETE FROM answers WHERE item = 'i0'")
         connection.execute("INSERT OR REPLACE INTO run VALUES ('format', '1')")
     assert len(load_run(run)) == 2
+
+
+def test_a_reader_sees_one_moment_while_a_writer_comes_and_goes(run):
+    with reading(run / "run.sqlite") as connection:
+        examine(connection, run / "run.sqlite", FORMAT)
+        for turn in range(3):
+            with Store.open(run) as store:
+                store.set(f"more {turn}", "y" * 500_000)
+                store.connection.execute("DELETE FROM answers WHERE item = ?", (f"i{turn}",))
+                store.connection.commit()
+        assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]
+        assert connection.execute("SELECT count(*) FROM answers").fetchone() == (3,)
+    with reading(run / "run.sqlite") as connection:
+        assert connection.execute("SELECT count(*) FROM answers").fetchone() == (0,)
+
+
+def test_a_look_at_a_run_takes_no_lock_from_its_writer(run):
+    look = f"import sqlite3; c = sqlite3.connect({str(run / 'run.sqlite')!r}); c.execute('SELECT * FROM run').fetchall(); c.close()"
+    with Store.open(run) as store:
+        store.set("kept", 1)
+        load_run(run)
+        subprocess.run([sys.executable, "-c", look], check=True)  # the last to close a log's file takes it away
+        assert (run / "run.sqlite-wal").stat().st_size
+        store.set("kept, too", 2)
+    with Store.open(run) as store:
+        assert (store.get("kept"), store.get("kept, too")) == (1, 2)
 
 
 def test_a_store_without_sums_is_read_and_continued(run):

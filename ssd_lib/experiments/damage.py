@@ -29,8 +29,8 @@ KEYS = {
 SUMS = (
     "CREATE TABLE IF NOT EXISTS sums (part TEXT, key TEXT, sum TEXT NOT NULL, PRIMARY KEY (part, key)) WITHOUT ROWID;"
 )
-NUMBER = slice(60, 64)
-"""Where `user_version` stands in a database file."""
+UNLOCKED = "mode=ro&immutable=1"
+"""A connection that reads the file alone: no log, no locks, nothing made."""
 NO_PLACE = (sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_READONLY, sqlite3.SQLITE_IOERR, sqlite3.SQLITE_FULL)
 """A reader has no place for the log's index: a folder that cannot be written, or a full disk."""
 ANEW = "move it away, or choose another out: the same command then generates its answers anew"
@@ -133,8 +133,7 @@ def reading(file: Path) -> Iterator[sqlite3.Connection]:
 
 
 def _open(file: Path) -> sqlite3.Connection:
-    address = f"{file.resolve().as_uri()}?mode=ro"
-    connection = sqlite3.connect(address, uri=True)
+    connection = _addressed(file, "mode=ro")
     try:
         connection.execute("SELECT count(*) FROM sqlite_schema")
         return connection
@@ -144,16 +143,25 @@ def _open(file: Path) -> sqlite3.Connection:
         alone = not log.exists() or not log.stat().st_size
         if error.sqlite_errorcode & 0xFF not in NO_PLACE or not alone:
             raise
-    return sqlite3.connect(f"{address}&immutable=1", uri=True)  # nothing to play back, nothing to make
+    return _addressed(file, UNLOCKED)  # nothing to play back, nothing to make
+
+
+def _addressed(file: Path, how: str) -> sqlite3.Connection:
+    return sqlite3.connect(f"{file.resolve().as_uri()}?{how}", uri=True)
+
+
+def _number(file: Path) -> int:
+    """`user_version` in the file's header. SQLite reads it: whoever else opens a file and closes it again takes away the locks of
+    every connection that the process has to it (POSIX)."""
+    with closing(_addressed(file, UNLOCKED)) as connection:
+        return connection.execute("PRAGMA user_version").fetchone()[0]
 
 
 def examine(connection: sqlite3.Connection, file: Path, expected: int) -> None:
     """Raise ValueError where the file that `reading` opened is no run, is of another format than `expected`, or is damaged."""
     if not file.stat().st_size:
         raise damaged(file, "it is empty")
-    with file.open("rb") as raw:
-        number = int.from_bytes(raw.read(NUMBER.stop)[NUMBER], "big", signed=True)
-    if connection.execute("PRAGMA user_version").fetchone() != (number,):
+    if connection.execute("PRAGMA user_version").fetchone() != (_number(file),):
         raise damaged(file, f"{file.name}-wal beside it belongs to another file; without it this one may be whole")
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")}
     if "run" not in tables:
