@@ -1,6 +1,7 @@
 """The command line as its user meets it."""
 
 import json
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -267,3 +268,13 @@ def test_a_target_alone_is_a_pair_where_nothing_decodes_with_a_draft(tmp_path):
 def test_usage_errors_repeat_no_control_characters(line):
     result = runner.invoke(app, line)
     assert result.exit_code == 2 and "\u202e" not in result.output and "ab" in result.output
+
+
+def test_the_command_of_lm_eval_says_which_package_it_needs(monkeypatch):
+    for name in [name for name in sys.modules if name.partition(".")[0] == "lm_eval"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    from ssd_lib.tools.lm_eval_command import main
+
+    with pytest.raises(SystemExit, match=r"^ssd-lm-eval: .*pip install 'ssd_lib\[eval\]'$"):
+        main()

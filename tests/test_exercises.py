@@ -5,10 +5,11 @@ import linecache
 import sys
 
 import ipywidgets
+import numpy as np
 import pytest
 
 from ssd_lib.show import exercises
-from ssd_lib.show.exercises import Book
+from ssd_lib.show.exercises import Book, equal
 from ssd_lib.show.quiz import Quiz
 
 JUDGES = """
@@ -81,6 +82,21 @@ def test_hints_come_after_a_wrong_try_one_more_each_time(book, capsys):
         (True, 4),
     ]
     assert list(recorded(book)[-1]) == ["name", "kind", "passed", "points", "of", "tries", "minutes", "message"]
+
+
+@pytest.mark.parametrize(
+    ("got", "wanted", "alike"),
+    [
+        (np.float32(2.44), 2.44, True),
+        ((1, 2), [1, 2], True),
+        ("2.44", 2.44, False),
+        (["1"], [1], False),
+        ("b", "b", True),
+        (None, 1, False),
+    ],
+)
+def test_numbers_are_compared_nearly_and_a_text_is_none(got, wanted, alike):
+    assert equal(got, wanted) is alike
 
 
 def test_a_readers_error_is_a_message_with_its_line(book, capsys, monkeypatch):

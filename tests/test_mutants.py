@@ -40,6 +40,11 @@ class Solution:
             self.before.append(dict(self.names))
             self.run(number, source)
 
+    def committed(self) -> list[str]:
+        """What its checks said when it was executed last."""
+        cells = nbformat.read(self.path, as_version=4).cells
+        return solved("".join(output.get("text", "") for cell in cells for output in cell.get("outputs", [])))
+
     def run(self, number: int, source: str) -> None:
         """Execute a cell's source; an error in it can show its lines."""
         name = f"<solution, cell {number}>"
@@ -67,6 +72,10 @@ class Solution:
         return None
 
 
+def solved(said: str) -> list[str]:
+    return [line for line in said.splitlines() if line.startswith("✔")]
+
+
 def mutants(chapter: str) -> list[tuple[str, str, str, str]]:
     return importlib.import_module(f"tests.mutants.chapter_{chapter}").MUTANTS
 
@@ -81,6 +90,7 @@ def test_checks_find_every_planted_mistake(chapter, monkeypatch, capsys):
     monkeypatch.chdir(ROOT / "notebooks/solutions")
     with strict():
         solution = Solution(chapter)  # which passes its own checks
+        assert solved(capsys.readouterr().out) == solution.committed(), "execute the solution again (make notebooks)"
         survivors = [name for exercise, name, *change in mutants(chapter) if not solution.failure(exercise, *change)]
     assert not survivors
 

@@ -95,8 +95,10 @@ def same(got: Any, wanted: Any, what: str) -> None:
 
 
 def equal(got: Any, wanted: Any) -> bool:
-    """Whether two values are the same, numbers and arrays to 1e-4."""
+    """Whether two values are the same, numbers and arrays to 1e-4; a text is no number."""
     try:
+        if {np.asarray(got).dtype.kind, np.asarray(wanted).dtype.kind} & {"U", "S"}:
+            return bool(got == wanted)
         ours, theirs = np.asarray(got, float), np.asarray(wanted, float)
         return ours.shape == theirs.shape and bool(np.allclose(ours, theirs, atol=1e-4))
     except (TypeError, ValueError):

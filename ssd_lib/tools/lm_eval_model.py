@@ -11,7 +11,6 @@ lm-eval's model `hf`.
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
@@ -184,13 +183,3 @@ def read_options(asked: Mapping[str, Any], max_gen_toks: int) -> tuple[int, list
 
 
 # ------------------------------------------------------------------------------------------------ the command
-
-
-def main() -> None:
-    """`ssd-lm-eval`: lm-eval's own command line, with the model `ssd` registered (this module is imported)."""
-    from lm_eval.__main__ import cli_evaluate  # pyright: ignore[reportMissingImports]
-
-    try:
-        cli_evaluate()
-    except (ValueError, OSError, ImportError) as error:
-        sys.exit(f"ssd-lm-eval: {error}")
