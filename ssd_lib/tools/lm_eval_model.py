@@ -180,6 +180,3 @@ def read_options(asked: Mapping[str, Any], max_gen_toks: int) -> tuple[int, list
             f"{', '.join(SAMPLING)}"
         )
     return tokens, until, sampled() if greedy else sampled(**sampling)
-
-
-# ------------------------------------------------------------------------------------------------ the command
