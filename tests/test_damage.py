@@ -104,6 +104,20 @@ def test_a_look_at_a_run_takes_no_lock_from_its_writer(run):
         assert (store.get("kept"), store.get("kept, too")) == (1, 2)
 
 
+def test_pages_that_are_still_in_the_log_are_not_missed(run):
+    """A full disk: page 1 of a longer file has reached it, the pages behind it stay in the log."""
+    file, log = run / "run.sqlite", run / "run.sqlite-wal"
+    with Store.open(run) as store:
+        store.connection.execute("PRAGMA wal_autocheckpoint = 0")
+        short = file.stat().st_size
+        store.set("more", "y" * 50_000)
+        kept = log.read_bytes()
+    long = file.read_bytes()
+    file.write_bytes(long[:short])
+    log.write_bytes(kept)
+    assert len(long) > short and len(load_run(run)) == 3
+
+
 def test_a_store_without_sums_is_read_and_continued(run):
     with sqlite3.connect(run / "run.sqlite") as connection:
         connection.execute("DROP TABLE sums")

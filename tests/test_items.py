@@ -88,7 +88,11 @@ def test_the_card_names_the_files_and_what_is_in_them(run, tmp_path):
     assert [each["data_files"] for each in named["configs"]] == ["answers.parquet", "verdicts.parquet"]
     assert named["pretty_name"] == 'A "small" run: one'
     assert "18 answers" in text and "18 verdicts" in text and "2 answers are written without texts" in text
-    assert "`toy/target`" in text and "torch 2" in text and "- `benign`: data/toy/world.toml" in text
+    assert (
+        "- small-run: target toy/target, draft " in text
+        and "torch 2" in text
+        and "- `benign`: data/toy/world.toml" in text
+    )
     code = text.split("```python\n")[1].split("```")[0].replace('read_parquet("', f'read_parquet("{tmp_path}/')
     exec(code, {})  # what the card tells its reader to do works
 

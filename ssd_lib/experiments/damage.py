@@ -152,8 +152,10 @@ def _addressed(file: Path, how: str) -> sqlite3.Connection:
 
 def _number(file: Path) -> int:
     """`user_version` in the file's header. SQLite reads it: whoever else opens a file and closes it again takes away the locks of
-    every connection that the process has to it (POSIX)."""
+    every connection that the process has to it (POSIX). The rest of the file may still be in the log, on a full disk for good:
+    with `writable_schema` SQLite does not miss it."""
     with closing(_addressed(file, UNLOCKED)) as connection:
+        connection.execute("PRAGMA writable_schema = ON")
         return connection.execute("PRAGMA user_version").fetchone()[0]
 
 
