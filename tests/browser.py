@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import pytest
 from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -96,6 +97,14 @@ def wait_for(address: str, server: subprocess.Popen[Any], log: Path, seconds: fl
         except OSError:
             time.sleep(0.2)
     raise RuntimeError(f"JupyterLab did not answer at {address}:\n{log.read_text()[-3000:]}")
+
+
+IN_CHROMIUM = [
+    pytest.mark.browser,
+    pytest.mark.xdist_group("browser"),
+    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install -y chromium"),
+]
+"""The marks of every test that opens one."""
 
 
 @contextmanager

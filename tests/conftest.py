@@ -45,6 +45,15 @@ def pytest_collection_modifyitems(items):
             item.add_marker(without_gpu)
 
 
+@pytest.fixture(scope="module")
+def browser():
+    """A headless Chromium for the tests of a file."""
+    from tests.browser import chromium
+
+    with chromium() as opened:
+        yield opened
+
+
 def micro_llama(seed, vocab=24, layers=1, sharpness=8.0, kv_heads=2, context=128):
     """A random Llama whose next-token distributions are far from flat (its output matrix is scaled up)."""
     import torch

@@ -14,17 +14,13 @@ import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
-from tests.browser import CHROMIUM, ROOT, Explorer, Notebook, chromium, copy_book, jupyterlab
+from tests.browser import IN_CHROMIUM, ROOT, Explorer, Notebook, chromium, copy_book, jupyterlab
 
 SCREENSHOTS = Path(os.environ.get("SSD_SCREENSHOTS") or ROOT / "build/screenshots")
 EXPLORER = "notebooks/14_explorer.ipynb"
 LOOKS = {"light": ("light", 1200), "dark": ("dark", 1200), "narrow": ("light", 600)}
 """Theme and width of the window in pixels."""
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install -y chromium"),
-]
+pytestmark = IN_CHROMIUM
 
 
 @pytest.fixture(scope="module")

@@ -15,20 +15,10 @@ from playwright.sync_api import expect
 
 from docs import live
 from ssd_lib import load_pair
-from tests.browser import CHROMIUM, ROOT, STICKING_OUT, chromium
+from tests.browser import IN_CHROMIUM, ROOT, STICKING_OUT
 from tests.live_page import HOSTILE, IN_PAGE, SLICES, Reader, cases, decoded, served
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install -y chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as opened:
-        yield opened
+pytestmark = IN_CHROMIUM
 
 
 @pytest.fixture(scope="module")

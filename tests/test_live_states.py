@@ -7,20 +7,10 @@ pytest.importorskip("playwright")
 from playwright.sync_api import expect
 
 from docs import live
-from tests.browser import CHROMIUM, chromium
+from tests.browser import IN_CHROMIUM
 from tests.live_page import Reader
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install -y chromium"),
-]
-
-
-@pytest.fixture(scope="module")
-def browser():
-    with chromium() as opened:
-        yield opened
+pytestmark = IN_CHROMIUM
 
 
 @pytest.fixture(scope="module")

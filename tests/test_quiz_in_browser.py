@@ -3,18 +3,13 @@
 import json
 
 import nbformat
-import pytest
 from playwright.sync_api import expect
 
 from docs import address
-from tests.browser import CHROMIUM, Notebook, chromium, copy_book, jupyterlab
+from tests.browser import IN_CHROMIUM, Notebook, chromium, copy_book, jupyterlab
 from tests.test_notebooks import REVEAL, execute, strip
 
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.xdist_group("browser"),
-    pytest.mark.skipif(CHROMIUM is None, reason="no Chromium here: apt-get install -y chromium"),
-]
+pytestmark = IN_CHROMIUM
 CELLS = ["from checks import predict, score", 'predict("04.p1")', 'print("revealed")', 'score("04")']
 
 

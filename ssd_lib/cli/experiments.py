@@ -163,11 +163,8 @@ def merge(
         merged = merge_runs(out, shards, partial=partial)
     except (ValueError, OSError) as error:
         fail(error)
-    typer.echo(
-        plain(
-            "\n".join([*merged.missing, f"{merged.answers} answers in {out}; next: ssd report {shlex.quote(str(out))}"])
-        )
-    )
+    said = f"{merged.answers} answers in {out}; next: ssd report {shlex.quote(str(out))}"
+    typer.echo(plain("\n".join([*merged.missing, said])))
 
 
 @app.command(cls=ListCommand)
